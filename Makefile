@@ -1,0 +1,42 @@
+# Two commands set everything up, each from nothing but Python >= 3.11 and make: `make serve` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+PORT ?= 3000
+BIN := $(VENV)/bin
+export BENTOML_DO_NOT_TRACK ?= True
+
+.PHONY: serve test test-all check format clean
+
+serve: $(VENV)/.core  ## serve the default bundle on http://localhost:$(PORT)
+	$(BIN)/bentoml serve --port $(PORT)
+
+test: $(VENV)/.dev  ## the whole test suite, without what is marked slow
+	$(BIN)/python -m pytest $(ARGS)
+
+test-all: $(VENV)/.dev  ## with what is marked slow
+	$(BIN)/python -m pytest -m "" $(ARGS)
+
+check: $(VENV)/.dev  ## format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev  ## put the code into the project's form
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+$(VENV)/.venv:
+	$(PYTHON) -c 'import sys; sys.exit("abnn_serve needs Python >= 3.11, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.core: $(VENV)/.venv pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.venv pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[lab,dev]'
+	touch $@ $(VENV)/.core
+
+clean:  ## remove the virtual environment and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
