@@ -1,0 +1,60 @@
+"""abnn_serve: image classifiers that resist adversarial examples, at inference time.
+
+Importing this loads neither torch nor bentoml; each public name is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from abnn_serve.bundle.store import load_bundle
+    from abnn_serve.card import RobustnessCard
+    from abnn_serve.errors import AbnnError
+    from abnn_serve.lab.export.bundle import export_bundle
+    from abnn_serve.lab.start import train
+    from abnn_serve.lab.surgery import SurgeryPlan
+    from abnn_serve.lab.zoo import build_network
+    from abnn_serve.runtime.predictor import Prediction, Predictor
+    from abnn_serve.spec import InputSpec
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "AbnnError": "abnn_serve.errors",
+    "InputSpec": "abnn_serve.spec",
+    "Prediction": "abnn_serve.runtime.predictor",
+    "Predictor": "abnn_serve.runtime.predictor",
+    "RobustnessCard": "abnn_serve.card",
+    "SurgeryPlan": "abnn_serve.lab.surgery",
+    "build_network": "abnn_serve.lab.zoo",
+    "export_bundle": "abnn_serve.lab.export.bundle",
+    "load_bundle": "abnn_serve.bundle.store",
+    "train": "abnn_serve.lab.start",
+}
+
+__all__ = [
+    "AbnnError",
+    "InputSpec",
+    "Prediction",
+    "Predictor",
+    "RobustnessCard",
+    "SurgeryPlan",
+    "build_network",
+    "export_bundle",
+    "load_bundle",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

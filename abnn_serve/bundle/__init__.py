@@ -1,0 +1,1 @@
+"""The bundle: one directory, fixed format, where training and serving meet."""

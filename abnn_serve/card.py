@@ -1,0 +1,92 @@
+"""RobustnessCard: what was measured on a model, by whom it can be attacked, and what is not known."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from abnn_serve.errors import ConfigError
+
+ThreatModel = Literal["transfer", "substitute-transfer", "graybox", "whitebox", "blackbox", "artifact"]
+Norm = Literal["Linf", "L2", "patch"]
+
+_Z95 = 1.959964
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accuracy:
+    """`correct` of `n` samples."""
+
+    correct: int
+    n: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.correct <= self.n or self.n == 0:
+            raise ConfigError(f"Accuracy is {self.correct} of {self.n}, expected 0 <= correct <= n and n > 0")
+
+    @property
+    def value(self) -> float:
+        """Share that is correct, in [0, 1]."""
+        return self.correct / self.n
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95% interval of the share, in [0, 1] (Wilson 1927)."""
+        p, n, z = self.value, self.n, _Z95
+        middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+        half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+        return max(0.0, middle - half), min(1.0, middle + half)
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.value:.2%} of {self.n:,} (95%: {low:.1%} to {high:.1%})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttackResult:
+    """Accuracy under one attack in one threat model; `eps` in units of [0, 1] pixels, or a share of the area."""
+
+    threat_model: ThreatModel
+    attack: str
+    norm: Norm
+    eps: float
+    parameters: dict[str, float | None]
+    seed: int
+    accuracy: Accuracy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingCost:
+    """What training took; the substitute's own pre-training is counted apart."""
+
+    recipe: str
+    epochs: int
+    images: int
+    passes_per_step: int
+    seconds: float
+    hardware: str
+    substitute_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RobustnessCard:
+    """Everything measured on one model file, and what the numbers do not say.
+
+    Attributes:
+        model_sha256: of the `model.onnx` that was measured.
+        data, data_digest: the evaluation set, and the sha256 over its pixels and labels.
+        clean: accuracy on unperturbed images; None where it was not measured.
+        attacks: one row for each attack and threat model; empty where robustness was not evaluated.
+        sanity: signs of a misleading evaluation, in words.
+        limits: what a reader must know before trusting the numbers.
+    """
+
+    model_sha256: str
+    data: str
+    data_digest: str
+    clean: Accuracy | None
+    training: TrainingCost
+    attacks: tuple[AttackResult, ...] = ()
+    sanity: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ()

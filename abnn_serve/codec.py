@@ -1,0 +1,94 @@
+"""Frozen dataclasses to JSON and strictly back: unknown keys, missing keys and other types are refused by name.
+
+Own code because BentoML holds cattrs at a release without strict hooks, and pydantic coerces and rewrites dataclasses.
+"""
+
+from __future__ import annotations
+
+import json
+import types
+from dataclasses import MISSING, asdict, fields, is_dataclass
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from abnn_serve.errors import AbnnError
+
+T = TypeVar("T")
+
+
+class _MismatchError(Exception):
+    """What does not fit, and where."""
+
+
+def to_json(value: Any) -> dict[str, Any]:
+    """A dataclass as plain JSON values; tuples become lists."""
+    return dict(json.loads(json.dumps(asdict(value), allow_nan=False)))
+
+
+def from_json(kind: type[T], value: Any, where: str, error: type[AbnnError]) -> T:
+    """Plain JSON values to a dataclass; `error`, saying where and what, for anything that does not fit."""
+    try:
+        result: T = _structure(kind, value, where)
+    except _MismatchError as problem:
+        raise error(str(problem)) from None
+    return result
+
+
+def canonical(value: Any) -> bytes:
+    """The one byte sequence for a JSON value: sorted keys, two-space indent, UTF-8, a newline at the end."""
+    text = json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+    return (text + "\n").encode()
+
+
+def _structure(kind: Any, value: Any, where: str) -> Any:
+    origin, inner = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        (other,) = (part for part in inner if part is not type(None))
+        return None if value is None else _structure(other, value, where)
+    if origin is Literal:
+        return value if value in inner else _refuse(where, value, f"one of {', '.join(map(str, inner))}")
+    if origin is tuple:
+        return _tuple(inner, value, where)
+    if origin is dict:
+        entries = _expect(dict, value, where).items()
+        return {key: _structure(inner[1], item, f"{where}.{key}") for key, item in entries}
+    if is_dataclass(kind):
+        return _dataclass(kind, _expect(dict, value, where), where)
+    if kind is float and type(value) is int:
+        return float(value)
+    return _expect(kind, value, where)
+
+
+def _tuple(inner: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
+    items = _expect(list, value, where)
+    kinds = [inner[0]] * len(items) if inner[1:] == (...,) else list(inner)
+    if len(kinds) != len(items):
+        _refuse(where, value, f"{len(kinds)} items")
+    return tuple(_structure(k, item, f"{where}[{i}]") for i, (k, item) in enumerate(zip(kinds, items, strict=True)))
+
+
+def _dataclass(kind: Any, value: dict[str, Any], where: str) -> Any:
+    hints = get_type_hints(kind)
+    if unknown := sorted(value.keys() - hints.keys()):
+        raise _MismatchError(f"{where}: unknown key {unknown[0]!r}, expected {', '.join(hints)}")
+    required = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
+    if missing := [name for name in required if name not in value]:
+        raise _MismatchError(f"{where}: key {missing[0]!r} is missing")
+    parts = {name: _structure(hints[name], item, f"{where}.{name}") for name, item in value.items()}
+    try:
+        return kind(**parts)
+    except AbnnError as problem:
+        raise _MismatchError(f"{where}: {problem}") from problem
+
+
+def _expect(kind: Any, value: Any, where: str) -> Any:
+    return value if type(value) is kind else _refuse(where, value, f"a JSON {_JSON_NAMES[kind]}")
+
+
+_JSON_NAMES = {dict: "object", list: "array", str: "string", int: "whole number", float: "number", bool: "boolean"}
+
+
+def _refuse(where: str, value: Any, expected: str) -> Any:
+    shown = repr(value)
+    raise _MismatchError(f"{where} is {shown if len(shown) <= 60 else shown[:57] + '...'}, expected {expected}")

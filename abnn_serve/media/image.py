@@ -1,0 +1,115 @@
+"""Image bytes to uint8 (H, W, 3) RGB pixels, under limits, and to a model's input size."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from abnn_serve.errors import ConfigError, InputTooLargeError, UnreadableInputError, UnsupportedFormatError
+from abnn_serve.spec import InputSpec
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageLimits:
+    """What is refused before any pixel is decoded.
+
+    Attributes:
+        max_bytes: of the encoded file, at least 1.
+        max_pixels: width times height of the picture as declared in its header, at least 1.
+    """
+
+    max_bytes: int = 10_000_000
+    max_pixels: int = 40_000_000
+
+    def __post_init__(self) -> None:
+        for name in ("max_bytes", "max_pixels"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ConfigError(f"{name} is {value!r}, expected a whole number of at least 1")
+
+
+def decode_image(data: bytes, limits: ImageLimits) -> Image.Image:
+    """Decode the first frame of a picture, upright, as an RGB Pillow image.
+
+    EXIF orientation is applied, transparency is laid over black, 16-bit greys are scaled to 8 bits.
+
+    Raises:
+        InputTooLargeError: more bytes or declared pixels than `limits`.
+        UnsupportedFormatError: not one of FORMATS.
+        UnreadableInputError: empty, truncated or damaged.
+    """
+    if len(data) > limits.max_bytes:
+        raise InputTooLargeError(f"the file has {len(data):,} bytes, the limit is {limits.max_bytes:,}")
+    if not data:
+        raise UnreadableInputError("the file is empty, expected an image")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of damaged metadata; the pixels decide here
+        image = _open(data)
+        width, height = image.size
+        if width * height > limits.max_pixels:
+            raise InputTooLargeError(f"the image is {width}x{height} pixels, the limit is {limits.max_pixels:,} in all")
+        try:
+            image.load()
+            return _to_rgb(_upright(image))
+        except Exception as error:
+            # Pillow's decoders raise OSError, SyntaxError, struct.error and more on damaged data.
+            raise UnreadableInputError(f"the {image.format} image is damaged: {_one_line(error)}") from error
+
+
+def fit_image(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
+    """Scale and crop an RGB image to uint8 (spec.height, spec.width, 3)."""
+    size = (spec.width, spec.height)
+    if image.size != size:
+        method = Image.Resampling[spec.interpolation.upper()]
+        image = ImageOps.fit(image, size, method) if spec.fit == "crop" else image.resize(size, method)
+    return np.asarray(image, dtype=np.uint8)
+
+
+def load_image(data: bytes, spec: InputSpec, limits: ImageLimits) -> NDArray[np.uint8]:
+    """Encoded bytes to a model's input, uint8 (spec.height, spec.width, 3). Raises as `decode_image` does."""
+    return fit_image(decode_image(data, limits), spec)
+
+
+def _open(data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise UnsupportedFormatError(f"not an image of a supported format ({', '.join(FORMATS)})") from None
+    except Image.DecompressionBombError:
+        raise InputTooLargeError("the image declares more pixels than any picture has") from None
+    except Exception as error:
+        raise UnreadableInputError(f"the image's header is damaged: {_one_line(error)}") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:
+        return image  # a broken EXIF block says nothing about the pixels
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        return _grey16_to_rgb(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        image = Image.alpha_composite(black, image)
+    return image.convert("RGB")
+
+
+def _grey16_to_rgb(image: Image.Image) -> Image.Image:
+    grey = np.asarray(image, dtype=np.float64)
+    scale = 257.0 if image.mode.startswith("I") else 1.0
+    return Image.fromarray(np.clip(np.rint(grey / scale), 0, 255).astype(np.uint8)).convert("RGB")
+
+
+def _one_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
