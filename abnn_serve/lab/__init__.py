@@ -1,0 +1,1 @@
+"""Training and export: the half of abnn_serve that needs torch (extra `lab`)."""

@@ -1,0 +1,104 @@
+"""The adaptive normalisation layer: instance statistics out, the substitute's statistics in.
+
+    z' = gamma(mu_s, sigma_s) * (z - mu(z)) / sqrt(var(z) + eps) + beta(mu_s, sigma_s)
+
+after Lo & Patel, "Adaptive Batch Normalization Networks for Adversarial Robustness" (AVSS 2024), which follows adaptive
+instance normalisation (Huang & Belongie, ICCV 2017). mu(z) and var(z) are taken over the spatial axes of one sample
+alone; mu_s and sigma_s are those of the paired substitute layer's BatchNorm output for the same sample.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Form = Literal["linear", "adain"]
+StatsScope = Literal["sample", "batch"]
+
+EPS = 1e-5
+
+
+def channel_statistics(features: Tensor, scope: StatsScope = "sample") -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of each channel over the spatial axes, in float32.
+
+    Args:
+        features: (N, C, *S), any float dtype.
+        scope: `sample` takes every sample alone; `batch` takes them together, as the paper's training does, which makes
+            an answer depend on its batch neighbours and cannot be exported.
+
+    Returns:
+        mean and variance, float32 (N, C), or (1, C) for the `batch` scope.
+    """
+    flat = features.float().flatten(2)
+    if scope == "batch":
+        flat = flat.transpose(0, 1).flatten(1).unsqueeze(0)
+    mean = flat.mean(dim=2)
+    return mean, (flat - mean.unsqueeze(2)).square().mean(dim=2)
+
+
+class StatisticsTap(nn.Module):
+    """Passes features on unchanged and keeps their (mean, standard deviation), each float32 (N, K)."""
+
+    def __init__(self, scope: StatsScope = "sample") -> None:
+        super().__init__()
+        self.scope: StatsScope = scope
+        self.statistics: tuple[Tensor, Tensor] | None = None
+
+    def forward(self, features: Tensor) -> Tensor:
+        with torch.autocast(features.device.type, enabled=False):
+            mean, variance = channel_statistics(features, self.scope)
+            self.statistics = mean, (variance + EPS).sqrt()
+        return features
+
+
+class AdaptiveNorm(nn.Module):
+    """Replaces a BatchNorm of C channels; driven by K substitute channels.
+
+    The `linear` form learns one linear map from the standardised statistics to gamma and beta, beside a static part
+    that starts as the replaced BatchNorm's affine; the map starts at zero. The `adain` form has no parameters: gamma
+    is sigma_s, beta is mu_s, and K equals C.
+
+    Buffers `statistics_center` and `statistics_scale`, (2K,), standardise (mu_s, sigma_s) over a data set.
+    """
+
+    statistics_center: Tensor
+    statistics_scale: Tensor
+
+    def __init__(self, channels: int, statistics: int, form: Form = "linear", scope: StatsScope = "sample") -> None:
+        super().__init__()
+        self.channels = channels
+        self.form: Form = form
+        self.scope: StatsScope = scope
+        self.style: tuple[Tensor, Tensor] | None = None
+        if form == "linear":
+            self.gamma = nn.Parameter(torch.ones(channels))
+            self.beta = nn.Parameter(torch.zeros(channels))
+            self.map = nn.Parameter(torch.zeros(2 * channels, 2 * statistics))
+            self.register_buffer("statistics_center", torch.zeros(2 * statistics))
+            self.register_buffer("statistics_scale", torch.ones(2 * statistics))
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}, form={self.form}, scope={self.scope}"
+
+    def modulation(self, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
+        """(mu_s, sigma_s), each (N, K), to (gamma, beta), each (N, C)."""
+        if self.form == "adain":
+            return deviation, mean
+        code = torch.cat([mean, deviation], dim=1)
+        code = (code - self.statistics_center) / self.statistics_scale
+        gamma, beta = nn.functional.linear(code, self.map).chunk(2, dim=1)
+        return self.gamma + gamma, self.beta + beta
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, C, *S) to the same shape and dtype. `style`, set by AdaptiveNetwork, must be there."""
+        if self.style is None:
+            raise RuntimeError("AdaptiveNorm has no statistics: call the AdaptiveNetwork, not its target")
+        with torch.autocast(features.device.type, enabled=False):
+            mean, variance = channel_statistics(features, self.scope)
+            gamma, beta = self.modulation(*self.style)
+            scale = gamma * (variance + EPS).rsqrt()
+            shift = beta - mean * scale
+            spatial = (...,) + (None,) * (features.dim() - 2)
+            return (features.float() * scale[spatial] + shift[spatial]).to(features.dtype)

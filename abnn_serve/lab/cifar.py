@@ -1,0 +1,99 @@
+"""This project's own networks for 32x32 images: small ResNets and WideResNets."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def conv_bn_relu(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+    """Convolution without bias, BatchNorm, ReLU; padded so that stride 1 keeps the size."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride, (kernel - 1) // 2, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
+class Residual(nn.Module):
+    """x + f(x), f being two convolutions, each with BatchNorm and ReLU."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(conv_bn_relu(width, width), conv_bn_relu(width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        change: Tensor = self.body(x)
+        return x + change
+
+
+class SmallResNet(nn.Module):
+    """The nine-layer ResNet of the DAWNBench CIFAR-10 entries (Page 2018), and two cheaper forms of it.
+
+    Args:
+        width: channels of the first convolution; each stage doubles it.
+        strided: the first convolution is 4x4 with stride 2 and the last stage is not pooled; for CPUs.
+        wide: the last stage has 8 times `width` channels and nine layers in all, else 4 times and eight.
+    """
+
+    def __init__(self, num_classes: int, width: int = 64, *, strided: bool = False, wide: bool = True) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [
+            conv_bn_relu(3, width, kernel=4, stride=2) if strided else conv_bn_relu(3, width),
+            conv_bn_relu(width, 2 * width),
+            nn.MaxPool2d(2),
+            Residual(2 * width),
+            conv_bn_relu(2 * width, 4 * width),
+            nn.MaxPool2d(2),
+        ]
+        if wide:
+            layers.append(conv_bn_relu(4 * width, 8 * width))
+        if wide and not strided:
+            layers.append(nn.MaxPool2d(2))
+        last = 8 * width if wide else 4 * width
+        self.features = nn.Sequential(*layers, Residual(last), nn.AdaptiveMaxPool2d(1), nn.Flatten())
+        self.classifier = nn.Linear(last, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.features(x))
+        return logits
+
+
+class _WideBlock(nn.Module):
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        same = inputs == outputs and stride == 1
+        self.shortcut = None if same else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        active = torch.relu(self.bn1(x))
+        skip = x if self.shortcut is None else self.shortcut(active)
+        residual: Tensor = self.conv2(torch.relu(self.bn2(self.conv1(active))))
+        return skip + residual
+
+
+class WideResNet(nn.Module):
+    """WideResNet with pre-activation blocks (Zagoruyko & Komodakis, BMVC 2016); `depth` is 6n + 4."""
+
+    def __init__(self, num_classes: int, depth: int = 28, widen: int = 10) -> None:
+        super().__init__()
+        blocks = (depth - 4) // 6
+        widths = [16, 16 * widen, 32 * widen, 64 * widen]
+        layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, 1, 1, bias=False)]
+        for stage in range(3):
+            for block in range(blocks):
+                first = block == 0
+                inputs = widths[stage] if first else widths[stage + 1]
+                layers.append(_WideBlock(inputs, widths[stage + 1], 2 if first and stage > 0 else 1))
+        self.features = nn.Sequential(
+            *layers, nn.BatchNorm2d(widths[-1]), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
+        self.classifier = nn.Linear(widths[-1], num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.features(x))
+        return logits

@@ -1,0 +1,187 @@
+"""A data source by name to pixels and labels in memory: Parquet, image folders, torchvision data sets."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from PIL import Image
+
+from abnn_serve.errors import DataError, InputError
+from abnn_serve.media.image import FORMATS, ImageLimits, fit_image, load_image
+from abnn_serve.spec import InputSpec, Labels
+
+MAX_CORRUPT = 0.01
+_LIMITS = ImageLimits(max_bytes=100_000_000, max_pixels=200_000_000)
+_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageData:
+    """A labelled image data set.
+
+    Attributes:
+        images: uint8 (N, H, W, 3), RGB.
+        labels: int64 (N,), each in [0, len(classes)).
+        classes: names in label order.
+        corrupt: one line for each row that was skipped.
+    """
+
+    source: str
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    classes: Labels
+    corrupt: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over pixels, labels and class names: the same data in another file has the same digest."""
+        state = hashlib.sha256()
+        for part in (self.images, self.labels):
+            state.update(np.ascontiguousarray(part).data)
+        state.update("\n".join(self.classes.names).encode())
+        return state.hexdigest()
+
+    def first(self, count: int) -> ImageData:
+        """The first `count` samples."""
+        return replace(self, images=self.images[:count], labels=self.labels[:count])
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    where: str
+    content: bytes | Path
+    label: int
+
+
+def load_data(source: str, spec: InputSpec) -> ImageData:
+    """Read a labelled image data set whole, at the size of `spec`.
+
+    Args:
+        source: a Parquet file or pattern (columns `image`, encoded bytes or a struct with `bytes`, and `label`; class
+            names one a line under the schema's metadata key `classes`), a folder with one folder of images for each
+            class, or `torchvision:NAME:ROOT:SPLIT`, such as `torchvision:CIFAR10:data:train`.
+        spec: the size that every image is brought to, as it will be in serving.
+
+    Raises:
+        DataError: missing, empty, more than 1% corrupt rows, or a label outside the classes.
+    """
+    if source.startswith("torchvision:"):
+        return _from_torchvision(source, spec)
+    rows, classes = _from_folder(source) if Path(source).is_dir() else _from_parquet(source)
+    return _decode(source, rows, classes, spec)
+
+
+def _from_folder(source: str) -> tuple[list[_Row], Labels]:
+    folders = sorted(path for path in Path(source).iterdir() if path.is_dir())
+    rows = [
+        _Row(str(path), path, label)
+        for label, folder in enumerate(folders)
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in _SUFFIXES
+    ]
+    if not rows:
+        raise DataError(f"{source}: no images found, expected <class>/<image> in {', '.join(FORMATS)}")
+    return rows, Labels(names=tuple(folder.name for folder in folders))
+
+
+def _from_parquet(source: str) -> tuple[list[_Row], Labels]:
+    paths = sorted(glob.glob(source))  # noqa: PTH207
+    if not paths:
+        raise DataError(
+            f"{source}: no such data; give a Parquet file, a quoted pattern such as 'train-*.parquet' or a folder"
+        )
+    rows: list[_Row] = []
+    names: str | None = None
+    for path in paths:
+        table = _read_table(path)
+        names = names or (table.schema.metadata or {}).get(b"classes", b"").decode()
+        images = table["image"].to_pylist()
+        labels = table["label"].to_pylist()
+        for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+            content = image["bytes"] if isinstance(image, dict) else image
+            rows.append(_Row(f"{path} row {index}", content or b"", -1 if label is None else int(label)))
+    if not rows:
+        raise DataError(f"{source}: has no rows, expected columns image and label with at least one row")
+    count = max(row.label for row in rows) + 1
+    return rows, Labels(
+        names=tuple(names.splitlines()) if names else tuple(str(label) for label in range(max(count, 1)))
+    )
+
+
+def _read_table(path: str) -> pa.Table:
+    try:
+        return pq.read_table(path, columns=["image", "label"])
+    except (pa.ArrowException, OSError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{path}: not readable as Parquet with columns image and label ({reason})") from error
+
+
+def _from_torchvision(source: str, spec: InputSpec) -> ImageData:
+    import torchvision
+
+    parts = source.split(":")
+    if len(parts) != 4 or not hasattr(torchvision.datasets, parts[1]):
+        raise DataError(f"{source}: expected torchvision:NAME:ROOT:SPLIT, such as torchvision:CIFAR10:data:train")
+    _, name, root, split = parts
+    kind = getattr(torchvision.datasets, name)
+    try:
+        which = (
+            {"train": split == "train"}
+            if name.startswith(("CIFAR", "MNIST", "Fashion", "KMNIST"))
+            else {"split": split}
+        )
+        data = kind(root, **which)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise DataError(f"{source}: {str(error).splitlines()[0]}") from error
+    images = np.stack([_fit(image, spec) for image, _ in data])
+    labels = np.asarray([label for _, label in data], dtype=np.int64)
+    classes = Labels(names=tuple(str(c) for c in getattr(data, "classes", range(int(labels.max()) + 1))))
+    return ImageData(source=source, images=images, labels=labels, classes=classes)
+
+
+def _fit(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
+    return fit_image(image.convert("RGB"), spec)
+
+
+def _decode(source: str, rows: list[_Row], classes: Labels, spec: InputSpec) -> ImageData:
+    for row in rows:
+        if not 0 <= row.label < len(classes):
+            raise DataError(
+                f"{row.where}: label {row.label} is outside the {len(classes)} classes (0 to {len(classes) - 1})"
+            )
+    images = np.empty((len(rows), *spec.shape), dtype=np.uint8)
+
+    def decode(index: int) -> str | None:
+        row = rows[index]
+        try:
+            content = row.content if isinstance(row.content, bytes) else row.content.read_bytes()
+            images[index] = load_image(content, spec, _LIMITS)
+        except (InputError, OSError) as error:
+            return f"{row.where}: {error}"
+        return None
+
+    with ThreadPoolExecutor() as pool:  # Pillow releases the interpreter lock while it decodes
+        problems = list(pool.map(decode, range(len(rows)), chunksize=256))
+    good = np.asarray([problem is None for problem in problems])
+    corrupt = tuple(problem for problem in problems if problem is not None)
+    if len(corrupt) > MAX_CORRUPT * len(rows):
+        raise DataError(
+            f"{source}: {len(corrupt)} of {len(rows)} rows are corrupt, the limit is {MAX_CORRUPT:.0%}; "
+            f"the first: {corrupt[0]}"
+        )
+    labels = np.asarray([row.label for row in rows], dtype=np.int64)
+    if corrupt:
+        images, labels = images[good], labels[good]
+    return ImageData(source=source, images=images, labels=labels, classes=classes, corrupt=corrupt)

@@ -1,0 +1,159 @@
+"""export_bundle: a finished run to a bundle that has proved itself, or to nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import platform
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from abnn_serve.bundle.manifest import FileEntry, Manifest, Parity
+from abnn_serve.bundle.store import Bundle, Golden, pack_golden, pack_json, write_bundle
+from abnn_serve.card import Accuracy, RobustnessCard, TrainingCost
+from abnn_serve.errors import ExportError
+from abnn_serve.lab.data import ImageData
+from abnn_serve.lab.export.graph import OPSET, ServedNetwork, export_graph
+from abnn_serve.lab.export.parity import TOLERANCE, check_parity, torch_logits
+from abnn_serve.lab.run import Run, RunConfig
+from abnn_serve.runtime.predictor import Predictor
+from abnn_serve.runtime.session import Session
+
+_GOLDEN = 4
+_NOT_EVALUATED = (
+    "Robustness has not been evaluated: no attack was run on this model, in any threat model. The evaluation is still "
+    "to come; until then trust it no further than an undefended network."
+)
+_ABNN_LIMIT = (
+    "Trained on clean data with a clean-trained substitute. Prototypes of such networks kept 0% accuracy under "
+    "white-box attacks through both networks, and less than the undefended network under query attacks."
+)
+
+
+def export_bundle(
+    run: Run,
+    out: str | Path,
+    data: ImageData,
+    *,
+    version: str = "1",
+    parity_images: int = 1000,
+    tolerance: float = TOLERANCE,
+    on_stage: Callable[[str], None] = lambda _: None,
+) -> Bundle:
+    """Export a finished run.
+
+    Args:
+        run: where `abnn train` worked.
+        out: the bundle's directory; its last part is the bundle's name. A bundle that is there is replaced.
+        data: held-out images: parity is checked on the first `parity_images`, clean accuracy on all of them.
+        version: of the bundle, for its readers.
+        parity_images: at least 1.
+        tolerance: largest difference of a logit between torch and the serving session.
+        on_stage: told what is being done.
+
+    Raises:
+        ExportError: the network cannot be exported, or disagrees with torch (ParityError); `out` is as it was.
+    """
+    config = run.config
+    _check_data(config, data)
+    on_stage("exporting the graph")
+    network = run.network()
+    model = export_graph(network, config.input)
+    served = ServedNetwork(network).eval()
+    inputs = data.images[:_GOLDEN]
+    golden = Golden(inputs=inputs, logits=torch_logits(served, inputs))
+    card = _card(run, data, model)
+    parity = Parity(tolerance=tolerance, max_error=0.0, images=0, batch_sizes=())
+    name = Path(out).name
+    with tempfile.TemporaryDirectory() as scratch:
+        draft = write_bundle(
+            Path(scratch) / name, _files(model, config, card, golden), _describe(config, name, version, parity)
+        )
+        session = Session(draft, "cpu")
+        on_stage(f"comparing with torch on {min(parity_images, len(data)):,} images")
+        parity = check_parity(served, session, data.images[:parity_images], tolerance)
+        on_stage(f"measuring clean accuracy on {len(data):,} images")
+        card = replace(card, clean=_clean_accuracy(Predictor(session), data))
+    on_stage("writing the bundle")
+    return write_bundle(
+        out,
+        _files(model, config, card, golden),
+        _describe(config, name, version, parity),
+        check=lambda bundle: Session(bundle, "cpu"),
+    )
+
+
+def _check_data(config: RunConfig, data: ImageData) -> None:
+    if data.images.shape[1:] != config.input.shape:
+        raise ExportError(f"the data has images of {data.images.shape[1:]}, the network takes {config.input.shape}")
+    if data.digest == config.data_digest:
+        raise ExportError("the data is what the network was trained on; give held-out images")
+    if len(data.classes) != len(config.labels):
+        raise ExportError(f"the data has {len(data.classes)} classes, the network {len(config.labels)}")
+
+
+def _files(model: bytes, config: RunConfig, card: RobustnessCard, golden: Golden) -> dict[str, bytes]:
+    return {
+        "model.onnx": model,
+        "labels.json": pack_json(config.labels),
+        "card.json": pack_json(card),
+        "golden.npz": pack_golden(golden),
+    }
+
+
+def _describe(config: RunConfig, name: str, version: str, parity: Parity) -> Callable[[dict[str, FileEntry]], Manifest]:
+    def describe(files: dict[str, FileEntry]) -> Manifest:
+        return Manifest(
+            name=name,
+            version=version,
+            input=config.input,
+            pairs=config.plan.pairs if config.plan else (),
+            opset=OPSET,
+            precisions=("fp32",),
+            toolchain=_toolchain(),
+            parity=parity,
+            files=files,
+        )
+
+    return describe
+
+
+def _toolchain() -> dict[str, str]:
+    packages = ("abnn_serve", "torch", "onnx", "onnxscript", "numpy")
+    found = {package: importlib.metadata.version(package) for package in packages}
+    return {**found, "onnxruntime": str(onnxruntime.__version__), "python": platform.python_version()}
+
+
+def _card(run: Run, data: ImageData, model: bytes) -> RobustnessCard:
+    config, metrics = run.config, run.metrics
+    adaptive = config.plan is not None
+    return RobustnessCard(
+        model_sha256=hashlib.sha256(model).hexdigest(),
+        data=Path(data.source).name,
+        data_digest=data.digest,
+        clean=None,
+        training=TrainingCost(
+            recipe=config.recipe.name,
+            epochs=len(metrics),
+            images=config.data_count,
+            passes_per_step=config.recipe.passes,
+            seconds=run.seconds,
+            hardware=metrics[-1]["hardware"],
+            substitute_seconds=config.substitute_seconds,
+        ),
+        limits=(_NOT_EVALUATED, _ABNN_LIMIT) if adaptive else (_NOT_EVALUATED,),
+    )
+
+
+def _clean_accuracy(predictor: Predictor, data: ImageData) -> Accuracy:
+    correct = 0
+    for start in range(0, len(data), 500):
+        answers = predictor.predict(data.images[start : start + 500], top_k=1)
+        found = np.asarray([answer.top[0].index for answer in answers])
+        correct += int((found == data.labels[start : start + 500]).sum())
+    return Accuracy(correct=correct, n=len(data))

@@ -1,0 +1,127 @@
+"""Networks from pixels to logits: one with its normalisation inside, and the adaptive pair."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from abnn_serve.errors import NetworkError
+from abnn_serve.lab.adaptive_norm import AdaptiveNorm, StatisticsTap
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Statistics = list[tuple[Tensor, Tensor]]
+
+
+class PixelNetwork(nn.Module):
+    """A classifier whose input is pixels: float (N, 3, H, W) in [0, 1] to logits (N, classes).
+
+    Args:
+        body: takes normalised pixels and returns logits.
+        mean, std: normalisation of each channel, in units of [0, 1].
+        size: (H, W) that the body works at; None leaves the input's size.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        body: nn.Module,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        size: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.body = body
+        self.size = size
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.size is not None and tuple(x.shape[2:]) != self.size:
+            x = nn.functional.interpolate(x, self.size, mode="bilinear", align_corners=False)
+        logits: Tensor = self.body((x - self.mean) / self.std)
+        return logits
+
+
+class AdaptiveNetwork(nn.Module):
+    """A target whose normalisation layers are driven by a frozen substitute that sees the same input.
+
+    forward(x): float (N, 3, H, W) in [0, 1] to logits (N, classes). The substitute stays in eval mode and its weights
+    get no gradient; its *input* does, so that an attack sees the whole network. Made by `surgery.apply_plan`.
+    """
+
+    def __init__(
+        self, target: PixelNetwork, substitute: PixelNetwork, layers: Sequence[str], taps: Sequence[str]
+    ) -> None:
+        super().__init__()
+        self.target = target
+        self.substitute = substitute.requires_grad_(requires_grad=False)
+        self._layers = tuple(layers)
+        self._taps = tuple(taps)
+        self.train(target.training)
+
+    def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002
+        """Set the target's mode; the substitute stays in eval mode."""
+        super().train(mode)
+        self.substitute.eval()
+        return self
+
+    @property
+    def adaptive_layers(self) -> list[AdaptiveNorm]:
+        """The target's adaptive layers, in plan order."""
+        return [self.target.body.get_submodule(name) for name in self._layers]  # type: ignore[misc]
+
+    def statistics(self, x: Tensor) -> Statistics:
+        """The substitute's (mean, standard deviation), each float32 (N, K), for each pair of the plan."""
+        taps: list[StatisticsTap] = [self.substitute.body.get_submodule(name) for name in self._taps]  # type: ignore[misc]
+        self.substitute(x)
+        found = [tap.statistics for tap in taps]
+        for tap in taps:
+            tap.statistics = None
+        return found  # type: ignore[return-value]
+
+    @torch.no_grad()
+    def calibrate(self, batches: Iterable[Tensor]) -> None:
+        """Set every layer's standardisation from the substitute's statistics on clean `batches`, as for forward."""
+        parts = [self.statistics(x) for x in batches]
+        for index, layer in enumerate(self.adaptive_layers):
+            if layer.form == "linear":
+                codes = torch.cat([torch.cat(part[index], dim=1) for part in parts])
+                layer.statistics_center.copy_(codes.mean(dim=0))
+                # Unit length rather than unit variance: one learning rate then suits maps of every width.
+                layer.statistics_scale.copy_(codes.std(dim=0).clamp_min(1e-3) * codes.shape[1] ** 0.5)
+
+    def forward(self, x: Tensor, statistics: Statistics | None = None) -> Tensor:
+        """Logits (N, classes). `statistics` replaces the substitute's, for threat models that fix or detach them."""
+        layers = self.adaptive_layers
+        for layer, style in zip(layers, self.statistics(x) if statistics is None else statistics, strict=True):
+            layer.style = style
+        logits: Tensor = self.target(x)
+        for layer in layers:
+            layer.style = None
+        return logits
+
+
+def check_logits(network: nn.Module, x: Tensor, classes: int) -> None:
+    """Run `network` once on x, (N, 3, H, W); raise NetworkError unless it returns float logits (N, classes)."""
+    training = network.training
+    try:
+        with torch.no_grad():
+            out = network.eval()(x)
+    except (RuntimeError, TypeError, ValueError) as error:
+        shape = tuple(x.shape)
+        raise NetworkError(f"the network fails on an input of shape {shape}: {str(error).splitlines()[0]}") from error
+    finally:
+        network.train(training)
+    if not isinstance(out, Tensor):
+        raise NetworkError(
+            f"the network returned a {type(out).__name__}, expected one tensor of logits (N, {classes}); wrap it"
+        )
+    if tuple(out.shape) != (len(x), classes):
+        raise NetworkError(f"the network returned shape {tuple(out.shape)}, expected logits {(len(x), classes)}")

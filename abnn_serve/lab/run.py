@@ -1,0 +1,137 @@
+"""A run directory: what was trained (`run.json`), how far it is (`epoch-*.pt`), what came out (`weights.pt`)."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from abnn_serve.codec import canonical, from_json, to_json
+from abnn_serve.errors import TrainingError
+from abnn_serve.lab.network import IMAGENET_MEAN, IMAGENET_STD, AdaptiveNetwork, PixelNetwork
+from abnn_serve.lab.recipes import Recipe
+from abnn_serve.lab.surgery import SurgeryPlan, apply_plan
+from abnn_serve.lab.zoo import build_network
+from abnn_serve.spec import InputSpec, Labels
+
+Network = PixelNetwork | AdaptiveNetwork
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkConfig:
+    """A network by name with its normalisation: enough to build it again; weights come from elsewhere."""
+
+    name: str
+    classes: int
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    size: tuple[int, int] | None = None
+
+    def build(self, *, weights: bool = False) -> PixelNetwork:
+        """A freshly initialised network; `weights` loads those named after '@'."""
+        name = self.name if weights else self.name.partition("@")[0]
+        return PixelNetwork(build_network(name, self.classes), self.mean, self.std, self.size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """Everything that decides a run's weights, but the hardware."""
+
+    recipe: Recipe
+    target: NetworkConfig
+    substitute: NetworkConfig | None
+    plan: SurgeryPlan | None
+    input: InputSpec
+    labels: Labels
+    seed: int
+    data: str
+    data_digest: str
+    data_count: int
+    val: str
+    val_digest: str
+    substitute_source: str | None = None
+    substitute_seconds: float | None = None
+
+    def build(self) -> Network:
+        """The network with initial weights."""
+        target = self.target.build()
+        if self.substitute is None or self.plan is None:
+            return target
+        return apply_plan(target, self.substitute.build(), self.plan)
+
+
+class Run:
+    """A run directory on disk. Every file is written aside and renamed, so a kill leaves the last whole one."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def exists(self) -> bool:
+        """A configuration has been written here."""
+        return (self.path / "run.json").is_file()
+
+    @property
+    def config(self) -> RunConfig:
+        """What is trained here."""
+        try:
+            value = json.loads((self.path / "run.json").read_text())
+        except (OSError, ValueError) as error:
+            raise TrainingError(f"{self.path}: not a run of `abnn train` ({error})") from error
+        return from_json(RunConfig, value, str(self.path / "run.json"), TrainingError)
+
+    def write_config(self, config: RunConfig) -> None:
+        """Say what is trained here."""
+        self.write_text("run.json", canonical(to_json(config)).decode())
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """One entry for each epoch so far."""
+        text = (self.path / "metrics.jsonl").read_text()
+        return [json.loads(line) for line in text.splitlines()]
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in training steps so far."""
+        return round(sum(float(row["seconds"]) for row in self.metrics), 1)
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """Checkpoints on disk, the oldest first."""
+        return sorted(self.path.glob("epoch-*.pt"))
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file atomically."""
+        partial = self.path / f".{name}.partial"
+        partial.write_text(text)
+        partial.replace(self.path / name)
+
+    def write_tensors(self, name: str, value: dict[str, Any]) -> None:
+        """Write a torch file atomically."""
+        partial = self.path / f".{name}.partial"
+        with partial.open("wb") as file:
+            torch.save(value, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(self.path / name)
+
+    def checkpoint(self, epoch: int, state: dict[str, Any]) -> None:
+        """Keep the state after `epoch` and the one before it."""
+        self.write_tensors(f"epoch-{epoch:04}.pt", state)
+        for old in self.checkpoints[:-2]:
+            old.unlink()
+
+    def network(self) -> Network:
+        """The trained network, on the CPU and in eval mode."""
+        weights = self.path / "weights.pt"
+        if not weights.is_file():
+            raise TrainingError(
+                f"{self.path}: has no weights.pt; finish it with `abnn train ... --out {self.path} --resume`"
+            )
+        network = self.config.build()
+        network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+        return network.eval()

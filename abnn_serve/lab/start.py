@@ -1,0 +1,150 @@
+"""From names to a run that can be trained: data read, networks joined, the configuration on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from abnn_serve.codec import to_json
+from abnn_serve.errors import ConfigError, DataError, TrainingError
+from abnn_serve.lab.adaptive_norm import Form, StatsScope
+from abnn_serve.lab.data import ImageData, load_data
+from abnn_serve.lab.network import AdaptiveNetwork, PixelNetwork, check_logits
+from abnn_serve.lab.recipes import Recipe
+from abnn_serve.lab.run import Network, NetworkConfig, Run, RunConfig
+from abnn_serve.lab.surgery import SurgeryPlan, apply_plan, plan_pairs
+from abnn_serve.lab.train import Progress, fit, to_input
+from abnn_serve.spec import InputSpec
+
+_CALIBRATION = 2048  # images from which the statistics are standardised
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainRequest:
+    """What a user asks to be trained; names are those of `zoo.build_network` and `data.load_data`."""
+
+    recipe: Recipe
+    target: str
+    data: str
+    val: str
+    input: InputSpec
+    substitute: str | None = None
+    plan: SurgeryPlan | None = None
+    form: Form = "linear"
+    scope: StatsScope = "sample"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.recipe.adaptive and self.substitute is None:
+            raise ConfigError(f"recipe {self.recipe.name!r} needs --substitute: a network's name or a finished run")
+        if not self.recipe.adaptive and self.substitute is not None:
+            raise ConfigError(f"recipe {self.recipe.name!r} takes no --substitute; did you mean 'abnn'?")
+
+
+def train(
+    request: TrainRequest,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    device: str = "cpu",
+    compiled: bool = False,
+    on_start: Callable[[RunConfig, ImageData, ImageData], None] = lambda *_: None,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> Run:
+    """Train what `request` asks for into the directory `out`.
+
+    Raises:
+        TrainingError: `out` holds a run and `resume` is off, or holds another run than the one asked for.
+        DataError, NetworkError, SurgeryError: as the parts raise them.
+    """
+    run = Run(out)
+    if run.exists and not resume:
+        raise TrainingError(f"{run.path} already holds a run; add --resume to go on with it, or choose another --out")
+    data, val = load_data(request.data, request.input), load_data(request.val, request.input)
+    if len(data.classes) != len(val.classes):
+        raise DataError(
+            f"{request.data} has {len(data.classes)} classes and {request.val} has {len(val.classes)}; they must agree"
+        )
+    torch.manual_seed(request.seed)
+    config, network = assemble(request, data, val)
+    if run.exists:
+        _same(run.config, config, run.path)
+    else:
+        run.path.mkdir(parents=True, exist_ok=True)
+        run.write_config(config)
+    on_start(config, data, val)
+    fit(run, network, data, val, device=device, compiled=compiled, on_progress=on_progress)
+    return run
+
+
+def assemble(request: TrainRequest, data: ImageData, val: ImageData) -> tuple[RunConfig, Network]:
+    """The configuration that a request makes on its data, and the network before its first step."""
+    target_config = NetworkConfig(name=request.target, classes=len(data.classes))
+    target = target_config.build(weights=True)
+    example = to_input(data.images[:2])
+    check_logits(target, example, len(data.classes))
+    config = RunConfig(
+        recipe=request.recipe,
+        target=target_config,
+        substitute=None,
+        plan=None,
+        input=request.input,
+        labels=data.classes,
+        seed=request.seed,
+        data=Path(data.source).name,
+        data_digest=data.digest,
+        data_count=len(data),
+        val=Path(val.source).name,
+        val_digest=val.digest,
+    )
+    if request.substitute is None:
+        return config, target
+    substitute_config, substitute = load_substitute(request.substitute, request.input)
+    plan = request.plan or plan_pairs(target, substitute, example, form=request.form, scope=request.scope)
+    network = apply_plan(target, substitute, plan)
+    _calibrate(network, data)
+    source = Path(request.substitute)
+    return replace(
+        config,
+        substitute=substitute_config,
+        plan=plan,
+        substitute_source=source.name,
+        substitute_seconds=Run(source).seconds if source.is_dir() else None,
+    ), network
+
+
+def load_substitute(source: str, spec: InputSpec) -> tuple[NetworkConfig, PixelNetwork]:
+    """A substitute with its weights: a finished run's directory, or a name, best with weights (`resnet18@DEFAULT`)."""
+    if not Path(source).is_dir():
+        config = NetworkConfig(name=source, classes=1000)
+        return config, config.build(weights=True).eval()
+    run = Run(source)
+    network = run.network()
+    if isinstance(network, AdaptiveNetwork):
+        raise ConfigError(
+            f"{source} is an ABNN run; a substitute is a plain network, trained with the recipe 'standard'"
+        )
+    own = run.config.input
+    size = None if own.shape == spec.shape else (own.height, own.width)
+    network.size = size
+    return replace(run.config.target, size=size), network
+
+
+def _calibrate(network: AdaptiveNetwork, data: ImageData) -> None:
+    first = data.images[:_CALIBRATION]
+    network.calibrate(to_input(first[start : start + 256]) for start in range(0, len(first), 256))
+
+
+def _same(found: RunConfig, asked: RunConfig, path: Path) -> None:
+    ours: dict[str, Any] = to_json(asked)
+    theirs: dict[str, Any] = to_json(found)
+    for key, value in ours.items():
+        if value != theirs[key]:
+            raise TrainingError(
+                f"{path} was started with {key} = {theirs[key]!r}, now it is {value!r}; "
+                "use the same options or another --out"
+            )

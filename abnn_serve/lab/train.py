@@ -1,0 +1,240 @@
+"""The training loop: one for every recipe; resumable, and stopped by the first loss that is not finite."""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from abnn_serve.errors import TrainingError
+from abnn_serve.lab.data import ImageData
+from abnn_serve.lab.device import describe_device
+from abnn_serve.lab.plots import draw_curves
+from abnn_serve.lab.recipes import Recipe
+from abnn_serve.lab.run import Network, Run
+
+_CHECK_EVERY = 20  # steps between looks at the losses: looking makes a GPU wait
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Where a training run is, for whoever shows it. Rates are of this process alone."""
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    accuracy: float
+    images_per_second: float
+
+
+def fit(
+    run: Run,
+    network: Network,
+    data: ImageData,
+    val: ImageData,
+    *,
+    device: str = "cpu",
+    compiled: bool = False,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> Network:
+    """Train `network` as `run.config` says, from the last checkpoint in `run` if there is one.
+
+    Writes a checkpoint, metrics.jsonl and curves.png after every epoch, and weights.pt (the averaged weights) at the
+    end. A run that was killed and resumed ends with the same weights as one that was not, on the same hardware.
+
+    Raises:
+        TrainingError: a loss that is not finite (with the step and the last good checkpoint), or too little data.
+    """
+    recipe, seed = run.config.recipe, run.config.seed
+    steps = len(data) // recipe.batch_size
+    if steps == 0:
+        raise TrainingError(f"{len(data)} images are fewer than one batch of {recipe.batch_size}; lower --batch-size")
+    place = torch.device(device)
+    network = network.to(place).to(memory_format=torch.channels_last)
+    state = _State(network, recipe, steps)
+    if run.checkpoints:
+        state.load(torch.load(run.checkpoints[-1], map_location=place, weights_only=True))
+    forward = torch.compile(network) if compiled else network
+    for epoch in range(state.epoch, recipe.epochs):
+        torch.manual_seed(seed * 1_000_003 + epoch)
+        entry = _train_epoch(run, state, forward, data, np.random.default_rng([seed, epoch]), place, on_progress)
+        accuracy, loss = evaluate_clean(state.average, val, device=device)
+        state.finish_epoch({**entry, "val_loss": loss, "val_accuracy": accuracy, "hardware": describe_device(device)})
+        run.checkpoint(state.epoch, state.dump())
+        run.write_text("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in state.history))
+        draw_curves(state.history, run.path / "curves.png")
+    run.write_tensors("weights.pt", {name: value.cpu() for name, value in state.average.state_dict().items()})
+    return state.average.cpu()
+
+
+class _State:
+    """All that changes while training: what a checkpoint holds."""
+
+    def __init__(self, network: Network, recipe: Recipe, steps: int) -> None:
+        self.network = network
+        self.recipe = recipe
+        self.steps = steps
+        self.average = copy.deepcopy(network).eval().requires_grad_(requires_grad=False)
+        self.optimizer = _optimizer(network, recipe)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, recipe.lr, total_steps=steps * recipe.epochs, pct_start=recipe.warmup, cycle_momentum=False
+        )
+        self.history: list[dict[str, Any]] = []
+
+    @property
+    def epoch(self) -> int:
+        return len(self.history)
+
+    def step(self, loss: Tensor) -> None:
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.grad_clip)
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._average()
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        done = self.schedule.last_epoch
+        decay = min(self.recipe.ema_decay, done / (done + 9))
+        for mean, value in zip(self.average.state_dict().values(), self.network.state_dict().values(), strict=True):
+            if value.is_floating_point():
+                mean.lerp_(value, 1 - decay)
+            else:
+                mean.copy_(value)
+
+    def finish_epoch(self, entry: dict[str, Any]) -> None:
+        self.history.append({"epoch": self.epoch + 1, **entry})
+
+    def dump(self) -> dict[str, Any]:
+        parts = {name: getattr(self, name).state_dict() for name in ("network", "average", "optimizer", "schedule")}
+        return {**parts, "history": self.history}
+
+    def load(self, saved: dict[str, Any]) -> None:
+        for name in ("network", "average", "optimizer", "schedule"):
+            getattr(self, name).load_state_dict(saved[name])
+        self.history = saved["history"]
+
+
+def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.dim() > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(groups, recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
+
+
+def _train_epoch(
+    run: Run,
+    state: _State,
+    forward: Callable[[Tensor], Tensor],
+    data: ImageData,
+    rng: np.random.Generator,
+    place: torch.device,
+    on_progress: Callable[[Progress], None],
+) -> dict[str, Any]:
+    recipe = state.recipe
+    state.network.train()
+    losses: list[Tensor] = []
+    right = torch.zeros((), device=place)
+    started = time.perf_counter()
+    for step, (x, y) in enumerate(_batches(data, recipe, rng, place), start=1):
+        with torch.autocast(place.type, torch.bfloat16, enabled=_fast_bf16(place)):
+            logits = forward(x)
+        loss = nn.functional.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
+        state.step(loss)
+        losses.append(loss.detach())
+        right += (logits.detach().argmax(dim=1) == y).sum()
+        if step % _CHECK_EVERY == 0 or step == state.steps:
+            _refuse_nan(run, losses, state)
+            seen = step * recipe.batch_size
+            on_progress(
+                Progress(
+                    epoch=state.epoch + 1,
+                    epochs=recipe.epochs,
+                    step=step,
+                    steps=state.steps,
+                    loss=float(torch.stack(losses[-_CHECK_EVERY:]).mean()),
+                    accuracy=float(right) / seen,
+                    images_per_second=seen / (time.perf_counter() - started),
+                )
+            )
+    seconds = time.perf_counter() - started
+    return {
+        "loss": float(torch.stack(losses).mean()),
+        "accuracy": float(right) / (state.steps * recipe.batch_size),
+        "lr": state.schedule.get_last_lr()[0],
+        "seconds": round(seconds, 3),
+        "images_per_second": round(state.steps * recipe.batch_size / seconds, 1),
+    }
+
+
+def _refuse_nan(run: Run, losses: list[Tensor], state: _State) -> None:
+    finite = torch.stack(losses).isfinite()
+    if not bool(finite.all()):
+        step = int(finite.logical_not().nonzero()[0]) + 1
+        last = run.checkpoints[-1].name if run.checkpoints else "none yet"
+        raise TrainingError(
+            f"the loss is not finite at epoch {state.epoch + 1}, step {step}; last good checkpoint: {last}; "
+            "lower --lr and start again"
+        )
+
+
+def _fast_bf16(place: torch.device) -> bool:
+    if place.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    return place.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())  # noqa: SLF001
+
+
+def _batches(
+    data: ImageData, recipe: Recipe, rng: np.random.Generator, place: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Shuffled, augmented batches; the images that do not fill a last batch wait for another epoch's order."""
+    order = rng.permutation(len(data))
+    for start in range(0, len(order) - recipe.batch_size + 1, recipe.batch_size):
+        chosen = order[start : start + recipe.batch_size]
+        pixels = _augment(data.images[chosen], recipe, rng)
+        yield to_input(pixels, place), torch.from_numpy(data.labels[chosen]).to(place)
+
+
+def _augment(images: np.ndarray, recipe: Recipe, rng: np.random.Generator) -> np.ndarray:
+    pad, (count, height, width, _) = recipe.crop_padding, images.shape
+    if pad:
+        padded = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="reflect")
+        shifts = rng.integers(0, 2 * pad + 1, size=(count, 2))
+        images = np.stack([padded[i, y : y + height, x : x + width] for i, (y, x) in enumerate(shifts)])
+    if recipe.flip:
+        mirrored = rng.random(count) < 0.5
+        images[mirrored] = images[mirrored, :, ::-1]
+    return images
+
+
+def to_input(images: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
+    """uint8 (N, H, W, 3) to a network's input: float32 (N, 3, H, W) in [0, 1], channels last in memory."""
+    return torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float().div_(255)
+
+
+@torch.inference_mode()
+def evaluate_clean(
+    network: Network, data: ImageData, *, device: str = "cpu", batch_size: int = 500
+) -> tuple[float, float]:
+    """Accuracy in [0, 1] and mean cross-entropy of a network in eval mode."""
+    network.eval()
+    right, loss = 0.0, 0.0
+    for start in range(0, len(data), batch_size):
+        x = to_input(data.images[start : start + batch_size], device)
+        y = torch.from_numpy(data.labels[start : start + batch_size]).to(device)
+        logits = network(x)
+        right += float((logits.argmax(dim=1) == y).sum())
+        loss += float(nn.functional.cross_entropy(logits, y, reduction="sum"))
+    return right / len(data), loss / len(data)
