@@ -1,0 +1,1 @@
+"""Pixels to predictions with ONNX Runtime; never imports torch."""

@@ -1,0 +1,68 @@
+"""Settings from ABNN_* environment variables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+from abnn_serve.errors import ConfigError
+from abnn_serve.media.image import ImageLimits
+
+Device = Literal["auto", "cpu", "cuda"]
+DEFAULT_BUNDLE = "cifar10-resnet9s-abnn"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How to run and what to refuse.
+
+    Attributes:
+        bundle: directory of the bundle.
+        digest: identity that the bundle must have; None accepts any.
+        device: where to run; `cuda` fails where there is none, `auto` falls back to the CPU.
+        threads: of one inference, at least 1; None takes the cores that this process may use.
+        limits: of one uploaded image.
+    """
+
+    bundle: Path
+    digest: str | None = None
+    device: Device = "auto"
+    threads: int | None = None
+    limits: ImageLimits = field(default_factory=ImageLimits)
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Settings:
+        """Read ABNN_BUNDLE, ABNN_BUNDLE_DIGEST, ABNN_DEVICE, ABNN_THREADS, ABNN_MAX_UPLOAD_BYTES, ABNN_MAX_PIXELS."""
+        device = environ.get("ABNN_DEVICE", "auto")
+        if device not in get_args(Device):
+            raise ConfigError(f"ABNN_DEVICE is {device!r}, expected one of {', '.join(get_args(Device))}")
+        limits = ImageLimits()
+        return cls(
+            bundle=Path(environ["ABNN_BUNDLE"]) if environ.get("ABNN_BUNDLE") else default_bundle(),
+            digest=environ.get("ABNN_BUNDLE_DIGEST") or None,
+            device=device,  # type: ignore[arg-type]
+            threads=_count(environ, "ABNN_THREADS", None),
+            limits=ImageLimits(
+                max_bytes=_count(environ, "ABNN_MAX_UPLOAD_BYTES", limits.max_bytes) or limits.max_bytes,
+                max_pixels=_count(environ, "ABNN_MAX_PIXELS", limits.max_pixels) or limits.max_pixels,
+            ),
+        )
+
+
+def default_bundle() -> Path:
+    """The bundle that comes with abnn_serve: beside the package in a checkout or a bento, inside it when installed."""
+    package = Path(__file__).parents[1]
+    beside, inside = package.parent / "models" / DEFAULT_BUNDLE, package / "models" / DEFAULT_BUNDLE
+    return beside if beside.is_dir() else inside
+
+
+def _count(environ: Mapping[str, str], name: str, default: int | None) -> int | None:
+    text = environ.get(name, "").strip()
+    if not text:
+        return default
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigError(f"{name} is {text!r}, expected a whole number of at least 1")
+    return int(text)

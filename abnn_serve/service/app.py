@@ -1,0 +1,85 @@
+"""The HTTP application: POST /classify and GET /model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from abnn_serve.bundle.store import Bundle
+from abnn_serve.codec import to_json
+from abnn_serve.runtime.answer import answer
+from abnn_serve.runtime.predictor import Predictor
+from abnn_serve.service.errors import HANDLERS, BadRequestError, request_id
+from abnn_serve.service.upload import read_image
+
+_MAX_TOP_K = 1000
+
+
+def create_app() -> Starlette:
+    """The application; `app.state.predictor` must be set before the first request."""
+    app = Starlette(
+        routes=[
+            Route("/classify", classify, methods=["POST"]),
+            Route("/model", model, methods=["GET"]),
+        ],
+        exception_handlers=HANDLERS,
+    )
+    app.state.predictor = None
+    app.state.inference = None
+    return app
+
+
+async def classify(request: Request) -> Response:
+    """One image, as the multipart file field `image` or as the raw body, to its most probable classes."""
+    predictor: Predictor = request.app.state.predictor
+    top_k = _top_k(request)
+    data = await read_image(request, predictor.limits.max_bytes)
+    image = await anyio.to_thread.run_sync(predictor.decode, data)
+    async with _one_at_a_time(request.app):
+        (prediction,) = await anyio.to_thread.run_sync(lambda: predictor.predict(image[None], top_k=top_k))
+    return JSONResponse(
+        {**answer(prediction), "model": _identity(predictor.bundle), "provider": predictor.session.provider},
+        headers={"X-Request-ID": request_id(request)},
+    )
+
+
+async def model(request: Request) -> Response:
+    """Which bundle answers, where it runs, what it takes, and what was measured on it."""
+    predictor: Predictor = request.app.state.predictor
+    bundle = predictor.bundle
+    return JSONResponse(
+        {
+            **_identity(bundle),
+            "provider": predictor.session.provider,
+            "threads": predictor.session.threads,
+            "input": to_json(bundle.manifest.input),
+            "labels": list(bundle.labels.names),
+            "stats_scope": bundle.manifest.stats_scope,
+            "card": to_json(bundle.card),
+        },
+        headers={"X-Request-ID": request_id(request)},
+    )
+
+
+def _identity(bundle: Bundle) -> dict[str, Any]:
+    return {"name": bundle.manifest.name, "version": bundle.manifest.version, "digest": bundle.digest}
+
+
+def _one_at_a_time(app: Starlette) -> anyio.Lock:
+    """Inference uses every thread it was given, so a second one beside it would only slow both."""
+    if app.state.inference is None:
+        app.state.inference = anyio.Lock()
+    lock: anyio.Lock = app.state.inference
+    return lock
+
+
+def _top_k(request: Request) -> int:
+    text = request.query_params.get("top_k", "5")
+    if not text.isdecimal() or not 1 <= int(text) <= _MAX_TOP_K:
+        raise BadRequestError(f"top_k is {text[:40]!r}, expected a whole number from 1 to {_MAX_TOP_K}", field="top_k")
+    return int(text)

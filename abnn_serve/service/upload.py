@@ -1,0 +1,72 @@
+"""The image bytes of a request, never more than the limit: a multipart file field `image`, or the raw body."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+
+from abnn_serve.errors import InputTooLargeError
+from abnn_serve.service.errors import BadRequestError, UnsupportedMediaTypeError, WrongPartError
+
+_ENVELOPE = 16_384  # what multipart headers and boundaries may add to the file
+
+
+async def read_image(request: Request, max_bytes: int) -> bytes:
+    """The encoded image that a client sent.
+
+    Raises:
+        InputTooLargeError: more than `max_bytes`.
+        UnsupportedMediaTypeError: the body is neither multipart nor image/* nor application/octet-stream.
+        BadRequestError, WrongPartError: a damaged form, or one without a file `image`. Text is never taken for a URL.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        return await _from_form(request, max_bytes)
+    if kind.startswith("image/") or kind == "application/octet-stream":
+        return await _body(request, max_bytes, max_bytes)
+    raise UnsupportedMediaTypeError(
+        f"content type is {kind[:80] or 'missing'!r}, expected multipart/form-data with a file field 'image', "
+        "or a raw image/* body",
+        field="content-type",
+    )
+
+
+async def _body(request: Request, limit: int, max_bytes: int) -> bytes:
+    too_large = InputTooLargeError(f"the upload exceeds the limit of {max_bytes:,} bytes")
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limit:
+        raise too_large
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limit:
+                raise too_large
+    except ClientDisconnect:
+        raise BadRequestError("the connection closed before the upload was complete") from None
+    return bytes(body)
+
+
+async def _from_form(request: Request, max_bytes: int) -> bytes:
+    body = await _body(request, max_bytes + _ENVELOPE, max_bytes)
+
+    async def stream() -> AsyncGenerator[bytes, None]:
+        yield body
+
+    try:
+        form = await MultiPartParser(request.headers, stream(), max_files=1, max_fields=8).parse()
+    except (MultiPartException, KeyError, ValueError) as error:
+        reason = getattr(error, "message", None) or "malformed"
+        raise BadRequestError(f"the multipart form cannot be read: {reason}", field="image") from error
+    try:
+        part = form.get("image")
+        if part is None:
+            raise BadRequestError("the form has no field 'image', expected one file under that name", field="image")
+        if not isinstance(part, UploadFile):
+            raise WrongPartError("field 'image' is text, expected a file; addresses are not fetched", field="image")
+        return await part.read()
+    finally:
+        await form.close()
