@@ -1,0 +1,1 @@
+"""The `abnn` command line: one small module for each command."""

@@ -1,0 +1,47 @@
+"""abnn export: a finished run to a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from abnn_serve.cli.lab import require_lab
+from abnn_serve.cli.show import print_bundle
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="directory of a finished run")],
+    out: Annotated[Path, typer.Option(help="directory of the bundle; its last part is the name")],
+    data: Annotated[str, typer.Option(help="held-out images: parity and clean accuracy are measured on them")],
+    version: Annotated[str, typer.Option(help="version to write into the bundle")] = "1",
+    parity_images: Annotated[
+        int, typer.Option(help="images on which torch and the serving session must agree", min=1)
+    ] = 1000,
+    tolerance: Annotated[float, typer.Option(help="largest difference of a logit", min=0.0)] = 1e-4,
+) -> None:
+    """Export target and substitute as one ONNX graph, prove it against torch, and write the bundle; or write nothing.
+
+    Example: abnn export runs/abnn --out models/mine --data data/test.parquet
+    """
+    require_lab()
+    from abnn_serve.lab.data import load_data
+    from abnn_serve.lab.export.bundle import export_bundle
+    from abnn_serve.lab.run import Run
+
+    console = Console(stderr=True)
+    with console.status("reading data") as status:
+        finished = Run(run)
+        images = load_data(data, finished.config.input)
+        bundle = export_bundle(
+            finished,
+            out,
+            images,
+            version=version,
+            parity_images=parity_images,
+            tolerance=tolerance,
+            on_stage=status.update,
+        )
+    print_bundle(bundle)

@@ -1,0 +1,33 @@
+"""The `abnn` command: its sub-commands, and errors as one plain line on stderr."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from abnn_serve.cli.export import export
+from abnn_serve.cli.predict import predict
+from abnn_serve.cli.serve import serve
+from abnn_serve.cli.show import show, verify
+from abnn_serve.cli.train import train
+from abnn_serve.errors import AbnnError
+
+app = typer.Typer(
+    help="Image classifiers that resist adversarial examples: train, export, serve.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for _command in (train, export, verify, show, predict, serve):
+    app.command()(_command)
+
+
+def main() -> None:
+    """Run `abnn`: exit 0, 1 on an error in the work, 2 on wrong usage."""
+    try:
+        app()
+    except AbnnError as error:
+        print(f"abnn: {error}", file=sys.stderr)
+        sys.exit(1)

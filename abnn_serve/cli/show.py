@@ -1,0 +1,86 @@
+"""abnn show and abnn verify: what a bundle is, and whether it is whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from abnn_serve.bundle.store import Bundle, load_bundle
+from abnn_serve.codec import to_json
+from abnn_serve.runtime.session import Session
+from abnn_serve.runtime.settings import default_bundle
+
+
+def show(
+    bundle: Annotated[Path | None, typer.Argument(help="bundle directory; the default bundle if not given")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="manifest and card as JSON")] = False,
+) -> None:
+    """Print a bundle's identity, input, origin and robustness card.
+
+    Example: abnn show models/cifar10-resnet9s-abnn
+    """
+    found = load_bundle(bundle or default_bundle())
+    if as_json:
+        import json
+
+        typer.echo(
+            json.dumps(
+                {"digest": found.digest, "manifest": to_json(found.manifest), "card": to_json(found.card)}, indent=2
+            )
+        )
+    else:
+        print_bundle(found)
+
+
+def verify(
+    bundle: Annotated[Path | None, typer.Argument(help="bundle directory; the default bundle if not given")] = None,
+    digest: Annotated[str | None, typer.Option(help="identity that the bundle must have")] = None,
+) -> None:
+    """Check every byte of a bundle, load its graph on the CPU and replay the golden vectors; exit 1 if any differs.
+
+    Example: abnn verify models/cifar10-resnet9s-abnn
+    """
+    found = load_bundle(bundle or default_bundle(), digest=digest)
+    Session(found, "cpu")
+    files, vectors = len(found.manifest.files), len(found.golden.inputs)
+    typer.echo(f"{found.path}: whole; {files} files, {vectors} golden vectors; identity {found.digest}")
+
+
+def print_bundle(bundle: Bundle) -> None:
+    """Print what a reader wants to know of a bundle first."""
+    manifest, card, cost = bundle.manifest, bundle.card, bundle.card.training
+    spec = manifest.input
+    size = sum(entry.bytes for entry in manifest.files.values())
+    substitute = (
+        "" if cost.substitute_seconds is None else f" after {cost.substitute_seconds:,.0f} s for its substitute"
+    )
+    rows = [
+        (
+            "bundle",
+            f"{manifest.name}, version {manifest.version}, {size / 1e6:.1f} MB, {', '.join(manifest.precisions)}",
+        ),
+        ("identity", bundle.digest),
+        (
+            "input",
+            f"uint8 (N, {', '.join(map(str, spec.shape))}), fit {spec.fit}, {spec.interpolation}",
+        ),
+        (
+            "classes",
+            f"{len(bundle.labels)}: {', '.join(bundle.labels.names[:10])}{', ...' if len(bundle.labels) > 10 else ''}",
+        ),
+        ("adaptive", f"{len(manifest.pairs)} layers" if manifest.pairs else "none: an undefended network"),
+        ("parity", f"largest logit error {manifest.parity.max_error:.1e} on {manifest.parity.images:,} images"),
+        (
+            "training",
+            f"{cost.recipe}, {cost.epochs} epochs, {cost.passes_per_step}N, {cost.seconds:,.0f} s{substitute}; "
+            + cost.hardware,
+        ),
+        ("clean", str(card.clean) if card.clean else "not measured"),
+        *((f"{a.threat_model}", f"{a.attack}, {a.norm} eps {a.eps:.4g}: {a.accuracy}") for a in card.attacks),
+        *(("sanity", verdict) for verdict in card.sanity),
+        *(("limit", limit) for limit in card.limits),
+    ]
+    for name, value in rows:
+        typer.echo(f"{name:<10} {value}")

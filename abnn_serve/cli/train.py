@@ -1,0 +1,113 @@
+"""abnn train: train a network by recipe."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from abnn_serve.cli.lab import require_lab
+
+if TYPE_CHECKING:
+    from abnn_serve.lab import train as lab_train
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="standard or abnn")],
+    target: Annotated[
+        str, typer.Option(help="network to train: resnet9s-w48, resnet18, timm:NAME, package.module:callable")
+    ],
+    data: Annotated[str, typer.Option(help="training data: Parquet file or quoted pattern, folder of class folders")],
+    val: Annotated[str, typer.Option(help="validation data, in the same forms")],
+    out: Annotated[Path, typer.Option(help="directory of the run")],
+    substitute: Annotated[str | None, typer.Option(help="frozen substitute: a finished run or NAME@WEIGHTS")] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="surgery plan to use, as JSON; proposed by depth if not given")
+    ] = None,
+    form: Annotated[str, typer.Option(help="adaptive layers: linear or adain")] = "linear",
+    size: Annotated[int, typer.Option(help="height and width of the input in pixels")] = 32,
+    epochs: Annotated[int | None, typer.Option(help="passes over the data")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="images a step")] = None,
+    lr: Annotated[float | None, typer.Option(help="peak learning rate")] = None,
+    seed: Annotated[int, typer.Option(help="of every random choice")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    compiled: Annotated[
+        bool, typer.Option("--compile/--no-compile", help="torch.compile: faster after a minute")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="go on from the last checkpoint in --out")] = False,
+) -> None:
+    """Train a network and keep a checkpoint, metrics and curves after every epoch.
+
+    Example: abnn train abnn --target resnet9s-w48 --substitute runs/substitute
+    --data 'data/train-*.parquet' --val data/test.parquet --out runs/abnn
+    """
+    require_lab()
+    from abnn_serve.cli.files import read_plan
+    from abnn_serve.lab.device import pick_device
+    from abnn_serve.lab.recipes import recipe_by_name
+    from abnn_serve.lab.start import TrainRequest
+    from abnn_serve.lab.start import train as train_run
+    from abnn_serve.spec import InputSpec
+
+    given: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
+    request = TrainRequest(
+        recipe=replace(recipe_by_name(recipe), **{key: value for key, value in given.items() if value is not None}),
+        target=target,
+        substitute=substitute,
+        plan=read_plan(plan) if plan else None,
+        form=form,  # type: ignore[arg-type]
+        data=data,
+        val=val,
+        input=InputSpec(height=size, width=size),
+        seed=seed,
+    )
+    console = Console(stderr=True)
+    with _bar(console) as bar:
+        task = bar.add_task("reading data", total=None, shown="")
+
+        def on_start(config: Any, images: Any, held_out: Any) -> None:
+            for data_set in (images, held_out):
+                for line in data_set.corrupt:
+                    bar.console.print(f"skipped: {line}", markup=False)
+            if config.plan:
+                bar.console.print(str(config.plan), markup=False)
+
+        def on_progress(at: lab_train.Progress) -> None:
+            shown = f"loss {at.loss:.3f}  accuracy {at.accuracy:.1%}  {at.images_per_second:,.0f} images/s"
+            if at.step == at.steps and not console.is_terminal:
+                console.print(f"epoch {at.epoch}/{at.epochs}  {shown}", markup=False)
+            bar.update(
+                task,
+                description=f"epoch {at.epoch}/{at.epochs}",
+                total=at.epochs * at.steps,
+                completed=(at.epoch - 1) * at.steps + at.step,
+                shown=shown,
+            )
+
+        run = train_run(
+            request,
+            out,
+            resume=resume,
+            device=pick_device(device),
+            compiled=compiled,
+            on_start=on_start,
+            on_progress=on_progress,
+        )
+    last = run.metrics[-1]
+    console.print(f"{out}: validation accuracy {last['val_accuracy']:.2%} after {last['epoch']} epochs", markup=False)
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[shown]}"),
+        TimeRemainingColumn(compact=True),
+        TextColumn("left"),
+        console=console,
+    )
