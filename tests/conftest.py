@@ -1,0 +1,128 @@
+"""What tests share: a drawn data set, networks trained on it in seconds, their bundles, and the project's real data."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from abnn_serve.bundle.store import Bundle
+from abnn_serve.lab.data import ImageData, load_data
+from abnn_serve.lab.export.bundle import export_bundle
+from abnn_serve.lab.recipes import RECIPES
+from abnn_serve.lab.run import Run
+from abnn_serve.lab.start import TrainRequest, train
+from abnn_serve.runtime.predictor import Predictor
+from abnn_serve.spec import InputSpec
+from tests.drawing import SHAPES, draw_shape, png, write_parquet
+
+os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+
+SPEC = InputSpec(height=32, width=32)
+SEED = 7
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    import torch
+
+    random.seed(SEED)
+    np.random.seed(SEED)  # noqa: NPY002
+    torch.manual_seed(SEED)
+
+
+@pytest.fixture(autouse=True)
+def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("ABNN_") and name != "ABNN_DATA"]:
+        monkeypatch.delenv(name)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    import torch
+
+    data = _data_folder()
+    for item in items:
+        if "data" in item.keywords and data is None:
+            item.add_marker(pytest.mark.skip(reason="needs the project's data: set ABNN_DATA to its folder"))
+        if "gpu" in item.keywords and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def _data_folder() -> Path | None:
+    named = os.environ.get("ABNN_DATA")
+    folder = Path(named) if named else Path(__file__).parents[2] / "shared" / "data"
+    return folder if folder.is_dir() else None
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    folder = _data_folder()
+    assert folder is not None
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cifar10_test(data_folder: Path) -> ImageData:
+    return load_data(str(data_folder / "cifar10-test.parquet"), SPEC)
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Drawn shapes as Parquet files: `train`, `val`."""
+    folder = tmp_path_factory.mktemp("shapes")
+    rng = np.random.default_rng(SEED)
+    sources = {}
+    for split, count in (("train", 192), ("val", 64)):
+        labels = rng.integers(0, len(SHAPES), count)
+        write_parquet(folder / f"{split}.parquet", [png(draw_shape(int(label), rng)) for label in labels], labels)
+        sources[split] = str(folder / f"{split}.parquet")
+    return sources
+
+
+@pytest.fixture(scope="session")
+def val_data(shapes: dict[str, str]) -> ImageData:
+    return load_data(shapes["val"], SPEC)
+
+
+def request_for(shapes: dict[str, str], recipe: str = "standard", **options: object) -> TrainRequest:
+    """A request for a run of seconds on the drawn shapes."""
+    from dataclasses import replace
+
+    settings = {key: options.pop(key) for key in ("epochs", "batch_size", "lr") if key in options}
+    small = replace(RECIPES[recipe], **{"epochs": 2, "batch_size": 32, "lr": 0.1, **settings})
+    return TrainRequest(
+        recipe=small,
+        **{
+            "target": "resnet8s-w4",
+            "data": shapes["train"],
+            "val": shapes["val"],
+            "input": SPEC,
+            "seed": SEED,
+            **options,
+        },
+    )
+
+
+@pytest.fixture(scope="session")
+def standard_run(shapes: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return train(request_for(shapes), tmp_path_factory.mktemp("runs") / "standard")
+
+
+@pytest.fixture(scope="session")
+def abnn_run(shapes: dict[str, str], standard_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return train(
+        request_for(shapes, "abnn", substitute=str(standard_run.path)), tmp_path_factory.mktemp("runs") / "abnn"
+    )
+
+
+@pytest.fixture(scope="session")
+def bundle(abnn_run: Run, val_data: ImageData, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return export_bundle(abnn_run, tmp_path_factory.mktemp("bundles") / "shapes", val_data)
+
+
+@pytest.fixture(scope="session")
+def predictor(bundle: Bundle) -> Predictor:
+    return Predictor.open(bundle.path, device="cpu", threads=1)

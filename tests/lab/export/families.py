@@ -1,0 +1,38 @@
+"""Runs of networks with random weights: surgery and export are under test, not accuracy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from abnn_serve.lab.data import ImageData
+from abnn_serve.lab.recipes import RECIPES
+from abnn_serve.lab.run import Run
+from abnn_serve.lab.start import TrainRequest, assemble
+from abnn_serve.spec import InputSpec, Labels
+
+
+def untrained_run(target: str, substitute: str, size: int, path: Path) -> Run:
+    """A finished run that never trained, on noise of ten classes."""
+    torch.manual_seed(0)
+    noise = np.random.default_rng(0).integers(0, 256, (8, size, size, 3), dtype=np.uint8)
+    data = ImageData(source="noise", images=noise, labels=np.arange(8), classes=Labels(names=tuple("0123456789")))
+    request = TrainRequest(
+        recipe=RECIPES["abnn"],
+        target=target,
+        substitute=substitute,
+        data="noise",
+        val="noise",
+        input=InputSpec(height=size, width=size),
+    )
+    config, network = assemble(request, data, data)
+    for layer in network.adaptive_layers:
+        torch.nn.init.normal_(layer.map, std=0.01)
+    run = Run(path)
+    path.mkdir(parents=True)
+    run.write_config(config)
+    run.write_text("metrics.jsonl", '{"epoch": 1, "seconds": 0.0, "hardware": "none"}\n')
+    run.write_tensors("weights.pt", network.state_dict())
+    return run

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+import abnn_serve.lab.export.bundle as export_module
+from abnn_serve.errors import ExportError, ParityError
+from abnn_serve.lab.adaptive_norm import AdaptiveNorm
+from abnn_serve.lab.data import ImageData
+from abnn_serve.lab.export.bundle import export_bundle
+from abnn_serve.lab.export.graph import ServedNetwork, export_graph
+from abnn_serve.lab.export.parity import torch_logits
+from abnn_serve.lab.train import evaluate_clean, to_input
+from abnn_serve.runtime.predictor import Predictor
+from abnn_serve.spec import InputSpec, Labels
+from tests.lab.export.families import untrained_run
+
+
+def test_the_exported_graph_takes_uint8_and_gives_logits_for_any_batch(bundle):
+    graph = onnx.load_from_string(bundle.read("model.onnx")).graph
+    (image,), (logits,) = graph.input, graph.output
+    assert (image.name, image.type.tensor_type.elem_type) == ("image", onnx.TensorProto.UINT8)
+    assert [d.dim_param or d.dim_value for d in image.type.tensor_type.shape.dim][1:] == [32, 32, 3]
+    assert image.type.tensor_type.shape.dim[0].dim_param
+    assert (logits.name, logits.type.tensor_type.elem_type) == ("logits", onnx.TensorProto.FLOAT)
+
+
+def test_the_graph_holds_both_networks_and_not_the_substitutes_classifier(bundle):
+    nodes = [node.op_type for node in onnx.load_from_string(bundle.read("model.onnx")).graph.node]
+    assert nodes.count("Conv") == 14
+    assert nodes.count("MaxPool") + nodes.count("GlobalMaxPool") + nodes.count("ReduceMax") == 5
+
+
+def test_the_served_logits_are_torchs_on_real_images(bundle, abnn_run, predictor, val_data):
+    expected = torch_logits(ServedNetwork(abnn_run.network()).eval(), val_data.images)
+    found = np.stack([prediction.logits for prediction in predictor.predict(val_data.images)])
+    assert np.abs(found - expected).max() <= 1e-4
+    assert bundle.manifest.parity.max_error <= 1e-4
+    assert bundle.manifest.parity.images == len(val_data)
+    assert bundle.manifest.parity.batch_sizes == (1, 7)
+
+
+def test_pixels_enter_as_they_did_in_training(abnn_run, val_data):
+    network = abnn_run.network()
+    with torch.inference_mode():
+        expected = network(to_input(val_data.images[:4])).numpy()
+    found = torch_logits(ServedNetwork(network).eval(), val_data.images[:4])
+    assert np.abs(found - expected).max() < 1e-5
+
+
+def test_the_card_says_what_was_measured_and_that_robustness_was_not(bundle, abnn_run, val_data):
+    accuracy, _ = evaluate_clean(abnn_run.network(), val_data)
+    assert bundle.card.clean.value == accuracy
+    assert bundle.card.data_digest == val_data.digest
+    assert bundle.card.attacks == ()
+    assert "has not been evaluated" in bundle.card.limits[0]
+    assert bundle.card.training.passes_per_step == 3
+    assert bundle.card.training.substitute_seconds > 0
+
+
+def test_an_undefended_run_is_exported_too(standard_run, val_data, tmp_path):
+    bundle = export_bundle(standard_run, tmp_path / "plain", val_data)
+    assert bundle.manifest.pairs == ()
+    assert bundle.card.training.substitute_seconds is None
+
+
+def test_an_export_whose_parity_fails_writes_nothing(abnn_run, val_data, tmp_path):
+    with pytest.raises(
+        ParityError, match=r"at batch 1 the exported logits differ from torch's by .*nothing was written"
+    ):
+        export_bundle(abnn_run, tmp_path / "models" / "b", val_data, tolerance=0.0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_that_decides_otherwise_writes_nothing(abnn_run, val_data, tmp_path, monkeypatch):
+    wrong = "abnn_serve.lab.export.parity.torch_logits"
+    monkeypatch.setattr(wrong, lambda served, images: -torch_logits(served, images))
+    with pytest.raises(ParityError, match=r"decides .* of 64 images otherwise than torch"):
+        export_bundle(abnn_run, tmp_path / "b", val_data, tolerance=1e9)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_while_measuring_leaves_nothing_and_keeps_the_old_bundle(abnn_run, val_data, tmp_path, monkeypatch):
+    old = export_bundle(abnn_run, tmp_path / "b", val_data)
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(export_module, "_clean_accuracy", fail)
+    with pytest.raises(OSError, match="disk full"):
+        export_bundle(abnn_run, tmp_path / "b", val_data, version="2")
+    assert [p.name for p in tmp_path.iterdir()] == ["b"]
+    assert Predictor.open(tmp_path / "b", device="cpu").bundle.digest == old.digest
+
+
+def test_the_same_run_exports_to_the_same_model_bytes(abnn_run, bundle):
+    assert export_graph(abnn_run.network(), abnn_run.config.input) == bundle.read("model.onnx")
+
+
+def test_batch_statistics_cannot_be_exported(abnn_run):
+    network = abnn_run.network()
+    for module in network.modules():
+        if isinstance(module, AdaptiveNorm):
+            module.scope = "batch"
+    with pytest.raises(ExportError, match="takes statistics over the batch, so answers would depend"):
+        export_graph(network, abnn_run.config.input)
+
+
+def test_training_data_is_refused_as_held_out_data(abnn_run, shapes, tmp_path):
+    from abnn_serve.lab.data import load_data
+
+    with pytest.raises(ExportError, match="the data is what the network was trained on; give held-out images"):
+        export_bundle(abnn_run, tmp_path / "b", load_data(shapes["train"], abnn_run.config.input))
+
+
+def test_data_of_another_size_is_refused(abnn_run, shapes, tmp_path):
+    from abnn_serve.lab.data import load_data
+
+    with pytest.raises(ExportError, match=r"images of \(16, 16, 3\), the network takes \(32, 32, 3\)"):
+        export_bundle(abnn_run, tmp_path / "b", load_data(shapes["val"], InputSpec(height=16, width=16)))
+
+
+FAMILIES = ["resnet18", "densenet121", "mobilenet_v3_large", "efficientnet_b0", "timm:resnetv2_50", "timm:regnety_002"]
+
+
+@pytest.mark.parametrize("target", ["mobilenet_v3_small", "timm:test_resnet"])
+def test_other_families_are_exported_at_a_small_size(target, tmp_path):
+    _export_untrained(target, 96, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", FAMILIES)
+def test_common_families_are_exported_at_224_pixels(target, tmp_path):
+    _export_untrained(target, 224, tmp_path)
+
+
+def _export_untrained(target: str, size: int, path) -> None:
+    run = untrained_run(target, "resnet18", size, path / "run")
+    images = np.random.default_rng(1).integers(0, 256, (14, size, size, 3), dtype=np.uint8)
+    data = ImageData(
+        source="noise", images=images, labels=np.zeros(14, np.int64), classes=Labels(names=tuple("0123456789"))
+    )
+    bundle = export_bundle(run, path / "bundle", data)
+    assert bundle.manifest.parity.max_error <= 1e-4
+    assert len(bundle.manifest.pairs) > 5
+    assert json.loads(bundle.read("labels.json"))["names"] == list("0123456789")

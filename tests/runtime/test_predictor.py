@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from abnn_serve.errors import ConfigError, InputError, InputShapeError
+from abnn_serve.runtime.answer import answer
+from abnn_serve.runtime.predictor import Predictor
+from tests.drawing import draw_shape, png
+
+TOLERANCE = 1e-5
+
+
+def _logits(predictor: Predictor, images: np.ndarray) -> np.ndarray:
+    return np.stack([prediction.logits for prediction in predictor.predict(images)])
+
+
+def _hostile(count: int, rng: np.random.Generator) -> np.ndarray:
+    """Black, white, checkerboards and noise: the extremes of what eight bits can say."""
+    kinds = [
+        np.zeros((32, 32, 3), np.uint8),
+        np.full((32, 32, 3), 255, np.uint8),
+        (np.indices((32, 32)).sum(0) % 2 * 255).astype(np.uint8)[..., None].repeat(3, 2),
+        rng.integers(0, 256, (32, 32, 3), dtype=np.uint8),
+    ]
+    return np.stack([kinds[int(rng.integers(len(kinds)))] for _ in range(count)])
+
+
+def test_an_answer_names_classes_by_falling_probability(predictor, val_data):
+    (prediction,) = predictor.predict(val_data.images[:1])
+    probabilities = [score.probability for score in prediction.top]
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert sum(probabilities) == pytest.approx(1)
+    weights = np.exp(prediction.logits.astype(float))
+    assert prediction.top[0].probability == pytest.approx(weights.max() / weights.sum())
+    assert prediction.top[0].label == predictor.bundle.labels.names[int(prediction.logits.argmax())]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_samples_logits_are_the_same_alone_in_a_batch_in_any_order_and_beside_hostile_neighbours(
+    predictor, val_data, seed
+):
+    rng = np.random.default_rng(seed)
+    sample = val_data.images[:8]
+    alone = np.concatenate([_logits(predictor, image[None]) for image in sample])
+    order = rng.permutation(8)
+    before, after = (_hostile(int(rng.integers(1, 40)), rng) for _ in range(2))
+    crowd = np.concatenate([before, sample, after])
+    assert np.abs(_logits(predictor, sample) - alone).max() <= TOLERANCE
+    assert np.abs(_logits(predictor, sample[order]) - alone[order]).max() <= TOLERANCE
+    assert np.abs(_logits(predictor, crowd)[len(before) : len(before) + 8] - alone).max() <= TOLERANCE
+
+
+def test_top_k_limits_the_classes_named(predictor, val_data):
+    assert len(predictor.predict(val_data.images[:1], top_k=2)[0].top) == 2
+    assert len(predictor.predict(val_data.images[:1], top_k=99)[0].top) == 3
+    with pytest.raises(ConfigError, match="top_k is 0, expected at least 1"):
+        predictor.predict(val_data.images[:1], top_k=0)
+
+
+def test_no_samples_give_no_answers(predictor):
+    assert predictor.predict([]) == []
+
+
+def test_samples_of_different_sizes_are_refused(predictor):
+    with pytest.raises(InputShapeError, match="2 different shapes"):
+        predictor.predict([np.zeros((32, 32, 3), np.uint8), np.zeros((16, 16, 3), np.uint8)])
+
+
+def test_an_answer_is_rounded_once_for_every_reader(predictor, val_data):
+    shown = answer(predictor.predict(val_data.images[:1])[0])
+    assert shown["top"][0] == {key: shown[key] for key in ("label", "index", "probability")}
+    assert all(round(row["probability"], 6) == row["probability"] for row in shown["top"])
+
+
+def test_bytes_are_decoded_to_the_models_input(predictor):
+    image = predictor.decode(png(draw_shape(0, np.random.default_rng(0), 100)))
+    assert image.shape == (32, 32, 3)
+    with pytest.raises(InputError):
+        predictor.decode(b"not an image")
+
+
+@pytest.mark.data
+def test_the_default_bundle_reaches_the_accuracy_on_its_card(cifar10_test):
+    from abnn_serve.runtime.settings import default_bundle
+
+    default = Predictor.open(default_bundle(), device="cpu")
+    card = default.bundle.card
+    assert card.data_digest == cifar10_test.digest
+    answers = default.predict(cifar10_test.images, top_k=1)
+    correct = sum(a.top[0].index == label for a, label in zip(answers, cifar10_test.labels, strict=True))
+    assert card.clean.n == 10_000
+    assert abs(correct - card.clean.correct) <= 2  # other processors round the last digit otherwise
+    assert card.clean.value >= 0.85

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+import abnn_serve.runtime.session as session_module
+from abnn_serve.bundle.store import Bundle, Golden, load_bundle, pack_golden, write_bundle
+from abnn_serve.errors import BundleIntegrityError, DeviceError, InputShapeError
+from abnn_serve.hardware import has_cuda_device
+from abnn_serve.runtime.graph_file import graph_opset
+from abnn_serve.runtime.session import Session
+
+
+@pytest.fixture(scope="module")
+def session(bundle: Bundle) -> Session:
+    return Session(bundle, "cpu", threads=1)
+
+
+def _with(bundle: Bundle, path: Path, **files: bytes) -> Bundle:
+    """The bundle with other contents, rightly declared."""
+    contents = {name: bundle.read(name) for name in bundle.manifest.files} | files
+    return write_bundle(path, contents, lambda entries: replace(bundle.manifest, files=entries))
+
+
+def _graph(name: str = "image", dtype: int = TensorProto.UINT8, batch: object = "batch", classes: int = 3) -> bytes:
+    """A graph of another signature: the mean over all pixels, for every class."""
+    nodes = [
+        helper.make_node("Cast", [name], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["f", "axes"], ["m"], keepdims=0),
+        helper.make_node("Unsqueeze", ["m", "one"], ["u"]),
+        helper.make_node("Expand", ["u", "shape"], ["logits"]),
+    ]
+    constants = [
+        helper.make_tensor("axes", TensorProto.INT64, [3], [1, 2, 3]),
+        helper.make_tensor("one", TensorProto.INT64, [1], [1]),
+        helper.make_tensor("shape", TensorProto.INT64, [2], [1, classes]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(name, dtype, [batch, 32, 32, 3])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, classes])],
+        constants,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
+
+
+def test_logits_are_those_of_the_golden_vectors(session, bundle):
+    assert np.abs(session.run(bundle.golden.inputs) - bundle.golden.logits).max() < 1e-4
+    assert session.provider == "CPUExecutionProvider"
+
+
+def test_a_batch_larger_than_the_largest_run_is_split(session, val_data):
+    images = np.concatenate([val_data.images] * 3)
+    assert session.run(images).shape == (len(images), 3)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((1, 32, 32, 3), np.float32),
+        np.zeros((32, 32, 3), np.uint8),
+        np.zeros((1, 3, 32, 32), np.uint8),
+        np.zeros((0, 32, 32, 3), np.uint8),
+    ],
+)
+def test_input_of_another_shape_or_dtype_is_refused(session, images):
+    with pytest.raises(InputShapeError, match=r"expected uint8 \(N, 32, 32, 3\), N >= 1"):
+        session.run(images)
+
+
+@pytest.mark.parametrize(
+    ("graph", "message"),
+    [
+        ({"name": "pixels"}, r"has the inputs .*pixels"),
+        ({"dtype": TensorProto.FLOAT}, r"has the inputs .*tensor\(float\)"),
+        ({"batch": 2}, r"dynamic batch"),
+        ({"classes": 4}, "has the outputs"),
+    ],
+)
+def test_a_graph_with_another_signature_is_refused(bundle, tmp_path, graph, message):
+    other = _with(bundle, tmp_path / "other", **{"model.onnx": _graph(**graph)})
+    with pytest.raises(BundleIntegrityError, match=message):
+        Session(other, "cpu")
+
+
+def test_a_graph_with_other_logits_fails_the_golden_replay(bundle, tmp_path):
+    other = _with(bundle, tmp_path / "other", **{"model.onnx": _graph()})
+    with pytest.raises(BundleIntegrityError, match=r"gives logits that differ by .* from the golden ones"):
+        Session(other, "cpu")
+
+
+def test_golden_logits_that_are_not_numbers_fail_too(bundle, tmp_path):
+    golden = Golden(inputs=bundle.golden.inputs, logits=np.full_like(bundle.golden.logits, np.nan))
+    other = _with(bundle, tmp_path / "other", **{"golden.npz": pack_golden(golden)})
+    with pytest.raises(BundleIntegrityError, match="differ by nan"):
+        Session(other, "cpu")
+
+
+def test_a_file_that_is_no_graph_is_refused(bundle, tmp_path):
+    other = _with(bundle, tmp_path / "other", **{"model.onnx": b"not a graph"})
+    with pytest.raises(BundleIntegrityError, match=r"has opset None, bundle\.json says 20"):
+        Session(other, "cpu")
+
+
+def test_a_graph_that_onnx_runtime_cannot_load_is_refused(bundle, tmp_path):
+    broken = onnx.load_from_string(_graph())
+    broken.graph.node[0].op_type = "NoSuchOperator"
+    other = _with(bundle, tmp_path / "other", **{"model.onnx": broken.SerializeToString()})
+    with pytest.raises(BundleIntegrityError, match="cannot be loaded by ONNX Runtime"):
+        Session(other, "cpu")
+
+
+def test_a_graph_of_another_opset_is_refused(bundle, tmp_path):
+    other = onnx.load_from_string(bundle.read("model.onnx"))
+    other.opset_import[0].version = 21
+    changed = _with(bundle, tmp_path / "other", **{"model.onnx": other.SerializeToString()})
+    with pytest.raises(BundleIntegrityError, match=r"has opset 21, bundle\.json says 20"):
+        Session(changed, "cpu")
+
+
+def test_the_opset_is_read_as_onnx_reads_it(bundle):
+    data = bundle.read("model.onnx")
+    assert graph_opset(data) == onnx.load_from_string(data).opset_import[0].version
+    assert graph_opset(data[: len(data) // 2]) in (None, 20)
+    assert graph_opset(b"\xff" * 40) is None
+
+
+@pytest.mark.skipif(has_cuda_device(), reason="this machine has a CUDA device")
+def test_cuda_where_there_is_none_says_how_to_fix_it(bundle):
+    with pytest.raises(
+        DeviceError, match="ABNN_DEVICE is 'cuda' but this machine has no CUDA device; set ABNN_DEVICE=cpu"
+    ):
+        Session(bundle, "cuda")
+
+
+@pytest.mark.skipif(has_cuda_device(), reason="this machine has a CUDA device")
+def test_auto_falls_back_to_the_cpu_with_one_warning(bundle, caplog):
+    session_module._say_once.cache_clear()
+    assert [Session(bundle, "auto").provider for _ in range(2)] == ["CPUExecutionProvider"] * 2
+    assert [record.message for record in caplog.records] == ["running on the CPU: this machine has no CUDA device"]
+
+
+@pytest.mark.gpu
+def test_cuda_gives_the_golden_logits(bundle):
+    assert Session(bundle, "cuda").provider == "CUDAExecutionProvider"
+
+
+def test_a_bundle_on_another_place_is_the_same(bundle, tmp_path):
+    moved = load_bundle(shutil.copytree(bundle.path, tmp_path / "elsewhere"))
+    assert moved.digest == bundle.digest
+    assert np.array_equal(
+        Session(moved, "cpu", 1).run(bundle.golden.inputs), Session(bundle, "cpu", 1).run(bundle.golden.inputs)
+    )

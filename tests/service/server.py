@@ -1,0 +1,50 @@
+"""A real server process, as a user starts it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+
+
+@contextlib.contextmanager
+def serving(bundle: Path, log: Path, **environment: str) -> Iterator[httpx.Client]:
+    """Run `abnn serve` until the block ends; a client for it once it is ready."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-c", "from abnn_serve.cli.main import main; main()"]
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [*command, "serve", "--bundle", str(bundle), "--port", str(port)],
+            env={**os.environ, "ABNN_THREADS": "1", **environment},
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            _wait(process, client, log)
+            yield client
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=30)
+
+
+def _wait(process: subprocess.Popen[bytes], client: httpx.Client, log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise AssertionError(f"the server exited with {process.returncode}: {log.read_text()}")
+        with contextlib.suppress(httpx.TransportError):
+            if client.get("/readyz").status_code == httpx.codes.OK:
+                return
+        time.sleep(0.1)
+    raise AssertionError(f"not ready in 60 s: {log.read_text()}")

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from abnn_serve.card import Accuracy, AttackResult, RobustnessCard, TrainingCost
+from abnn_serve.codec import from_json, to_json
+from abnn_serve.errors import ConfigError
+
+COST = TrainingCost(
+    recipe="abnn", epochs=1, images=2, passes_per_step=3, seconds=4.5, hardware="x", substitute_seconds=1
+)
+
+
+def test_a_card_loses_nothing_in_json():
+    row = AttackResult(
+        threat_model="whitebox",
+        attack="pgd",
+        norm="Linf",
+        eps=8 / 255,
+        parameters={"steps": 20},
+        seed=1,
+        accuracy=Accuracy(correct=1, n=3),
+    )
+    card = RobustnessCard(
+        model_sha256="0",
+        data="d",
+        data_digest="1",
+        clean=Accuracy(correct=2, n=3),
+        training=COST,
+        attacks=(row,),
+        sanity=("s",),
+        limits=("l",),
+    )
+    assert from_json(RobustnessCard, to_json(card), "card", ConfigError) == card
+
+
+@given(st.integers(1, 10**6).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_the_interval_holds_the_share_and_stays_within_0_and_1(counts):
+    accuracy = Accuracy(correct=counts[0], n=counts[1])
+    low, high = accuracy.interval
+    assert 0 <= low <= accuracy.value + 1e-12
+    assert accuracy.value - 1e-12 <= high <= 1
+
+
+def test_the_interval_is_wilsons():
+    low, high = Accuracy(correct=8, n=10).interval
+    assert (low, high) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+
+
+@pytest.mark.parametrize(("correct", "n"), [(3, 2), (-1, 2), (0, 0)])
+def test_impossible_counts_are_refused(correct, n):
+    with pytest.raises(ConfigError, match="expected 0 <= correct <= n and n > 0"):
+        Accuracy(correct=correct, n=n)
