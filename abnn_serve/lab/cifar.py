@@ -6,6 +6,9 @@ import torch
 from torch import Tensor, nn
 
 
+_LOGIT_SCALE = 1 / 8  # after Page 2018: pooled maxima are large, and a step of the classifier would overshoot
+
+
 def conv_bn_relu(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
     """Convolution without bias, BatchNorm, ReLU; padded so that stride 1 keeps the size."""
     return nn.Sequential(
@@ -55,7 +58,7 @@ class SmallResNet(nn.Module):
         self.classifier = nn.Linear(last, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(self.features(x))
+        logits: Tensor = self.classifier(self.features(x)) * _LOGIT_SCALE
         return logits
 
 
