@@ -21,7 +21,7 @@ EPS = 1e-5
 
 
 def channel_statistics(features: Tensor, scope: StatsScope = "sample") -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of each channel over the spatial axes, in float32.
+    """Mean and biased variance of each channel over the spatial axes, in float32 or better.
 
     Args:
         features: (N, C, *S), any float dtype.
@@ -31,11 +31,15 @@ def channel_statistics(features: Tensor, scope: StatsScope = "sample") -> tuple[
     Returns:
         mean and variance, float32 (N, C), or (1, C) for the `batch` scope.
     """
-    flat = features.float().flatten(2)
+    flat = _precise(features).flatten(2)
     if scope == "batch":
         flat = flat.transpose(0, 1).flatten(1).unsqueeze(0)
     mean = flat.mean(dim=2)
     return mean, (flat - mean.unsqueeze(2)).square().mean(dim=2)
+
+
+def _precise(features: Tensor) -> Tensor:
+    return features.to(torch.promote_types(features.dtype, torch.float32))
 
 
 class StatisticsTap(nn.Module):
@@ -101,4 +105,4 @@ class AdaptiveNorm(nn.Module):
             scale = gamma * (variance + EPS).rsqrt()
             shift = beta - mean * scale
             spatial = (...,) + (None,) * (features.dim() - 2)
-            return (features.float() * scale[spatial] + shift[spatial]).to(features.dtype)
+            return (_precise(features) * scale[spatial] + shift[spatial]).to(features.dtype)

@@ -138,9 +138,8 @@ def _prepared(network: PixelNetwork) -> PixelNetwork:
     network = copy.deepcopy(network)
     three_d = any(isinstance(module, nn.Conv3d) for module in network.modules())
     for module in list(network.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, nn.SyncBatchNorm):
-                setattr(module, name, _plain_norm(child, nn.BatchNorm3d if three_d else nn.BatchNorm2d))
+        if isinstance(module, nn.SyncBatchNorm):
+            _swap(network, module, _plain_norm(module, nn.BatchNorm3d if three_d else nn.BatchNorm2d))
         if getattr(module, "inplace", False) is True:
             module.inplace = False  # type: ignore[assignment]
     return network
@@ -154,11 +153,11 @@ def _plain_norm(norm: _BatchNorm, kind: type[_BatchNorm]) -> _BatchNorm:
 
 def _like(module: _Module, norm: _BatchNorm) -> _Module:
     tensor = norm.weight if norm.weight is not None else norm.running_mean
+    if tensor is not None:
+        module.to(device=tensor.device, dtype=tensor.dtype)
     if isinstance(module, AdaptiveNorm) and module.form == "linear" and norm.affine:
         module.gamma.data.copy_(norm.weight.data)
         module.beta.data.copy_(norm.bias.data)
-    if tensor is not None:
-        module.to(device=tensor.device, dtype=tensor.dtype)
     return module.train(norm.training)
 
 
@@ -221,11 +220,16 @@ def _replace(network: PixelNetwork, name: str, norm: _BatchNorm, new: nn.Module,
     tail = _activation_tail(norm)
     first = [_plain_norm(norm, _base(norm)) if tail else norm] if keep else []
     block: nn.Module = new if not first and not tail else nn.Sequential(*first, new, *tail)
-    for parent in list(network.body.modules()):
-        for child_name, child in list(parent.named_children()):
-            if child is norm:
-                setattr(parent, child_name, block)
+    _swap(network, norm, block)
     return name if block is new else f"{name}.{len(first)}"
+
+
+def _swap(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put `new` wherever `old` stands, under each of its names: named_children() shows a shared module once."""
+    for parent in list(root.modules()):
+        for name, child in list(parent._modules.items()):  # noqa: SLF001
+            if child is old:
+                setattr(parent, name, new)
 
 
 def _base(norm: _BatchNorm) -> type[_BatchNorm]:

@@ -121,7 +121,7 @@ def test_stretch_ignores_the_aspect_ratio():
 
 
 @settings(max_examples=200, deadline=None)
-@given(data=st.binary(max_size=200) | st.data().map(lambda _: b""), at=st.integers(0, 10**6), value=st.integers(0, 255))
+@given(data=st.binary(max_size=200), at=st.integers(0, 10**6), value=st.integers(0, 255))
 def test_damaged_bytes_are_decoded_or_refused_and_never_crash(data, at, value):
     good = bytearray(png(draw_shape(1, np.random.default_rng(1), 16)))
     good[at % len(good)] = value
@@ -143,7 +143,8 @@ def test_limits_are_positive_whole_numbers(limit):
 @pytest.mark.data
 def test_odd_and_broken_files_are_answered_or_refused_as_their_index_says(data_folder: Path):
     spec = InputSpec(height=32, width=32)
-    rows = list(csv.DictReader((data_folder / "odd-media" / "index.tsv").open(), delimiter="\t"))
+    index = (data_folder / "odd-media" / "index.tsv").read_text().splitlines()
+    rows = list(csv.DictReader(index, delimiter="\t"))
     images = [row for row in rows if row["file"].startswith("images/")]
     assert len(images) > 50
     unexpected = []

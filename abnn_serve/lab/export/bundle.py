@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+import abnn_serve
+
 from abnn_serve.bundle.manifest import FileEntry, Manifest, Parity
 from abnn_serve.bundle.store import Bundle, Golden, pack_golden, pack_json, write_bundle
 from abnn_serve.card import Accuracy, RobustnessCard, TrainingCost
@@ -124,9 +126,10 @@ def _describe(config: RunConfig, name: str, version: str, parity: Parity) -> Cal
 
 
 def _toolchain() -> dict[str, str]:
-    packages = ("abnn_serve", "torch", "onnx", "onnxscript", "numpy")
+    packages = ("torch", "onnx", "onnxscript", "numpy")
     found = {package: importlib.metadata.version(package) for package in packages}
-    return {**found, "onnxruntime": str(onnxruntime.__version__), "python": platform.python_version()}
+    own = {"abnn_serve": abnn_serve.__version__, "python": platform.python_version()}
+    return {**own, **found, "onnxruntime": str(onnxruntime.__version__)}
 
 
 def _card(run: Run, data: ImageData, model: bytes) -> RobustnessCard:
