@@ -47,4 +47,5 @@ def describe_cpu() -> str:
         name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         pass
-    return f"{name}, {usable_cores()} cores"
+    cores = usable_cores()
+    return f"{name}, {cores} core{'s' if cores > 1 else ''}"

@@ -70,6 +70,8 @@ class Manifest:
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
+        if self.format_version != FORMAT_VERSION:
+            raise ConfigError(f"format_version is {self.format_version}, expected {FORMAT_VERSION}")
         if not _NAME.fullmatch(self.name):
             raise ConfigError(
                 f"bundle name is {self.name!r}, expected at most 64 lower-case letters, digits, '.', '_' or '-'"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-
 _LOGIT_SCALE = 1 / 8  # after Page 2018: pooled maxima are large, and a step of the classifier would overshoot
 
 

@@ -14,6 +14,7 @@ from abnn_serve.errors import ConfigError, InputTooLargeError, UnreadableInputEr
 from abnn_serve.spec import InputSpec
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"BM", b"GIF8", b"II*\0", b"MM\0*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +82,8 @@ def _open(data: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
+        if data.startswith(_SIGNATURES):
+            raise UnreadableInputError("the image's header is damaged") from None
         raise UnsupportedFormatError(f"not an image of a supported format ({', '.join(FORMATS)})") from None
     except Image.DecompressionBombError:
         raise InputTooLargeError("the image declares more pixels than any picture has") from None

@@ -14,7 +14,6 @@ import numpy as np
 import onnxruntime
 
 import abnn_serve
-
 from abnn_serve.bundle.manifest import FileEntry, Manifest, Parity
 from abnn_serve.bundle.store import Bundle, Golden, pack_golden, pack_json, write_bundle
 from abnn_serve.card import Accuracy, RobustnessCard, TrainingCost

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import onnx
 import torch
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
 
 from abnn_serve.errors import ExportError
@@ -62,6 +63,7 @@ def export_graph(network: nn.Module, spec: InputSpec) -> bytes:
         raise ExportError(f"torch cannot export this network: {str(error).strip().splitlines()[0]}") from error
     if program is None:
         raise ExportError("torch exported nothing")
+    ClearMetadataAndDocStringPass()(program.model)  # stack traces of the machine that exported
     model = program.model_proto
     onnx.checker.check_model(model)
     out = io.BytesIO()
