@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from abnn_serve.card import RobustnessCard
     from abnn_serve.errors import AbnnError
     from abnn_serve.lab.export.bundle import export_bundle
+    from abnn_serve.lab.pairing import SurgeryPlan
     from abnn_serve.lab.start import train
-    from abnn_serve.lab.surgery import SurgeryPlan
     from abnn_serve.lab.zoo import build_network
     from abnn_serve.runtime.predictor import Prediction, Predictor
     from abnn_serve.spec import InputSpec
@@ -27,7 +27,7 @@ _HOME = {
     "Prediction": "abnn_serve.runtime.predictor",
     "Predictor": "abnn_serve.runtime.predictor",
     "RobustnessCard": "abnn_serve.card",
-    "SurgeryPlan": "abnn_serve.lab.surgery",
+    "SurgeryPlan": "abnn_serve.lab.pairing",
     "build_network": "abnn_serve.lab.zoo",
     "export_bundle": "abnn_serve.lab.export.bundle",
     "load_bundle": "abnn_serve.bundle.store",

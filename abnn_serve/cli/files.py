@@ -10,12 +10,12 @@ from abnn_serve.codec import from_json
 from abnn_serve.errors import SurgeryError
 
 if TYPE_CHECKING:
-    from abnn_serve.lab.surgery import SurgeryPlan
+    from abnn_serve.lab.pairing import SurgeryPlan
 
 
 def read_plan(path: Path) -> SurgeryPlan:
     """A surgery plan from a JSON file."""
-    from abnn_serve.lab.surgery import SurgeryPlan
+    from abnn_serve.lab.pairing import SurgeryPlan
 
     try:
         value = json.loads(path.read_text())

@@ -13,8 +13,9 @@ import torch
 from abnn_serve.codec import canonical, from_json, to_json
 from abnn_serve.errors import TrainingError
 from abnn_serve.lab.network import IMAGENET_MEAN, IMAGENET_STD, AdaptiveNetwork, PixelNetwork
+from abnn_serve.lab.pairing import SurgeryPlan
 from abnn_serve.lab.recipes import Recipe
-from abnn_serve.lab.surgery import SurgeryPlan, apply_plan
+from abnn_serve.lab.surgery import apply_plan
 from abnn_serve.lab.zoo import build_network
 from abnn_serve.spec import InputSpec, Labels
 

@@ -12,12 +12,14 @@ import torch
 from abnn_serve.codec import to_json
 from abnn_serve.errors import ConfigError, DataError, TrainingError
 from abnn_serve.lab.adaptive_norm import Form, StatsScope
+from abnn_serve.lab.batches import to_input
 from abnn_serve.lab.data import ImageData, load_data
 from abnn_serve.lab.network import AdaptiveNetwork, PixelNetwork, check_logits
+from abnn_serve.lab.pairing import SurgeryPlan, plan_pairs
 from abnn_serve.lab.recipes import Recipe
 from abnn_serve.lab.run import Network, NetworkConfig, Run, RunConfig
-from abnn_serve.lab.surgery import SurgeryPlan, apply_plan, plan_pairs
-from abnn_serve.lab.train import Progress, fit, to_input
+from abnn_serve.lab.surgery import apply_plan
+from abnn_serve.lab.train import Progress, fit
 from abnn_serve.spec import InputSpec
 
 _CALIBRATION = 2048  # images from which the statistics are standardised

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from abnn_serve.errors import TrainingError
+from abnn_serve.lab.batches import to_input, training_batches
 from abnn_serve.lab.data import ImageData
 from abnn_serve.lab.device import describe_device
 from abnn_serve.lab.plots import draw_curves
@@ -148,7 +149,7 @@ def _train_epoch(
     losses: list[Tensor] = []
     right = torch.zeros((), device=place)
     started = time.perf_counter()
-    for step, (x, y) in enumerate(_batches(data, recipe, rng, place), start=1):
+    for step, (x, y) in enumerate(training_batches(data, recipe, rng, place), start=1):
         with torch.autocast(place.type, torch.bfloat16, enabled=_fast_bf16(place)):
             logits = forward(x)
         loss = nn.functional.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
@@ -194,34 +195,6 @@ def _fast_bf16(place: torch.device) -> bool:
     if place.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
     return place.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())  # noqa: SLF001
-
-
-def _batches(
-    data: ImageData, recipe: Recipe, rng: np.random.Generator, place: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Shuffled, augmented batches; the images that do not fill a last batch wait for another epoch's order."""
-    order = rng.permutation(len(data))
-    for start in range(0, len(order) - recipe.batch_size + 1, recipe.batch_size):
-        chosen = order[start : start + recipe.batch_size]
-        pixels = _augment(data.images[chosen], recipe, rng)
-        yield to_input(pixels, place), torch.from_numpy(data.labels[chosen]).to(place)
-
-
-def _augment(images: np.ndarray, recipe: Recipe, rng: np.random.Generator) -> np.ndarray:
-    pad, (count, height, width, _) = recipe.crop_padding, images.shape
-    if pad:
-        padded = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="reflect")
-        shifts = rng.integers(0, 2 * pad + 1, size=(count, 2))
-        images = np.stack([padded[i, y : y + height, x : x + width] for i, (y, x) in enumerate(shifts)])
-    if recipe.flip:
-        mirrored = rng.random(count) < 0.5
-        images[mirrored] = images[mirrored, :, ::-1]
-    return images
-
-
-def to_input(images: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
-    """uint8 (N, H, W, 3) to a network's input: float32 (N, 3, H, W) in [0, 1], channels last in memory."""
-    return torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float().div_(255)
 
 
 @torch.inference_mode()

@@ -11,7 +11,8 @@ from abnn_serve.codec import from_json, to_json
 from abnn_serve.errors import SurgeryError
 from abnn_serve.lab.adaptive_norm import AdaptiveNorm
 from abnn_serve.lab.network import PixelNetwork
-from abnn_serve.lab.surgery import SurgeryPlan, apply_plan, plan_pairs
+from abnn_serve.lab.pairing import SurgeryPlan, plan_pairs
+from abnn_serve.lab.surgery import apply_plan
 from abnn_serve.lab.zoo import build_network
 
 EXAMPLE = torch.rand(2, 3, 32, 32)

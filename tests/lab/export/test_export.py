@@ -10,11 +10,12 @@ import torch
 import abnn_serve.lab.export.bundle as export_module
 from abnn_serve.errors import ExportError, ParityError
 from abnn_serve.lab.adaptive_norm import AdaptiveNorm
+from abnn_serve.lab.batches import to_input
 from abnn_serve.lab.data import ImageData
 from abnn_serve.lab.export.bundle import export_bundle
 from abnn_serve.lab.export.graph import ServedNetwork, export_graph
 from abnn_serve.lab.export.parity import torch_logits
-from abnn_serve.lab.train import evaluate_clean, to_input
+from abnn_serve.lab.train import evaluate_clean
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.spec import InputSpec, Labels
 from tests.lab.export.families import untrained_run
@@ -91,7 +92,9 @@ def test_an_export_that_decides_otherwise_writes_nothing(exported_once, abnn_run
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failure_while_measuring_leaves_nothing_and_keeps_the_old_bundle(exported_once, abnn_run, val_data, tmp_path, monkeypatch):
+def test_a_failure_while_measuring_leaves_nothing_and_keeps_the_old_bundle(
+    exported_once, abnn_run, val_data, tmp_path, monkeypatch
+):
     old = export_bundle(abnn_run, tmp_path / "b", val_data)
 
     def fail(*_: object) -> None:

@@ -1,0 +1,139 @@
+"""Which BatchNorm of the target is driven by which of the substitute: a plan, proposed by relative depth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from abnn_serve.bundle.manifest import Pair
+from abnn_serve.errors import SurgeryError
+from abnn_serve.lab.adaptive_norm import Form, StatsScope
+from abnn_serve.lab.network import PixelNetwork
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SurgeryPlan:
+    """Every pair, in the order in which the target runs them, and the form of the adaptive layers. JSON by `codec`."""
+
+    pairs: tuple[Pair, ...]
+    form: Form = "linear"
+    scope: StatsScope = "sample"
+
+    def __post_init__(self) -> None:
+        if not self.pairs:
+            raise SurgeryError("the plan has no pairs, expected at least one")
+        names = [pair.target for pair in self.pairs]
+        if len(set(names)) != len(names):
+            raise SurgeryError(f"the plan names {max(names, key=names.count)!r} of the target more than once")
+        if self.form == "adain":
+            for pair in self.pairs:
+                if pair.channels != pair.statistics:
+                    raise SurgeryError(
+                        f"target {pair.target!r} has {pair.channels} channels and substitute {pair.substitute!r} has "
+                        f"{pair.statistics}: the adain form needs equal widths; use the linear form or another plan"
+                    )
+
+    def __str__(self) -> str:
+        rows = [(p.target, str(p.channels), p.substitute, str(p.statistics)) for p in self.pairs]
+        head = ("target", "C", "substitute", "K")
+        widths = [max(len(row[i]) for row in [head, *rows]) for i in range(4)]
+        return "\n".join(
+            "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Norm:
+    """A BatchNorm as it was seen running: its name, its width and the spatial size of what it normalises."""
+
+    name: str
+    channels: int
+    spatial: tuple[int, ...]
+
+
+def plan_pairs(
+    target: PixelNetwork,
+    substitute: PixelNetwork,
+    example: Tensor,
+    *,
+    form: Form = "linear",
+    scope: StatsScope = "sample",
+) -> SurgeryPlan:
+    """Pair every BatchNorm of the target with the substitute's at the same relative depth in running order.
+
+    Args:
+        target: pixel network; not changed.
+        substitute: pixel network; not changed.
+        form: of the adaptive layers.
+        scope: of the statistics.
+        example: an input of the size that will be served, float (N, 3, H, W) in [0, 1]; both networks run on it once.
+
+    Raises:
+        SurgeryError: a network without BatchNorm, one that never runs, a map with a single value for each channel, or
+            for the adain form no layer of equal width; the message names both sides.
+    """
+    ours = _running_norms(target, "target", example)
+    theirs = _running_norms(substitute, "substitute", example)
+    for norm in ours:
+        if _values(norm) == 1:
+            raise SurgeryError(
+                f"target {norm.name!r} normalises one value for each channel of an input of "
+                f"{tuple(example.shape[2:])}: its instance statistics would erase it; "
+                "use a larger input or a target that shrinks less"
+            )
+    pairs = []
+    for index, norm in enumerate(ours):
+        depth = index / max(len(ours) - 1, 1)
+        usable = [i for i, other in enumerate(theirs) if form == "linear" or other.channels == norm.channels]
+        if not usable:
+            widths = sorted({other.channels for other in theirs})
+            raise SurgeryError(
+                f"target {norm.name!r} has {norm.channels} channels and no BatchNorm of the substitute has as many "
+                f"(it has {widths}): the adain form needs equal widths; use the linear form"
+            )
+        other = theirs[min(usable, key=lambda i: abs(i / max(len(theirs) - 1, 1) - depth))]
+        pairs.append(Pair(target=norm.name, substitute=other.name, channels=norm.channels, statistics=other.channels))
+    return SurgeryPlan(pairs=tuple(pairs), form=form, scope=scope)
+
+
+def _running_norms(network: PixelNetwork, side: str, example: Tensor) -> list[_Norm]:
+    """The BatchNorms that run on `example`, in the order of their first run."""
+    body = network.body
+    norms = {module: name for name, module in body.named_modules() if isinstance(module, _BatchNorm)}
+    if not norms:
+        raise SurgeryError(
+            f"the {side} ({type(body).__name__}) has no BatchNorm layer, expected a network with BatchNorm1d/2d/3d"
+        )
+    seen: dict[_BatchNorm, _Norm] = {}
+
+    def note(module: _BatchNorm, inputs: tuple[Tensor, ...]) -> None:
+        (x,) = inputs
+        if x.dim() < 3:
+            raise SurgeryError(
+                f"{side} {norms[module]!r} normalises {tuple(x.shape)}: no spatial axes to take statistics over"
+            )
+        seen.setdefault(module, _Norm(norms[module], x.shape[1], tuple(x.shape[2:])))
+
+    handles = [module.register_forward_pre_hook(note) for module in norms]
+    modes = {module: module.training for module in network.modules()}
+    try:
+        with torch.no_grad():
+            network.eval()(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, training in modes.items():
+            module.training = training
+    idle = [name for module, name in norms.items() if module not in seen]
+    if idle and side == "target":
+        raise SurgeryError(
+            f"target {idle[0]!r} never runs in eval mode, so it cannot be paired; remove it from the network"
+        )
+    return list(seen.values())
+
+
+def _values(norm: _Norm) -> int:
+    return int(torch.Size(norm.spatial).numel())
