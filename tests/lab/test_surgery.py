@@ -1,13 +1,10 @@
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 from torch import nn
 
 from abnn_serve.bundle.manifest import Pair
-from abnn_serve.codec import from_json, to_json
 from abnn_serve.errors import SurgeryError
 from abnn_serve.lab.adaptive_norm import AdaptiveNorm
 from abnn_serve.lab.network import PixelNetwork
@@ -15,7 +12,7 @@ from abnn_serve.lab.pairing import SurgeryPlan, plan_pairs
 from abnn_serve.lab.surgery import apply_plan
 from abnn_serve.lab.zoo import build_network
 
-EXAMPLE = torch.rand(2, 3, 32, 32)
+EXAMPLE = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
 def _network(name: str, classes: int = 5) -> PixelNetwork:
@@ -29,23 +26,6 @@ def _plan(**pair: object) -> SurgeryPlan:
 
 def _plain() -> PixelNetwork:
     return _network("tests.networks:plain")
-
-
-def test_every_norm_of_the_target_is_paired_at_its_relative_depth():
-    target, substitute = _network("resnet9s-w4"), _network("resnet8s-w8")
-    plan = plan_pairs(target, substitute, EXAMPLE)
-    assert len(plan.pairs) == 8
-    assert (plan.pairs[0].target, plan.pairs[0].substitute) == ("features.0.1", "features.0.1")
-    assert (plan.pairs[-1].target, plan.pairs[-1].substitute) == ("features.7.body.1.1", "features.6.body.1.1")
-    order = [plan.pairs[i].substitute for i in range(8)]
-    assert order == sorted(order)
-
-
-def test_a_plan_reads_as_a_table_and_survives_json():
-    plan = plan_pairs(_network("resnet8s-w4"), _network("resnet8s-w8"), EXAMPLE)
-    assert str(plan).splitlines()[1].split() == ["features.0.1", "4", "features.0.1", "8"]
-    again = from_json(SurgeryPlan, json.loads(json.dumps(to_json(plan))), "plan", SurgeryError)
-    assert again == plan
 
 
 def test_surgery_leaves_both_networks_as_they_were():
@@ -167,25 +147,6 @@ def test_adain_pairs_equal_widths_and_has_no_parameters_of_its_own():
     assert not list(joined.adaptive_layers[0].parameters())
 
 
-@pytest.mark.parametrize("side", ["target", "substitute"])
-def test_a_network_without_batch_norm_is_refused_by_side(side):
-    networks = {"target": _plain(), "substitute": _plain(), side: _network("tests.networks:without_batch_norm")}
-    with pytest.raises(SurgeryError, match=rf"the {side} \(Sequential\) has no BatchNorm layer"):
-        plan_pairs(networks["target"], networks["substitute"], EXAMPLE)
-
-
-def test_widths_that_cannot_be_paired_name_both_sides():
-    with pytest.raises(
-        SurgeryError,
-        match=r"target 'features\.0\.1' has 4 channels and no BatchNorm of the substitute has as many \(it has \[8\]\)",
-    ):
-        plan_pairs(_network("resnet8s-w4"), _plain(), EXAMPLE, form="adain")
-    with pytest.raises(
-        SurgeryError, match=r"target '1' has 8 channels and substitute '1' has 9: the adain form needs equal widths"
-    ):
-        SurgeryPlan(pairs=(Pair(target="1", substitute="1", channels=8, statistics=9),), form="adain")
-
-
 @pytest.mark.parametrize(
     ("pair", "message"),
     [
@@ -211,15 +172,3 @@ def test_a_norm_left_unpaired_is_refused():
         SurgeryError, match=r"pairs target layer 'features\.1\.1' with nothing \(6 BatchNorms are left over\)"
     ):
         apply_plan(_network("resnet8s-w8"), _plain(), _plan(target="features.0.1"))
-
-
-def test_a_plan_that_names_a_layer_twice_or_none_is_refused():
-    with pytest.raises(SurgeryError, match="names '1' of the target more than once"):
-        SurgeryPlan(pairs=_plan().pairs * 2)
-    with pytest.raises(SurgeryError, match="the plan has no pairs"):
-        SurgeryPlan(pairs=())
-
-
-def test_a_map_of_one_value_for_each_channel_is_refused():
-    with pytest.raises(SurgeryError, match=r"normalises one value for each channel of an input of \(32, 32\)"):
-        plan_pairs(_network("resnet18"), _plain(), EXAMPLE)
