@@ -1,6 +1,7 @@
 # Two commands set everything up, each from nothing but Python >= 3.11 and make: `make serve` and `make test`.
 PYTHON ?= python3
 VENV ?= .venv
+HOST ?= 127.0.0.1
 PORT ?= 3000
 BIN := $(VENV)/bin
 export BENTOML_DO_NOT_TRACK ?= True
@@ -8,7 +9,7 @@ export BENTOML_DO_NOT_TRACK ?= True
 .PHONY: serve test test-all check format clean
 
 serve: $(VENV)/.core  ## serve the default bundle on http://localhost:$(PORT)
-	$(BIN)/bentoml serve --port $(PORT)
+	$(BIN)/bentoml serve --host $(HOST) --port $(PORT)
 
 test: $(VENV)/.dev  ## the whole test suite, without what is marked slow
 	$(BIN)/python -m pytest $(ARGS)

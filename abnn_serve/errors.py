@@ -103,3 +103,8 @@ class ExportError(AbnnError):
 
 class ParityError(ExportError):
     """The exported graph disagrees with torch."""
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of what an error says, or its class where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -98,7 +98,8 @@ class Manifest:
         """
         try:
             value: Any = json.loads(data)
-        except ValueError as error:
+            canonical(value)  # numbers that JSON lacks, text that is no Unicode
+        except (ValueError, RecursionError) as error:
             raise BundleIntegrityError(f"{where} is not JSON ({error}); get the bundle again") from error
         version = value.get("format_version") if isinstance(value, dict) else None
         if type(version) is int and version > FORMAT_VERSION:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from abnn_serve.bundle.manifest import MANIFEST, FileEntry, Manifest
 from abnn_serve.card import RobustnessCard
 from abnn_serve.codec import canonical, from_json, to_json
-from abnn_serve.errors import BundleError, BundleIntegrityError
+from abnn_serve.errors import BundleError, BundleIntegrityError, one_line
 from abnn_serve.spec import Labels
 
 T = TypeVar("T")
@@ -75,12 +75,15 @@ def load_bundle(path: str | Path, *, digest: str | None = None) -> Bundle:
     manifest = Manifest.from_bytes(data, str(path / MANIFEST))
     _refuse_strangers(path, manifest)
     contents = {name: _read_verified(path, name, entry) for name, entry in manifest.files.items()}
+    card = _parse(RobustnessCard, contents, "card.json", path)
+    if card.model_sha256 != manifest.files["model.onnx"].sha256:
+        raise BundleIntegrityError(f"{path / 'card.json'} was measured on another model.onnx; {_AGAIN}")
     return Bundle(
         path=path,
         digest=found,
         manifest=manifest,
         labels=_parse(Labels, contents, "labels.json", path),
-        card=_parse(RobustnessCard, contents, "card.json", path),
+        card=card,
         golden=_golden(contents["golden.npz"], path),
     )
 
@@ -100,8 +103,8 @@ def write_bundle(
         check: looks at the finished bundle before it takes its place; what it raises leaves `path` as it was.
     """
     path = Path(path)
-    if path.exists() and not (path / MANIFEST).is_file():
-        raise BundleError(f"{path} exists and is not a bundle; choose another place")
+    if path.exists():
+        _refuse_to_replace(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
@@ -132,6 +135,16 @@ def pack_golden(golden: Golden) -> bytes:
 def pack_json(value: Labels | RobustnessCard) -> bytes:
     """The bytes of labels.json or card.json."""
     return canonical(to_json(value))
+
+
+def _refuse_to_replace(path: Path) -> None:
+    """A directory is deleted only if it holds a bundle and nothing else."""
+    try:
+        _refuse_strangers(path, Manifest.from_bytes((path / MANIFEST).read_bytes(), str(path / MANIFEST)))
+    except (BundleError, OSError) as error:
+        raise BundleError(
+            f"{path} exists and is not just a bundle ({one_line(error)}); choose another place"
+        ) from error
 
 
 def _refuse_strangers(path: Path, manifest: Manifest) -> None:
@@ -171,9 +184,13 @@ def _golden(data: bytes, path: Path) -> Golden:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             golden = Golden(inputs=arrays["inputs"], logits=arrays["logits"])
-    except (ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise BundleIntegrityError(f"{path / 'golden.npz'}: {error}; {_AGAIN}") from error
-    if golden.inputs.dtype != np.uint8 or golden.logits.dtype != np.float32 or len(golden.inputs) != len(golden.logits):
+    except Exception as error:  # numpy and zipfile raise many classes on damaged archives
+        raise BundleIntegrityError(f"{path / 'golden.npz'}: {one_line(error)}; {_AGAIN}") from error
+    if (
+        golden.inputs.dtype != np.uint8
+        or golden.logits.dtype != np.float32
+        or not len(golden.inputs) == len(golden.logits) > 0
+    ):
         raise BundleIntegrityError(f"{path / 'golden.npz'}: expected uint8 inputs and as many float32 logits; {_AGAIN}")
     return golden
 
@@ -190,8 +207,13 @@ def _put_in_place(aside: Path, path: Path) -> None:
     if path.exists():
         old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         path.replace(old / "old")
-        aside.replace(path)
-        shutil.rmtree(old)
+        try:
+            aside.replace(path)
+        except OSError:
+            (old / "old").replace(path)
+            raise
+        finally:
+            shutil.rmtree(old)
     else:
         aside.replace(path)
     _sync_directory(path.parent)

@@ -9,5 +9,6 @@ from abnn_serve.errors import ConfigError
 
 def require_lab() -> None:
     """ConfigError unless the extra `lab` is installed."""
-    if importlib.util.find_spec("torch") is None:
-        raise ConfigError("this command needs torch; install it with: pip install 'abnn_serve[lab]'")
+    for package in ("torch", "torchvision", "timm", "onnx", "onnxscript", "matplotlib"):
+        if importlib.util.find_spec(package) is None:
+            raise ConfigError(f"this command needs {package}; install it with: pip install 'abnn_serve[lab]'")

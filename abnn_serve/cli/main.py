@@ -11,7 +11,7 @@ from abnn_serve.cli.predict import predict
 from abnn_serve.cli.serve import serve
 from abnn_serve.cli.show import show, verify
 from abnn_serve.cli.train import train
-from abnn_serve.errors import AbnnError
+from abnn_serve.errors import AbnnError, one_line
 
 app = typer.Typer(
     help="Image classifiers that resist adversarial examples: train, export, serve.",
@@ -28,6 +28,6 @@ def main() -> None:
     """Run `abnn`: exit 0, 1 on an error in the work, 2 on wrong usage."""
     try:
         app()
-    except AbnnError as error:
-        print(f"abnn: {error}", file=sys.stderr)
+    except (AbnnError, OSError) as error:
+        print(f"abnn: {one_line(error)}", file=sys.stderr)
         sys.exit(1)

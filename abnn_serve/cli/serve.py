@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from abnn_serve.bundle.store import load_bundle
+from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.runtime.settings import Settings
 
 
@@ -27,7 +27,7 @@ def serve(
     """
     settings = Settings.from_environment()
     settings = replace(settings, bundle=(bundle or settings.bundle).resolve())
-    found = load_bundle(settings.bundle, digest=settings.digest)
+    found = Predictor.from_settings(settings).bundle  # a device or bundle that cannot serve is said here, in one line
     typer.echo(f"serving {found.manifest.name} version {found.manifest.version} on http://{host}:{port}", err=True)
     environment = {
         "BENTOML_DO_NOT_TRACK": "True",

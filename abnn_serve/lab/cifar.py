@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from abnn_serve.errors import NetworkError
+
 _LOGIT_SCALE = 1 / 8  # after Page 2018: pooled maxima are large, and a step of the classifier would overshoot
 
 
@@ -83,7 +85,9 @@ class WideResNet(nn.Module):
 
     def __init__(self, num_classes: int, depth: int = 28, widen: int = 10) -> None:
         super().__init__()
-        blocks = (depth - 4) // 6
+        blocks, rest = divmod(depth - 4, 6)
+        if blocks < 1 or rest:
+            raise NetworkError(f"a WideResNet's depth is 6n + 4 (10, 16, 28, ...), not {depth}")
         widths = [16, 16 * widen, 32 * widen, 64 * widen]
         layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, 1, 1, bias=False)]
         for stage in range(3):

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from abnn_serve.errors import DataError, InputError
+from abnn_serve.errors import DataError, InputError, one_line
 from abnn_serve.media.image import FORMATS, ImageLimits, fit_image, load_image
 from abnn_serve.spec import InputSpec, Labels
 
@@ -53,9 +54,10 @@ class ImageData:
         state.update("\n".join(self.classes.names).encode())
         return state.hexdigest()
 
-    def first(self, count: int) -> ImageData:
-        """The first `count` samples."""
-        return replace(self, images=self.images[:count], labels=self.labels[:count])
+    def spread(self, count: int) -> ImageData:
+        """At most `count` samples, evenly spaced: a folder's are sorted by class."""
+        chosen = np.unique(np.linspace(0, len(self) - 1, min(count, len(self))).astype(np.int64))
+        return replace(self, images=self.images[chosen], labels=self.labels[chosen])
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +85,23 @@ def load_data(source: str, spec: InputSpec) -> ImageData:
     return _decode(source, rows, classes, spec)
 
 
+def agree(classes: Labels, data: ImageData) -> ImageData:
+    """`data` under the class names that a network was trained with; DataError where its own are others."""
+    own = data.classes.names
+    if own == classes.names:
+        return data
+    if own == tuple(map(str, range(len(own)))) and len(own) <= len(classes):  # numbers stand for names it did not have
+        return replace(data, classes=classes)
+    first = next(
+        (pair for pair in zip(classes.names, own, strict=False) if pair[0] != pair[1]), (len(classes), len(own))
+    )
+    raise DataError(
+        f"{data.source} has other classes than the network was trained with: {first[1]!r}, expected {first[0]!r}"
+    )
+
+
 def _from_folder(source: str) -> tuple[list[_Row], Labels]:
-    folders = sorted(path for path in Path(source).iterdir() if path.is_dir())
+    folders = sorted(path for path in Path(source).iterdir() if path.is_dir() and not path.name.startswith("."))
     rows = [
         _Row(str(path), path, label)
         for label, folder in enumerate(folders)
@@ -107,11 +124,9 @@ def _from_parquet(source: str) -> tuple[list[_Row], Labels]:
     for path in paths:
         table = _read_table(path)
         names = names or (table.schema.metadata or {}).get(b"classes", b"").decode()
-        images = table["image"].to_pylist()
-        labels = table["label"].to_pylist()
+        images, labels = table["image"].to_pylist(), table["label"].to_pylist()
         for index, (image, label) in enumerate(zip(images, labels, strict=True)):
-            content = image["bytes"] if isinstance(image, dict) else image
-            rows.append(_Row(f"{path} row {index}", content or b"", -1 if label is None else int(label)))
+            rows.append(_Row(f"{path} row {index}", image or b"", -1 if label is None else label))
     if not rows:
         raise DataError(f"{source}: has no rows, expected columns image and label with at least one row")
     count = max(row.label for row in rows) + 1
@@ -122,10 +137,17 @@ def _from_parquet(source: str) -> tuple[list[_Row], Labels]:
 
 def _read_table(path: str) -> pa.Table:
     try:
-        return pq.read_table(path, columns=["image", "label"])
+        table = pq.read_table(path, columns=["image", "label"])
+        image, label = table.schema.field("image").type, table.schema.field("label").type
     except (pa.ArrowException, OSError, KeyError) as error:
-        reason = str(error).splitlines()[0]
+        reason = one_line(error)
         raise DataError(f"{path}: not readable as Parquet with columns image and label ({reason})") from error
+    if pa.types.is_struct(image) and image.get_field_index("bytes") >= 0:
+        table = table.set_column(0, "image", pc.struct_field(table["image"], "bytes"))
+        image = table.schema.field("image").type
+    if not (pa.types.is_binary(image) or pa.types.is_large_binary(image)) or not pa.types.is_integer(label):
+        raise DataError(f"{path}: column image is {image} and label {label}, expected encoded bytes and whole numbers")
+    return table
 
 
 def _from_torchvision(source: str, spec: InputSpec) -> ImageData:
@@ -144,7 +166,7 @@ def _from_torchvision(source: str, spec: InputSpec) -> ImageData:
         )
         data = kind(root, **which)
     except (RuntimeError, ValueError, TypeError) as error:
-        raise DataError(f"{source}: {str(error).splitlines()[0]}") from error
+        raise DataError(f"{source}: {one_line(error)}") from error
     images = np.stack([_fit(image, spec) for image, _ in data])
     labels = np.asarray([label for _, label in data], dtype=np.int64)
     classes = Labels(names=tuple(str(c) for c in getattr(data, "classes", range(int(labels.max()) + 1))))

@@ -8,7 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from abnn_serve.errors import NetworkError
+from abnn_serve.errors import NetworkError, one_line
 from abnn_serve.lab.adaptive_norm import AdaptiveNorm, StatisticsTap
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -113,9 +113,8 @@ def check_logits(network: nn.Module, x: Tensor, classes: int) -> None:
     try:
         with torch.no_grad():
             out = network.eval()(x)
-    except (RuntimeError, TypeError, ValueError) as error:
-        shape = tuple(x.shape)
-        raise NetworkError(f"the network fails on an input of shape {shape}: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # a user's code may raise anything
+        raise NetworkError(f"the network fails on an input of shape {tuple(x.shape)}: {one_line(error)}") from error
     finally:
         network.train(training)
     if not isinstance(out, Tensor):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from abnn_serve.codec import canonical, from_json, to_json
-from abnn_serve.errors import TrainingError
+from abnn_serve.errors import TrainingError, one_line
 from abnn_serve.lab.network import IMAGENET_MEAN, IMAGENET_STD, AdaptiveNetwork, PixelNetwork
 from abnn_serve.lab.pairing import SurgeryPlan
 from abnn_serve.lab.recipes import Recipe
@@ -122,7 +122,7 @@ class Run:
 
     def checkpoint(self, epoch: int, state: dict[str, Any]) -> None:
         """Keep the state after `epoch` and the one before it."""
-        self.write_tensors(f"epoch-{epoch:04}.pt", state)
+        self.write_tensors(f"epoch-{epoch:06}.pt", state)
         for old in self.checkpoints[:-2]:
             old.unlink()
 
@@ -134,5 +134,10 @@ class Run:
                 f"{self.path}: has no weights.pt; finish it with `abnn train ... --out {self.path} --resume`"
             )
         network = self.config.build()
-        network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+        try:
+            network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+        except Exception as error:  # torch raises many classes on a damaged file
+            raise TrainingError(
+                f"{weights} cannot be loaded ({one_line(error)}); resume the run to write it again"
+            ) from error
         return network.eval()

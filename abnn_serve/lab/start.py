@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from abnn_serve.codec import to_json
-from abnn_serve.errors import ConfigError, DataError, TrainingError
+from abnn_serve.errors import ConfigError, TrainingError
 from abnn_serve.lab.adaptive_norm import Form, StatsScope
 from abnn_serve.lab.batches import to_input
-from abnn_serve.lab.data import ImageData, load_data
+from abnn_serve.lab.data import ImageData, agree, load_data
 from abnn_serve.lab.network import AdaptiveNetwork, PixelNetwork, check_logits
 from abnn_serve.lab.pairing import SurgeryPlan, plan_pairs
 from abnn_serve.lab.recipes import Recipe
@@ -41,6 +41,8 @@ class TrainRequest:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.form not in get_args(Form):
+            raise ConfigError(f"form is {self.form!r}, expected one of {', '.join(get_args(Form))}")
         if self.recipe.adaptive and self.substitute is None:
             raise ConfigError(f"recipe {self.recipe.name!r} needs --substitute: a network's name or a finished run")
         if not self.recipe.adaptive and self.substitute is not None:
@@ -67,9 +69,10 @@ def train(
     if run.exists and not resume:
         raise TrainingError(f"{run.path} already holds a run; add --resume to go on with it, or choose another --out")
     data, val = load_data(request.data, request.input), load_data(request.val, request.input)
-    if len(data.classes) != len(val.classes):
-        raise DataError(
-            f"{request.data} has {len(data.classes)} classes and {request.val} has {len(val.classes)}; they must agree"
+    val = agree(data.classes, val)
+    if len(data) < request.recipe.batch_size:
+        raise TrainingError(
+            f"{len(data)} images are fewer than one batch of {request.recipe.batch_size}; lower --batch-size"
         )
     torch.manual_seed(request.seed)
     config, network = assemble(request, data, val)
@@ -137,8 +140,8 @@ def load_substitute(source: str, spec: InputSpec) -> tuple[NetworkConfig, PixelN
 
 
 def _calibrate(network: AdaptiveNetwork, data: ImageData) -> None:
-    first = data.images[:_CALIBRATION]
-    network.calibrate(to_input(first[start : start + 256]) for start in range(0, len(first), 256))
+    images = data.spread(_CALIBRATION).images
+    network.calibrate(to_input(images[start : start + 256]) for start in range(0, len(images), 256))
 
 
 def _same(found: RunConfig, asked: RunConfig, path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from abnn_serve.errors import TrainingError
+from abnn_serve.errors import NetworkError, TrainingError
 from abnn_serve.lab.batches import to_input, training_batches
 from abnn_serve.lab.data import ImageData
 from abnn_serve.lab.device import describe_device
@@ -53,12 +54,10 @@ def fit(
     end. A run that was killed and resumed ends with the same weights as one that was not, on the same hardware.
 
     Raises:
-        TrainingError: a loss that is not finite (with the step and the last good checkpoint), or too little data.
+        TrainingError: a loss that is not finite (with the step and the last good checkpoint).
     """
     recipe, seed = run.config.recipe, run.config.seed
     steps = len(data) // recipe.batch_size
-    if steps == 0:
-        raise TrainingError(f"{len(data)} images are fewer than one batch of {recipe.batch_size}; lower --batch-size")
     place = torch.device(device)
     network = network.to(place).to(memory_format=torch.channels_last)
     state = _State(network, recipe, steps)
@@ -69,12 +68,19 @@ def fit(
         torch.manual_seed(seed * 1_000_003 + epoch)
         entry = _train_epoch(run, state, forward, data, np.random.default_rng([seed, epoch]), place, on_progress)
         accuracy, loss = evaluate_clean(state.average, val, device=device)
+        if not math.isfinite(loss):
+            raise TrainingError(_not_finite(run, "the validation loss", state, state.steps))
         state.finish_epoch({**entry, "val_loss": loss, "val_accuracy": accuracy, "hardware": describe_device(device)})
         run.checkpoint(state.epoch, state.dump())
-        run.write_text("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in state.history))
-        draw_curves(state.history, run.path / "curves.png")
+        _record(run, state)
+    _record(run, state)  # a kill may have come between the last checkpoint and its record
     run.write_tensors("weights.pt", {name: value.cpu() for name, value in state.average.state_dict().items()})
     return state.average.cpu()
+
+
+def _record(run: Run, state: _State) -> None:
+    run.write_text("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in state.history))
+    draw_curves(state.history, run.path / "curves.png")
 
 
 class _State:
@@ -86,8 +92,9 @@ class _State:
         self.steps = steps
         self.average = copy.deepcopy(network).eval().requires_grad_(requires_grad=False)
         self.optimizer = _optimizer(network, recipe)
+        total = max(steps * recipe.epochs, 10)  # OneCycleLR divides by zero on a cycle of few steps
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, recipe.lr, total_steps=steps * recipe.epochs, pct_start=recipe.warmup, cycle_momentum=False
+            self.optimizer, recipe.lr, total_steps=total, pct_start=recipe.warmup, cycle_momentum=False
         )
         self.history: list[dict[str, Any]] = []
 
@@ -152,6 +159,8 @@ def _train_epoch(
     for step, (x, y) in enumerate(training_batches(data, recipe, rng, place), start=1):
         with torch.autocast(place.type, torch.bfloat16, enabled=_fast_bf16(place)):
             logits = forward(x)
+        if not isinstance(logits, Tensor):
+            raise NetworkError(f"in training the network returns a {type(logits).__name__}, expected logits; wrap it")
         loss = nn.functional.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
         state.step(loss)
         losses.append(loss.detach())
@@ -184,11 +193,15 @@ def _refuse_nan(run: Run, losses: list[Tensor], state: _State) -> None:
     finite = torch.stack(losses).isfinite()
     if not bool(finite.all()):
         step = int(finite.logical_not().nonzero()[0]) + 1
-        last = run.checkpoints[-1].name if run.checkpoints else "none yet"
-        raise TrainingError(
-            f"the loss is not finite at epoch {state.epoch + 1}, step {step}; last good checkpoint: {last}; "
-            "lower --lr and start again"
-        )
+        raise TrainingError(_not_finite(run, "the loss", state, step))
+
+
+def _not_finite(run: Run, what: str, state: _State, step: int) -> str:
+    last = run.checkpoints[-1].name if run.checkpoints else "none yet"
+    return (
+        f"{what} is not finite at epoch {state.epoch + 1}, step {step}; last good checkpoint: {last}; "
+        "start again with a lower --lr and another --out"
+    )
 
 
 def _fast_bf16(place: torch.device) -> bool:

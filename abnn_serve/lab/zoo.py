@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 import importlib
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from abnn_serve.errors import NetworkError
+from abnn_serve.errors import NetworkError, one_line
 from abnn_serve.lab.cifar import SmallResNet, WideResNet
 
 _OWN: dict[str, Callable[..., nn.Module]] = {
@@ -80,11 +81,16 @@ def _torchvision(name: str, num_classes: int) -> nn.Module:
 
 
 def _users(module: str, attribute: str, num_classes: int) -> nn.Module:
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # the script `abnn` does not look beside the user
     try:
         build = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise NetworkError(f"cannot import {attribute!r} from {module!r}: {error}") from error
-    network = build(num_classes=num_classes)
+    try:
+        network = build(num_classes=num_classes)
+    except Exception as error:  # a user's code may raise anything
+        raise NetworkError(f"{module}:{attribute}(num_classes={num_classes}) failed: {one_line(error)}") from error
     if not isinstance(network, nn.Module):
         raise NetworkError(f"{module}:{attribute} returned {type(network).__name__}, expected a torch.nn.Module")
     return network
@@ -100,7 +106,9 @@ def _load_weights(network: nn.Module, name: str, weights: str) -> None:
             f"{len(unknown)} unknown (first: {next(iter(unknown), '-')})"
         )
     other = {key for key, value in state.items() if value.shape != own[key].shape}
-    if len(other) > 2:  # a classifier's weight and bias may differ: another number of classes
+    # Only a classifier may differ, and only in its number of classes: the first axis of one module's weight and bias.
+    heads = {key.rpartition(".")[0] for key in other}
+    if len(heads) > 1 or any(state[key].shape[1:] != own[key].shape[1:] for key in other):
         raise NetworkError(f"{weights} does not fit {name}: {len(other)} tensors of other shapes (first: {min(other)})")
     network.load_state_dict({key: own[key] if key in other else value for key, value in state.items()})
 
@@ -110,6 +118,8 @@ def _state_dict(name: str, weights: str) -> dict[str, torch.Tensor]:
         state: dict[str, torch.Tensor] = torch.load(weights, map_location="cpu", weights_only=True)
         return state
     if name.startswith("timm:"):
+        if weights != "pretrained":
+            raise NetworkError(f"{name}@{weights}: neither a file nor 'pretrained'")
         import timm
 
         return dict(timm.create_model(name.removeprefix("timm:"), pretrained=True).state_dict())

@@ -10,11 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from abnn_serve.errors import ConfigError, InputTooLargeError, UnreadableInputError, UnsupportedFormatError
+from abnn_serve.errors import (
+    ConfigError,
+    InputTooLargeError,
+    UnreadableInputError,
+    UnsupportedFormatError,
+    one_line,
+)
 from abnn_serve.spec import InputSpec
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"BM", b"GIF8", b"II*\0", b"MM\0*")
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*")
+
+# Pillow warns of damaged metadata and of large pictures; pixels and ImageLimits decide here. Set once: the filters are
+# shared by all threads.
+warnings.filterwarnings("ignore", module=r"PIL\..*")
+Image.MAX_IMAGE_PIXELS = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,18 +61,18 @@ def decode_image(data: bytes, limits: ImageLimits) -> Image.Image:
         raise InputTooLargeError(f"the file has {len(data):,} bytes, the limit is {limits.max_bytes:,}")
     if not data:
         raise UnreadableInputError("the file is empty, expected an image")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of damaged metadata; the pixels decide here
-        image = _open(data)
-        width, height = image.size
-        if width * height > limits.max_pixels:
-            raise InputTooLargeError(f"the image is {width}x{height} pixels, the limit is {limits.max_pixels:,} in all")
-        try:
-            image.load()
-            return _to_rgb(_upright(image))
-        except Exception as error:
-            # Pillow's decoders raise OSError, SyntaxError, struct.error and more on damaged data.
-            raise UnreadableInputError(f"the {image.format} image is damaged: {_one_line(error)}") from error
+    image = _open(data)
+    width, height = image.size
+    if width * height > limits.max_pixels:
+        raise InputTooLargeError(f"the image is {width}x{height} pixels, the limit is {limits.max_pixels:,} in all")
+    try:
+        image.load()
+        return _to_rgb(_upright(image))
+    except MemoryError:
+        raise
+    except Exception as error:
+        # Pillow's decoders raise OSError, SyntaxError, struct.error and more on damaged data.
+        raise UnreadableInputError(f"the {image.format} image is damaged: {one_line(error)}") from error
 
 
 def fit_image(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
@@ -82,20 +93,19 @@ def _open(data: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
-        if data.startswith(_SIGNATURES):
+        if data.startswith(_SIGNATURES) or data[8:12] == b"WEBP":
             raise UnreadableInputError("the image's header is damaged") from None
         raise UnsupportedFormatError(f"not an image of a supported format ({', '.join(FORMATS)})") from None
-    except Image.DecompressionBombError:
-        raise InputTooLargeError("the image declares more pixels than any picture has") from None
     except Exception as error:
-        raise UnreadableInputError(f"the image's header is damaged: {_one_line(error)}") from error
+        raise UnreadableInputError(f"the image's header is damaged: {one_line(error)}") from error
 
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        return ImageOps.exif_transpose(image)
-    except Exception:
-        return image  # a broken EXIF block says nothing about the pixels
+        ImageOps.exif_transpose(image, in_place=True)
+    except Exception:  # a broken EXIF block says nothing about the pixels
+        return image
+    return image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -105,14 +115,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
         image = Image.alpha_composite(black, image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _grey16_to_rgb(image: Image.Image) -> Image.Image:
-    grey = np.asarray(image, dtype=np.float64)
+    grey = np.asarray(image, dtype=np.float32)
     scale = 257.0 if image.mode.startswith("I") else 1.0
     return Image.fromarray(np.clip(np.rint(grey / scale), 0, 255).astype(np.uint8)).convert("RGB")
-
-
-def _one_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

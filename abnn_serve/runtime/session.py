@@ -13,7 +13,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from abnn_serve.bundle.store import Bundle
-from abnn_serve.errors import BundleIntegrityError, DeviceError, InputShapeError
+from abnn_serve.errors import BundleIntegrityError, DeviceError, InputShapeError, one_line
 from abnn_serve.hardware import has_cuda_device, usable_cores
 from abnn_serve.runtime.graph_file import graph_opset
 from abnn_serve.runtime.settings import Device
@@ -85,7 +85,12 @@ class Session:
 
     def _check_golden(self) -> None:
         golden = self.bundle.golden
-        error = float(np.abs(self.run(golden.inputs) - golden.logits).max())
+        try:
+            error = float(np.abs(self.run(golden.inputs) - golden.logits).max())
+        except (InputShapeError, ValueError) as problem:
+            raise BundleIntegrityError(
+                f"{self.bundle.path / 'golden.npz'} does not fit the graph: {problem}"
+            ) from problem
         if not error <= GOLDEN_TOLERANCE:
             raise BundleIntegrityError(
                 f"{self.bundle.path} on {self.provider} gives logits that differ by {error:.2g} from the golden ones, "
@@ -104,7 +109,7 @@ def _create(bundle: Bundle, device: Device, threads: int) -> ort.InferenceSessio
     try:
         session = ort.InferenceSession(model, options, providers=providers)
     except Exception as error:  # ORT's exception classes share no base of their own
-        reason = str(error).splitlines()[0]
+        reason = one_line(error)
         raise BundleIntegrityError(
             f"{bundle.path / 'model.onnx'} cannot be loaded by ONNX Runtime: {reason}"
         ) from error

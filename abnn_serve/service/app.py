@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-import anyio
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -15,6 +15,7 @@ from abnn_serve.codec import to_json
 from abnn_serve.runtime.answer import answer
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.service.errors import HANDLERS, BadRequestError, request_id
+from abnn_serve.service.gate import Gate
 from abnn_serve.service.upload import read_image
 
 _MAX_TOP_K = 1000
@@ -30,7 +31,7 @@ def create_app() -> Starlette:
         exception_handlers=HANDLERS,
     )
     app.state.predictor = None
-    app.state.inference = None
+    app.state.gate = Gate()
     return app
 
 
@@ -38,10 +39,11 @@ async def classify(request: Request) -> Response:
     """One image, as the multipart file field `image` or as the raw body, to its most probable classes."""
     predictor: Predictor = request.app.state.predictor
     top_k = _top_k(request)
-    data = await read_image(request, predictor.limits.max_bytes)
-    image = await anyio.to_thread.run_sync(predictor.decode, data)
-    async with _one_at_a_time(request.app):
-        (prediction,) = await anyio.to_thread.run_sync(lambda: predictor.predict(image[None], top_k=top_k))
+    gate: Gate = request.app.state.gate
+    with gate.admitted():
+        data = await read_image(request, predictor.limits.max_bytes)
+        image = await gate.decode(predictor.decode, data)
+        (prediction,) = await gate.infer(lambda: predictor.predict(image[None], top_k=top_k))
     return JSONResponse(
         {**answer(prediction), "model": _identity(predictor.bundle), "provider": predictor.session.provider},
         headers={"X-Request-ID": request_id(request)},
@@ -70,16 +72,8 @@ def _identity(bundle: Bundle) -> dict[str, Any]:
     return {"name": bundle.manifest.name, "version": bundle.manifest.version, "digest": bundle.digest}
 
 
-def _one_at_a_time(app: Starlette) -> anyio.Lock:
-    """Inference uses every thread it was given, so a second one beside it would only slow both."""
-    if app.state.inference is None:
-        app.state.inference = anyio.Lock()
-    lock: anyio.Lock = app.state.inference
-    return lock
-
-
 def _top_k(request: Request) -> int:
     text = request.query_params.get("top_k", "5")
-    if not text.isdecimal() or not 1 <= int(text) <= _MAX_TOP_K:
+    if not re.fullmatch(r"[0-9]{1,4}", text) or not 1 <= int(text) <= _MAX_TOP_K:
         raise BadRequestError(f"top_k is {text[:40]!r}, expected a whole number from 1 to {_MAX_TOP_K}", field="top_k")
     return int(text)

@@ -45,6 +45,21 @@ class WrongPartError(BadRequestError):
     status = 422
 
 
+class BusyError(InputError):
+    """As many requests as may be are inside; the client shall come again."""
+
+    code = "busy"
+    status = 503
+    field = None
+
+
+class SlowUploadError(BadRequestError):
+    """The body did not arrive in time."""
+
+    code = "request_timeout"
+    status = 408
+
+
 def request_id(request: Request) -> str:
     """The client's X-Request-ID if it is well formed, else a new one; the same for the whole request."""
     known: str | None = getattr(request.state, "request_id", None)
@@ -56,7 +71,8 @@ def request_id(request: Request) -> str:
 
 
 async def _input_error(request: Request, error: InputError) -> Response:
-    return _refusal(request, error.status, error.code, str(error), getattr(error, "field", "image"))
+    headers = {"Retry-After": "1"} if isinstance(error, BusyError) else None
+    return _refusal(request, error.status, error.code, str(error), getattr(error, "field", "image"), headers)
 
 
 async def _http_error(request: Request, error: HTTPException) -> Response:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator
 
+import anyio
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from abnn_serve.errors import InputTooLargeError
-from abnn_serve.service.errors import BadRequestError, UnsupportedMediaTypeError, WrongPartError
+from abnn_serve.service.errors import BadRequestError, SlowUploadError, UnsupportedMediaTypeError, WrongPartError
 
+UPLOAD_SECONDS = 20
 _ENVELOPE = 16_384  # what multipart headers and boundaries may add to the file
 
 
@@ -37,14 +40,17 @@ async def read_image(request: Request, max_bytes: int) -> bytes:
 async def _body(request: Request, limit: int, max_bytes: int) -> bytes:
     too_large = InputTooLargeError(f"the upload exceeds the limit of {max_bytes:,} bytes")
     declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limit:
+    if re.fullmatch(r"[0-9]{1,18}", declared) and int(declared) > limit:
         raise too_large
     body = bytearray()
     try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > limit:
-                raise too_large
+        with anyio.fail_after(UPLOAD_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit:
+                    raise too_large
+    except TimeoutError:
+        raise SlowUploadError(f"the upload did not arrive within {UPLOAD_SECONDS} seconds") from None
     except ClientDisconnect:
         raise BadRequestError("the connection closed before the upload was complete") from None
     return bytes(body)

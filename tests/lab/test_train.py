@@ -31,7 +31,7 @@ def test_a_run_leaves_weights_metrics_and_a_picture(standard_run):
         standard_run.metrics[0]
     )
     assert (standard_run.path / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert [path.name for path in standard_run.checkpoints] == ["epoch-0001.pt", "epoch-0002.pt"]
+    assert [path.name for path in standard_run.checkpoints] == ["epoch-000001.pt", "epoch-000002.pt"]
 
 
 def test_training_learns_the_shapes(shapes, val_data, tmp_path):
@@ -80,7 +80,7 @@ def test_a_run_killed_with_sigkill_and_resumed_ends_with_the_same_weights(recipe
     arguments = [shapes["train"], shapes["val"], str(tmp_path / "killed"), recipe, *options.values()]
     killed = subprocess.run([sys.executable, "-c", _KILLED, *arguments], cwd=Path(__file__).parents[2], check=False)
     assert killed.returncode == -signal.SIGKILL
-    assert [path.name for path in Run(tmp_path / "killed").checkpoints] == ["epoch-0001.pt"]
+    assert [path.name for path in Run(tmp_path / "killed").checkpoints] == ["epoch-000001.pt"]
     request = request_for(shapes, recipe, epochs=3, **options)
     resumed = train(request, tmp_path / "killed", resume=True)
     whole = train(request, tmp_path / "whole")
@@ -103,7 +103,7 @@ def test_resuming_with_other_options_names_the_difference(shapes, standard_run):
 
 def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_last_good_checkpoint(shapes, tmp_path):
     request = request_for(shapes, epochs=3, target="tests.networks:nan_in_second_epoch")
-    with pytest.raises(TrainingError, match=r"not finite at epoch 2, step 3; last good checkpoint: epoch-0001\.pt"):
+    with pytest.raises(TrainingError, match=r"not finite at epoch 2, step 3; last good checkpoint: epoch-000001\.pt"):
         train(request, tmp_path / "run")
     assert not (tmp_path / "run" / "weights.pt").exists()
 

@@ -180,7 +180,6 @@ def test_predict_and_the_service_agree_to_the_last_digit_on_200_real_images(data
         "from abnn_serve.cli.main import main; main()",
         "predict",
         "--json",
-        *map(str, files),
     ]
     lines = subprocess.run([*command, *map(str, files)], capture_output=True, text=True, check=True).stdout.splitlines()
     with serving(default_bundle(), tmp_path / "log") as client:

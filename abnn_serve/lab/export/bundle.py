@@ -18,7 +18,7 @@ from abnn_serve.bundle.manifest import FileEntry, Manifest, Parity
 from abnn_serve.bundle.store import Bundle, Golden, pack_golden, pack_json, write_bundle
 from abnn_serve.card import Accuracy, RobustnessCard, TrainingCost
 from abnn_serve.errors import ExportError
-from abnn_serve.lab.data import ImageData
+from abnn_serve.lab.data import ImageData, agree
 from abnn_serve.lab.export.graph import OPSET, ServedNetwork, export_graph
 from abnn_serve.lab.export.parity import TOLERANCE, check_parity, torch_logits
 from abnn_serve.lab.run import Run, RunConfig
@@ -51,7 +51,7 @@ def export_bundle(
     Args:
         run: where `abnn train` worked.
         out: the bundle's directory; its last part is the bundle's name. A bundle that is there is replaced.
-        data: held-out images: parity is checked on the first `parity_images`, clean accuracy on all of them.
+        data: held-out images: parity is checked on `parity_images` of them, clean accuracy on all of them.
         version: of the bundle, for its readers.
         parity_images: at least 1.
         tolerance: largest difference of a logit between torch and the serving session.
@@ -62,11 +62,12 @@ def export_bundle(
     """
     config = run.config
     _check_data(config, data)
+    data = agree(config.labels, data)
     on_stage("exporting the graph")
     network = run.network()
     model = export_graph(network, config.input)
     served = ServedNetwork(network).eval()
-    inputs = data.images[:_GOLDEN]
+    inputs = data.spread(_GOLDEN).images
     golden = Golden(inputs=inputs, logits=torch_logits(served, inputs))
     card = _card(run, data, model)
     parity = Parity(tolerance=tolerance, max_error=0.0, images=0, batch_sizes=())
@@ -77,7 +78,7 @@ def export_bundle(
         )
         session = Session(draft, "cpu")
         on_stage(f"comparing with torch on {min(parity_images, len(data)):,} images")
-        parity = check_parity(served, session, data.images[:parity_images], tolerance)
+        parity = check_parity(served, session, data.spread(parity_images).images, tolerance)
         on_stage(f"measuring clean accuracy on {len(data):,} images")
         card = replace(card, clean=_clean_accuracy(Predictor(session), data))
     on_stage("writing the bundle")
@@ -94,8 +95,6 @@ def _check_data(config: RunConfig, data: ImageData) -> None:
         raise ExportError(f"the data has images of {data.images.shape[1:]}, the network takes {config.input.shape}")
     if data.digest == config.data_digest:
         raise ExportError("the data is what the network was trained on; give held-out images")
-    if len(data.classes) != len(config.labels):
-        raise ExportError(f"the data has {len(data.classes)} classes, the network {len(config.labels)}")
 
 
 def _files(model: bytes, config: RunConfig, card: RobustnessCard, golden: Golden) -> dict[str, bytes]:

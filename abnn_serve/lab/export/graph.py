@@ -13,7 +13,7 @@ import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
 
-from abnn_serve.errors import ExportError
+from abnn_serve.errors import ExportError, one_line
 from abnn_serve.lab.adaptive_norm import AdaptiveNorm
 from abnn_serve.spec import InputSpec
 
@@ -60,7 +60,7 @@ def export_graph(network: nn.Module, spec: InputSpec) -> bytes:
                 verbose=False,
             )
     except Exception as error:  # the exporter raises classes of its own, and what the network raised
-        raise ExportError(f"torch cannot export this network: {str(error).strip().splitlines()[0]}") from error
+        raise ExportError(f"torch cannot export this network: {one_line(error)}") from error
     if program is None:
         raise ExportError("torch exported nothing")
     ClearMetadataAndDocStringPass()(program.model)  # stack traces of the machine that exported
