@@ -12,6 +12,7 @@ from abnn_serve.cli.serve import serve
 from abnn_serve.cli.show import show, verify
 from abnn_serve.cli.train import train
 from abnn_serve.errors import AbnnError, one_line
+from abnn_serve.media.image import quiet_pillow
 
 app = typer.Typer(
     help="Image classifiers that resist adversarial examples: train, export, serve.",
@@ -26,6 +27,7 @@ for _command in (train, export, verify, show, predict, serve):
 
 def main() -> None:
     """Run `abnn`: exit 0, 1 on an error in the work, 2 on wrong usage."""
+    quiet_pillow()
     try:
         app()
     except (AbnnError, OSError) as error:

@@ -21,7 +21,7 @@ from abnn_serve.media.image import FORMATS, ImageLimits, fit_image, load_image
 from abnn_serve.spec import InputSpec, Labels
 
 MAX_CORRUPT = 0.01
-_LIMITS = ImageLimits(max_bytes=100_000_000, max_pixels=200_000_000)
+_LIMITS = ImageLimits(max_bytes=100_000_000, max_pixels=100_000_000)
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
 

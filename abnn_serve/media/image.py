@@ -21,11 +21,7 @@ from abnn_serve.spec import InputSpec
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*")
-
-# Pillow warns of damaged metadata and of large pictures; pixels and ImageLimits decide here. Set once: the filters are
-# shared by all threads.
-warnings.filterwarnings("ignore", module=r"PIL\..*")
-Image.MAX_IMAGE_PIXELS = None
+_PILLOWS_OWN_LIMIT = 178_956_970  # pixels past which Pillow itself refuses a picture
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +30,7 @@ class ImageLimits:
 
     Attributes:
         max_bytes: of the encoded file, at least 1.
-        max_pixels: width times height of the picture as declared in its header, at least 1.
+        max_pixels: width times height of the picture as declared in its header, 1 to 178,956,970.
     """
 
     max_bytes: int = 10_000_000
@@ -45,6 +41,8 @@ class ImageLimits:
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise ConfigError(f"{name} is {value!r}, expected a whole number of at least 1")
+        if self.max_pixels > _PILLOWS_OWN_LIMIT:
+            raise ConfigError(f"max_pixels is {self.max_pixels}, expected at most {_PILLOWS_OWN_LIMIT}")
 
 
 def decode_image(data: bytes, limits: ImageLimits) -> Image.Image:
@@ -84,6 +82,11 @@ def fit_image(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
     return np.asarray(image, dtype=np.uint8)
 
 
+def quiet_pillow() -> None:
+    """Keep Pillow's warnings of odd metadata off stderr: for whoever owns the process, once, at its start."""
+    warnings.filterwarnings("ignore", module=r"PIL\..*")
+
+
 def load_image(data: bytes, spec: InputSpec, limits: ImageLimits) -> NDArray[np.uint8]:
     """Encoded bytes to a model's input, uint8 (spec.height, spec.width, 3). Raises as `decode_image` does."""
     return fit_image(decode_image(data, limits), spec)
@@ -96,6 +99,8 @@ def _open(data: bytes) -> Image.Image:
         if data.startswith(_SIGNATURES) or data[8:12] == b"WEBP":
             raise UnreadableInputError("the image's header is damaged") from None
         raise UnsupportedFormatError(f"not an image of a supported format ({', '.join(FORMATS)})") from None
+    except Image.DecompressionBombError:
+        raise InputTooLargeError(f"the image declares more than {_PILLOWS_OWN_LIMIT:,} pixels") from None
     except Exception as error:
         raise UnreadableInputError(f"the image's header is damaged: {one_line(error)}") from error
 

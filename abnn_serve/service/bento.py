@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import bentoml
 
+from abnn_serve.media.image import quiet_pillow
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.runtime.settings import Settings
 from abnn_serve.service.app import create_app
 
+quiet_pillow()
 app = create_app()
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import ParamSpec, TypeVar
+from typing import TypeVar
 
 import anyio.to_thread
 from anyio import CapacityLimiter
 
 from abnn_serve.service.errors import BusyError
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 MAX_REQUESTS = 64
@@ -40,9 +39,9 @@ class Gate:
         finally:
             self._inside -= 1
 
-    async def decode(self, function: Callable[P, T], *args: P.args) -> T:
+    async def decode(self, function: Callable[[bytes], T], data: bytes) -> T:
         """Run in a thread, at most MAX_DECODES at a time."""
-        return await anyio.to_thread.run_sync(function, *args, limiter=self._decodes)
+        return await anyio.to_thread.run_sync(function, data, limiter=self._decodes)
 
     async def infer(self, function: Callable[[], T]) -> T:
         """Run in a thread, one at a time: an inference uses every thread it was given."""

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from abnn_serve.bundle.manifest import MANIFEST, Manifest
-from abnn_serve.bundle.store import Bundle, Golden, load_bundle, pack_golden, write_bundle
+from abnn_serve.bundle.store import Bundle, Golden, load_bundle, pack_golden, pack_json, write_bundle
 from abnn_serve.codec import canonical
 from abnn_serve.errors import BundleError, BundleIntegrityError, BundleVersionError
 
@@ -180,9 +180,34 @@ def test_a_failed_check_leaves_the_old_bundle_and_nothing_else(bundle, copy):
 def test_something_that_is_not_a_bundle_is_never_replaced(bundle, tmp_path):
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "thesis.txt").write_text("work")
-    with pytest.raises(BundleError, match="exists and is not a bundle; choose another place"):
+    with pytest.raises(BundleError, match="exists and is not just a bundle"):
         write_bundle(tmp_path / "precious", _contents(bundle), _describe(bundle))
     assert (tmp_path / "precious" / "thesis.txt").read_text() == "work"
+
+
+def test_a_bundle_with_something_else_beside_it_is_never_replaced(bundle, copy):
+    (copy / "thesis.txt").write_text("work")
+    with pytest.raises(BundleError, match=r"is not just a bundle \(.*thesis\.txt is not declared"):
+        write_bundle(copy, _contents(bundle), _describe(bundle))
+    assert (copy / "thesis.txt").read_text() == "work"
+
+
+def test_a_card_of_another_model_is_refused(bundle, tmp_path):
+    card = pack_json(replace(bundle.card, model_sha256="0" * 64))
+    with pytest.raises(BundleIntegrityError, match=r"card\.json was measured on another model\.onnx"):
+        write_bundle(tmp_path / "b", {**_contents(bundle), "card.json": card}, _describe(bundle))
+
+
+@pytest.mark.parametrize("data", [b"", b"PK\x05\x06" + b"\0" * 18, b"\x93NUMPY"])
+def test_damaged_golden_vectors_are_refused(bundle, tmp_path, data):
+    with pytest.raises(BundleIntegrityError, match=r"golden\.npz"):
+        write_bundle(tmp_path / "b", {**_contents(bundle), "golden.npz": data}, _describe(bundle))
+
+
+@pytest.mark.parametrize("text", ['{"parity": 1e999}', '{"name": "\\ud800"}', "[" * 100_000])
+def test_json_that_no_manifest_holds_is_refused(text):
+    with pytest.raises(BundleIntegrityError):
+        Manifest.from_bytes(text.encode(), MANIFEST)
 
 
 def test_the_same_golden_arrays_give_the_same_bytes():

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from abnn_serve.errors import DataError
-from abnn_serve.lab.data import load_data
-from abnn_serve.spec import InputSpec
+from abnn_serve.lab.data import agree, load_data
+from abnn_serve.spec import InputSpec, Labels
 from tests.conftest import SPEC
 from tests.drawing import SHAPES, draw_shape, png, write_parquet
 
@@ -56,6 +56,7 @@ def test_a_folder_of_class_folders_is_read(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "1.png").write_bytes(image)
         (tmp_path / name / "notes.txt").write_text("not an image")
+    (tmp_path / ".hidden").mkdir()
     data = load_data(str(tmp_path), SPEC)
     assert data.classes.names == ("cat", "dog")
     assert data.labels.tolist() == [0, 1]
@@ -116,6 +117,39 @@ def test_a_label_outside_the_classes_is_refused(tmp_path, label):
     write_parquet(tmp_path / "a.parquet", _images(2), [0, label])
     with pytest.raises(DataError, match=rf"row 1: label {label} is outside the 3 classes \(0 to 2\)"):
         load_data(str(tmp_path / "a.parquet"), SPEC)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"image": [b"x"], "label": ["cat"]},
+        {"image": [b"x"], "label": [0.5]},
+        {"image": ["x"], "label": [0]},
+        {"image": [{"path": "x"}], "label": [0]},
+    ],
+)
+def test_columns_of_other_types_are_refused(tmp_path, columns):
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="expected encoded bytes and whole numbers"):
+        load_data(str(tmp_path / "a.parquet"), SPEC)
+
+
+def test_classes_must_agree_by_name(tmp_path):
+    write_parquet(tmp_path / "a.parquet", _images(3), [0, 1, 2], ("cat", "dog", "fox"))
+    write_parquet(tmp_path / "b.parquet", _images(2), [0, 1], ())
+    a, b = (load_data(str(tmp_path / f"{name}.parquet"), SPEC) for name in "ab")
+    assert agree(a.classes, b).classes == a.classes
+    with pytest.raises(DataError, match="has other classes than the network's: 'dog', expected 'emu'"):
+        agree(Labels(names=("cat", "emu", "fox")), a)
+    with pytest.raises(DataError, match="has other classes than the network's: 3, expected 2"):
+        agree(Labels(names=("cat", "dog")), a)
+
+
+def test_samples_are_spread_over_the_whole_set(tmp_path):
+    write_parquet(tmp_path / "a.parquet", _images(9), [0, 0, 0, 1, 1, 1, 2, 2, 2])
+    data = load_data(str(tmp_path / "a.parquet"), SPEC)
+    assert data.spread(3).labels.tolist() == [0, 1, 2]
+    assert len(data.spread(100)) == 9
 
 
 def test_a_torchvision_source_must_be_spelt_out():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -111,6 +112,26 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_last_good_checkpo
 def test_fewer_images_than_one_batch_is_an_error(shapes, tmp_path):
     with pytest.raises(TrainingError, match="192 images are fewer than one batch of 500; lower --batch-size"):
         train(request_for(shapes, batch_size=500), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_form_is_refused_before_anything_is_written(shapes):
+    with pytest.raises(ConfigError, match="form is 'spline', expected one of linear, adain"):
+        request_for(shapes, "abnn", substitute="resnet18", form="spline")
+
+
+def test_a_record_lost_to_a_kill_after_the_last_checkpoint_is_written_again(shapes, standard_run, tmp_path):
+    copied = Path(shutil.copytree(standard_run.path, tmp_path / "copy"))
+    (copied / "metrics.jsonl").unlink()
+    (copied / "weights.pt").unlink()
+    assert train(request_for(shapes), copied, resume=True).metrics == standard_run.metrics
+
+
+def test_damaged_weights_are_reported_in_one_line(standard_run, tmp_path):
+    copied = Path(shutil.copytree(standard_run.path, tmp_path / "copy"))
+    (copied / "weights.pt").write_bytes(b"not weights")
+    with pytest.raises(TrainingError, match=r"weights\.pt cannot be loaded .*; resume the run to write it again"):
+        Run(copied).network()
 
 
 def test_a_network_that_returns_a_tuple_is_refused_before_training(shapes, tmp_path):

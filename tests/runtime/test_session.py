@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 
 import abnn_serve.runtime.session as session_module
-from abnn_serve.bundle.store import Bundle, Golden, load_bundle, pack_golden, write_bundle
+from abnn_serve.bundle.store import Bundle, Golden, load_bundle, pack_golden, pack_json, write_bundle
 from abnn_serve.errors import BundleIntegrityError, DeviceError, InputShapeError
 from abnn_serve.hardware import has_cuda_device
 from abnn_serve.runtime.graph_file import graph_opset
@@ -25,6 +26,8 @@ def session(bundle: Bundle) -> Session:
 def _with(bundle: Bundle, path: Path, **files: bytes) -> Bundle:
     """The bundle with other contents, rightly declared."""
     contents = {name: bundle.read(name) for name in bundle.manifest.files} | files
+    measured = replace(bundle.card, model_sha256=hashlib.sha256(contents["model.onnx"]).hexdigest())
+    contents["card.json"] = pack_json(measured)
     return write_bundle(path, contents, lambda entries: replace(bundle.manifest, files=entries))
 
 
@@ -93,6 +96,13 @@ def test_a_graph_with_another_signature_is_refused(bundle, tmp_path, graph, mess
 def test_a_graph_with_other_logits_fails_the_golden_replay(bundle, tmp_path):
     other = _with(bundle, tmp_path / "other", **{"model.onnx": _graph()})
     with pytest.raises(BundleIntegrityError, match=r"gives logits that differ by .* from the golden ones"):
+        Session(other, "cpu")
+
+
+def test_golden_inputs_of_another_size_are_refused(bundle, tmp_path):
+    golden = Golden(inputs=np.zeros((1, 8, 8, 3), np.uint8), logits=np.zeros((1, 3), np.float32))
+    other = _with(bundle, tmp_path / "other", **{"golden.npz": pack_golden(golden)})
+    with pytest.raises(BundleIntegrityError, match=r"golden\.npz does not fit the graph"):
         Session(other, "cpu")
 
 

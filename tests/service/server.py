@@ -18,14 +18,28 @@ import httpx
 @contextlib.contextmanager
 def serving(bundle: Path, log: Path, **environment: str) -> Iterator[httpx.Client]:
     """Run `abnn serve` until the block ends; a client for it once it is ready."""
+    abnn = ["-c", "from abnn_serve.cli.main import main; main()", "serve", "--bundle", str(bundle)]
+    with _running(abnn, log, Path.cwd(), {"ABNN_THREADS": "1", **environment}) as client:
+        yield client
+
+
+@contextlib.contextmanager
+def serving_bento(tag: str, log: Path, folder: Path, environment: dict[str, str]) -> Iterator[httpx.Client]:
+    """Run `bentoml serve TAG` in a folder until the block ends; a client for it once it is ready."""
+    with _running(["-m", "bentoml", "serve", tag], log, folder, environment) as client:
+        yield client
+
+
+@contextlib.contextmanager
+def _running(arguments: list[str], log: Path, folder: Path, environment: dict[str, str]) -> Iterator[httpx.Client]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-c", "from abnn_serve.cli.main import main; main()"]
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [*command, "serve", "--bundle", str(bundle), "--port", str(port)],
-            env={**os.environ, "ABNN_THREADS": "1", **environment},
+            [sys.executable, *arguments, "--host", "127.0.0.1", "--port", str(port)],
+            cwd=folder,
+            env={**os.environ, **environment},
             stdout=out,
             stderr=subprocess.STDOUT,
         )

@@ -66,7 +66,7 @@ def test_concurrent_requests_get_their_own_answers(client):
 
 def test_top_k_chooses_how_many_classes_are_named(client):
     assert len(_upload(client, PICTURE, params={"top_k": 2}).json()["top"]) == 2
-    for value in ("0", "-1", "many", "1001", ""):
+    for value in ("0", "-1", "many", "1001", "", "1" * 5000):
         error = _error(_upload(client, PICTURE, params={"top_k": value}), 400, "bad_request")
         assert error["field"] == "top_k"
 
@@ -97,6 +97,11 @@ def test_an_empty_image_is_400(client):
 
 def test_something_that_is_no_image_is_415(client):
     _error(_upload(client, b"hello world, this is text"), 415, "unsupported_format")
+
+
+@pytest.mark.parametrize("data", [b"RIFF\x24\0\0\0WAVEfmt ", b"BM is how this text begins"])
+def test_what_only_begins_like_an_image_is_415(client, data):
+    _error(_upload(client, data), 415, "unsupported_format")
 
 
 def test_too_many_bytes_are_413_in_either_form(client):
