@@ -92,6 +92,7 @@ def test_an_unknown_name_is_an_attribute_error():
     [
         ("import abnn_serve", ["torch", "bentoml", "onnxruntime", "numpy"]),
         ("import abnn_serve.service", ["torch", "torchvision", "onnx"]),
+        ("from abnn_serve.service import AbnnService", ["torch", "torchvision", "onnx"]),
         ("import abnn_serve.cli.main", ["torch", "bentoml", "onnx"]),
         ("import abnn_serve.runtime.predictor", ["torch", "bentoml", "onnx"]),
     ],
