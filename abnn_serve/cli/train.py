@@ -109,4 +109,5 @@ def _bar(console: Console) -> Progress:
         TimeRemainingColumn(compact=True),
         TextColumn("left"),
         console=console,
+        disable=not console.is_terminal,
     )
