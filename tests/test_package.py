@@ -98,6 +98,6 @@ def test_an_unknown_name_is_an_attribute_error():
     ],
 )
 def test_importing_loads_no_more_than_it_needs(code, absent):
-    check = f"{code}, sys; print([name for name in {absent} if name in sys.modules])"
+    check = f"{code}; import sys; print([name for name in {absent} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert result.stdout.strip().splitlines()[-1] == "[]"

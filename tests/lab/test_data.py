@@ -139,9 +139,9 @@ def test_classes_must_agree_by_name(tmp_path):
     write_parquet(tmp_path / "b.parquet", _images(2), [0, 1], ())
     a, b = (load_data(str(tmp_path / f"{name}.parquet"), SPEC) for name in "ab")
     assert agree(a.classes, b).classes == a.classes
-    with pytest.raises(DataError, match="has other classes than the network's: 'dog', expected 'emu'"):
+    with pytest.raises(DataError, match="has other classes than the network was trained with: 'dog', expected 'emu'"):
         agree(Labels(names=("cat", "emu", "fox")), a)
-    with pytest.raises(DataError, match="has other classes than the network's: 3, expected 2"):
+    with pytest.raises(DataError, match="has other classes than the network was trained with: 3, expected 2"):
         agree(Labels(names=("cat", "dog")), a)
 
 

@@ -99,9 +99,8 @@ def test_something_that_is_no_image_is_415(client):
     _error(_upload(client, b"hello world, this is text"), 415, "unsupported_format")
 
 
-@pytest.mark.parametrize("data", [b"RIFF\x24\0\0\0WAVEfmt ", b"BM is how this text begins"])
-def test_what_only_begins_like_an_image_is_415(client, data):
-    _error(_upload(client, data), 415, "unsupported_format")
+def test_what_only_begins_like_an_image_is_415(client):
+    _error(_upload(client, b"RIFF\x24\0\0\0WAVEfmt "), 415, "unsupported_format")
 
 
 def test_too_many_bytes_are_413_in_either_form(client):
