@@ -17,7 +17,13 @@ def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
         (axes[0], "loss", 1, "cross-entropy"),
         (axes[1], "accuracy", 100, "accuracy, %"),
     ):
-        axis.plot(epochs, [scale * row[quantity] for row in history], "o-", markersize=3, label="training (augmented)")
+        axis.plot(
+            epochs,
+            [scale * row[quantity] for row in history],
+            "o-",
+            markersize=3,
+            label="training (augmented, smoothed labels)",
+        )
         axis.plot(epochs, [scale * row[f"val_{quantity}"] for row in history], "o-", markersize=3, label="validation")
         axis.set(xlabel="epoch", ylabel=unit)
         axis.grid(alpha=0.3)
