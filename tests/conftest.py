@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from abnn_serve.bundle.store import Bundle
 from abnn_serve.lab.data import ImageData, load_data
@@ -20,6 +21,9 @@ from abnn_serve.spec import InputSpec
 from tests.drawing import SHAPES, draw_shape, png, write_parquet
 
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+
+settings.register_profile("abnn", deadline=None)  # a first call loads libraries; timings are the benchmarks' business
+settings.load_profile("abnn")
 
 SPEC = InputSpec(height=32, width=32)
 SEED = 7

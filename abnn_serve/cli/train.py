@@ -8,22 +8,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from abnn_serve.cli.bars import progress_bar
 from abnn_serve.cli.lab import require_lab
+from abnn_serve.lab.recipes import RECIPES
 
 if TYPE_CHECKING:
     from abnn_serve.lab import train as lab_train
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="standard or abnn")],
-    target: Annotated[
-        str, typer.Option(help="network to train: resnet9s-w48, resnet18, timm:NAME, package.module:callable")
-    ],
+    recipe: Annotated[str, typer.Argument(help=", ".join(RECIPES))],
     data: Annotated[str, typer.Option(help="training data: Parquet file or quoted pattern, folder of class folders")],
     val: Annotated[str, typer.Option(help="validation data, in the same forms")],
     out: Annotated[Path, typer.Option(help="directory of the run")],
+    target: Annotated[
+        str | None, typer.Option(help="network to train: resnet10-w16, resnet18, timm:NAME, package.module:callable")
+    ] = None,
+    init: Annotated[str | None, typer.Option(help="finished run to start from")] = None,
     substitute: Annotated[str | None, typer.Option(help="frozen substitute: a finished run or NAME@WEIGHTS")] = None,
     plan: Annotated[
         Path | None, typer.Option(help="surgery plan to use, as JSON; proposed by depth if not given")
@@ -33,6 +35,9 @@ def train(
     epochs: Annotated[int | None, typer.Option(help="passes over the data")] = None,
     batch_size: Annotated[int | None, typer.Option(help="images a step")] = None,
     lr: Annotated[float | None, typer.Option(help="peak learning rate")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="any other field of the recipe, such as cutout=8; repeatable")
+    ] = None,
     seed: Annotated[int, typer.Option(help="of every random choice")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     compiled: Annotated[
@@ -42,21 +47,23 @@ def train(
 ) -> None:
     """Train a network and keep a checkpoint, metrics and curves after every epoch.
 
-    Example: abnn train abnn --target resnet9s-w48 --substitute runs/substitute
+    Example: abnn train abnn --target resnet10-w16 --substitute runs/substitute
     --data 'data/train-*.parquet' --val data/test.parquet --out runs/abnn
     """
     require_lab()
     from abnn_serve.cli.files import read_plan
     from abnn_serve.lab.device import pick_device
-    from abnn_serve.lab.recipes import recipe_by_name
+    from abnn_serve.lab.recipes import recipe_by_name, with_settings
     from abnn_serve.lab.start import TrainRequest
     from abnn_serve.lab.start import train as train_run
     from abnn_serve.spec import InputSpec
 
     given: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
+    chosen = with_settings(recipe_by_name(recipe), settings or ())
     request = TrainRequest(
-        recipe=replace(recipe_by_name(recipe), **{key: value for key, value in given.items() if value is not None}),
+        recipe=replace(chosen, **{key: value for key, value in given.items() if value is not None}),
         target=target,
+        init=init,
         substitute=substitute,
         plan=read_plan(plan) if plan else None,
         form=form,  # type: ignore[arg-type]
@@ -66,7 +73,7 @@ def train(
         seed=seed,
     )
     console = Console(stderr=True)
-    with _bar(console) as bar:
+    with progress_bar(console) as bar:
         task = bar.add_task("reading data", total=None, shown="")
 
         def on_start(config: Any, images: Any, held_out: Any) -> None:
@@ -99,15 +106,3 @@ def train(
         )
     last = run.metrics[-1]
     console.print(f"{out}: validation accuracy {last['val_accuracy']:.2%} after {last['epoch']} epochs", markup=False)
-
-
-def _bar(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=12),
-        TextColumn("{task.fields[shown]}"),
-        TimeRemainingColumn(compact=True),
-        TextColumn("left"),
-        console=console,
-        disable=not console.is_terminal,
-    )

@@ -33,6 +33,12 @@ def _augment(images: NDArray[np.uint8], recipe: Recipe, rng: np.random.Generator
     if recipe.flip:
         mirrored = rng.random(count) < 0.5
         images[mirrored] = images[mirrored, :, ::-1]
+    if recipe.cutout:
+        rows, columns = (
+            np.abs(rng.integers(0, side, size=(count, 1)) - np.arange(side) + 0.5) < recipe.cutout / 2
+            for side in (height, width)
+        )
+        images[rows[:, :, None] & columns[:, None]] = 128
     return images
 
 

@@ -59,6 +59,10 @@ class ImageData:
         chosen = np.unique(np.linspace(0, len(self) - 1, min(count, len(self))).astype(np.int64))
         return replace(self, images=self.images[chosen], labels=self.labels[chosen])
 
+    def part(self, start: int, stop: int) -> ImageData:
+        """Samples start to stop."""
+        return replace(self, images=self.images[start:stop], labels=self.labels[start:stop])
+
 
 @dataclass(frozen=True, slots=True)
 class _Row:

@@ -56,6 +56,8 @@ class RunConfig:
     val_digest: str
     substitute_source: str | None = None
     substitute_seconds: float | None = None
+    init_source: str | None = None
+    init_seconds: float | None = None
 
     def build(self) -> Network:
         """The network with initial weights."""
@@ -99,6 +101,11 @@ class Run:
     def seconds(self) -> float:
         """Time spent in training steps so far."""
         return round(sum(float(row["seconds"]) for row in self.metrics), 1)
+
+    @property
+    def total_seconds(self) -> float:
+        """Time in training steps, with that of the run it started from; a substitute's is counted apart."""
+        return self.seconds + (self.config.init_seconds or 0)
 
     @property
     def checkpoints(self) -> list[Path]:

@@ -20,6 +20,7 @@ from abnn_serve.lab.recipes import Recipe
 from abnn_serve.lab.run import Network, NetworkConfig, Run, RunConfig
 from abnn_serve.lab.surgery import apply_plan
 from abnn_serve.lab.train import Progress, fit
+from abnn_serve.lab.zoo import load_state
 from abnn_serve.spec import InputSpec
 
 _CALIBRATION = 2048  # images from which the statistics are standardised
@@ -27,13 +28,20 @@ _CALIBRATION = 2048  # images from which the statistics are standardised
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainRequest:
-    """What a user asks to be trained; names are those of `zoo.build_network` and `data.load_data`."""
+    """What a user asks to be trained; names are those of `zoo.build_network` and `data.load_data`.
+
+    Attributes:
+        target: the network's name; None where it is that of `init`.
+        init: a finished run to start from. An ABNN run brings its substitute and its plan with it; a plain one gives
+            the target its weights, all but the head where the classes are others.
+    """
 
     recipe: Recipe
-    target: str
     data: str
     val: str
     input: InputSpec
+    target: str | None = None
+    init: str | None = None
     substitute: str | None = None
     plan: SurgeryPlan | None = None
     form: Form = "linear"
@@ -43,7 +51,11 @@ class TrainRequest:
     def __post_init__(self) -> None:
         if self.form not in get_args(Form):
             raise ConfigError(f"form is {self.form!r}, expected one of {', '.join(get_args(Form))}")
-        if self.recipe.adaptive and self.substitute is None:
+        if self.recipe.fine_tunes and self.init is None:
+            raise ConfigError(f"recipe {self.recipe.name!r} needs --init: the finished run that it starts from")
+        if self.target is None and self.init is None:
+            raise ConfigError("no network to train; give --target NAME, or --init RUN to start from a finished run")
+        if self.recipe.adaptive and self.substitute is None and not self.recipe.fine_tunes:
             raise ConfigError(f"recipe {self.recipe.name!r} needs --substitute: a network's name or a finished run")
         if not self.recipe.adaptive and self.substitute is not None:
             raise ConfigError(f"recipe {self.recipe.name!r} takes no --substitute; did you mean 'abnn'?")
@@ -88,8 +100,10 @@ def train(
 
 def assemble(request: TrainRequest, data: ImageData, val: ImageData) -> tuple[RunConfig, Network]:
     """The configuration that a request makes on its data, and the network before its first step."""
-    target_config = NetworkConfig(name=request.target, classes=len(data.classes))
-    target = target_config.build(weights=True)
+    init = Run(request.init) if request.init else None
+    if init and init.config.plan:
+        return _go_on(request, init, data, val)
+    target_config, target = _target(request, init, len(data.classes))
     example = to_input(data.images[:2])
     check_logits(target, example, len(data.classes))
     config = RunConfig(
@@ -105,6 +119,8 @@ def assemble(request: TrainRequest, data: ImageData, val: ImageData) -> tuple[Ru
         data_count=len(data),
         val=Path(val.source).name,
         val_digest=val.digest,
+        init_source=init.path.name if init else None,
+        init_seconds=init.total_seconds if init else None,
     )
     if request.substitute is None:
         return config, target
@@ -120,6 +136,42 @@ def assemble(request: TrainRequest, data: ImageData, val: ImageData) -> tuple[Ru
         substitute_source=source.name,
         substitute_seconds=Run(source).seconds if source.is_dir() else None,
     ), network
+
+
+def _target(request: TrainRequest, init: Run | None, classes: int) -> tuple[NetworkConfig, PixelNetwork]:
+    if init is None:
+        config = NetworkConfig(name=str(request.target), classes=classes)
+        return config, config.build(weights=True)
+    config = replace(init.config.target, classes=classes)
+    if request.target not in (None, config.name):
+        raise ConfigError(f"--target is {request.target}, but {init.path} holds a {config.name}; leave --target out")
+    target, trained = config.build(), init.network()
+    load_state(target, trained.state_dict(), config.name, str(init.path))
+    return config, target
+
+
+def _go_on(request: TrainRequest, init: Run, data: ImageData, val: ImageData) -> tuple[RunConfig, Network]:
+    """A finished ABNN run, to be trained on: target, substitute and plan are its own."""
+    before = init.config
+    if not request.recipe.adaptive:
+        raise ConfigError(f"{init.path} is an ABNN run, the recipe {request.recipe.name!r} is for plain networks")
+    if request.substitute or request.plan or request.target not in (None, before.target.name):
+        raise ConfigError(f"{init.path} brings --target, --substitute and --plan with it; leave them out")
+    if before.input != request.input:
+        raise ConfigError(f"{init.path} was trained at {before.input.shape}, now the size is {request.input.shape}")
+    data = agree(before.labels, data)
+    return replace(
+        before,
+        recipe=request.recipe,
+        seed=request.seed,
+        data=Path(data.source).name,
+        data_digest=data.digest,
+        data_count=len(data),
+        val=Path(val.source).name,
+        val_digest=val.digest,
+        init_source=init.path.name,
+        init_seconds=init.total_seconds,
+    ), init.network().train()
 
 
 def load_substitute(source: str, spec: InputSpec) -> tuple[NetworkConfig, PixelNetwork]:

@@ -15,13 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from abnn_serve.errors import NetworkError, TrainingError
+from abnn_serve.lab.adversarial import craft
+from abnn_serve.lab.attacks.base import right
+from abnn_serve.lab.attacks.gradient import PGD
 from abnn_serve.lab.batches import to_input, training_batches
 from abnn_serve.lab.data import ImageData
 from abnn_serve.lab.device import describe_device
 from abnn_serve.lab.plots import draw_curves
 from abnn_serve.lab.recipes import Recipe
 from abnn_serve.lab.run import Network, Run
+from abnn_serve.lab.trained import freeze, learn
 
+_PGD_IMAGES = 256  # validation images on which adversarial training is watched: one-step training can overfit suddenly
 _CHECK_EVERY = 20  # steps between looks at the losses: looking makes a GPU wait
 
 
@@ -60,6 +65,7 @@ def fit(
     steps = len(data) // recipe.batch_size
     place = torch.device(device)
     network = network.to(place).to(memory_format=torch.channels_last)
+    freeze(network, recipe.trained)
     state = _State(network, recipe, steps)
     if run.checkpoints:
         state.load(torch.load(run.checkpoints[-1], map_location=place, weights_only=True))
@@ -70,9 +76,13 @@ def fit(
         accuracy, loss = evaluate_clean(state.average, val, device=device)
         if not math.isfinite(loss):
             raise TrainingError(_not_finite(run, "the validation loss", state, state.steps))
-        state.finish_epoch({**entry, "val_loss": loss, "val_accuracy": accuracy, "hardware": describe_device(device)})
+        entry |= {"val_loss": loss, "val_accuracy": accuracy, "hardware": describe_device(device)}
+        if recipe.attack_steps:
+            entry["val_pgd_accuracy"] = _pgd_accuracy(state.average, val.spread(_PGD_IMAGES), recipe, device)
+        state.finish_epoch(entry)
         run.checkpoint(state.epoch, state.dump())
-        _record(run, state)
+        if state.epoch < recipe.epochs:
+            _record(run, state)
     _record(run, state)  # a kill may have come between the last checkpoint and its record
     run.write_tensors("weights.pt", {name: value.cpu() for name, value in state.average.state_dict().items()})
     return state.average.cpu()
@@ -101,6 +111,10 @@ class _State:
     @property
     def epoch(self) -> int:
         return len(self.history)
+
+    @property
+    def done(self) -> float:
+        return self.schedule.last_epoch / self.schedule.total_steps
 
     def step(self, loss: Tensor) -> None:
         loss.backward()  # type: ignore[no-untyped-call]
@@ -152,12 +166,14 @@ def _train_epoch(
     on_progress: Callable[[Progress], None],
 ) -> dict[str, Any]:
     recipe = state.recipe
-    state.network.train()
+    generator = torch.Generator().manual_seed(torch.initial_seed())
+    learn(state.network, recipe.trained)
     losses: list[Tensor] = []
     right = torch.zeros((), device=place)
     started = time.perf_counter()
     for step, (x, y) in enumerate(training_batches(data, recipe, rng, place), start=1):
         with torch.autocast(place.type, torch.bfloat16, enabled=_fast_bf16(place)):
+            x = craft(recipe, forward, x, y, state.done, generator)  # noqa: PLW2901
             logits = forward(x)
         if not isinstance(logits, Tensor):
             raise NetworkError(f"in training the network returns a {type(logits).__name__}, expected logits; wrap it")
@@ -224,3 +240,9 @@ def evaluate_clean(
         right += float((logits.argmax(dim=1) == y).sum())
         loss += float(nn.functional.cross_entropy(logits, y, reduction="sum"))
     return right / len(data), loss / len(data)
+
+
+def _pgd_accuracy(network: Network, data: ImageData, recipe: Recipe, device: str) -> float:
+    x, y = to_input(data.images, device), torch.from_numpy(data.labels).to(device)
+    attack = PGD(eps=recipe.attack_eps, steps=10)
+    return float(right(network, attack(network, x, y), y).float().mean())

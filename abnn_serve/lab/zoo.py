@@ -13,23 +13,34 @@ import torch
 from torch import nn
 
 from abnn_serve.errors import NetworkError, one_line
-from abnn_serve.lab.cifar import SmallResNet, WideResNet
+from abnn_serve.lab.cifar import SmallResNet, ThinStemResNet, WideResNet
 
 _OWN: dict[str, Callable[..., nn.Module]] = {
     r"resnet9-w(\d+)": SmallResNet,
     r"resnet9s-w(\d+)": lambda classes, width: SmallResNet(classes, width, strided=True),
     r"resnet8s-w(\d+)": lambda classes, width: SmallResNet(classes, width, strided=True, wide=False),
+    r"resnet10-w(\d+)": ThinStemResNet,
+    r"cifar-(resnet\d+)": lambda classes, name: _cifar_resnet(name, classes),
     r"wrn-(\d+)-(\d+)": WideResNet,
 }
-EXAMPLES = ("resnet9-w64", "resnet9s-w48", "wrn-28-10", "resnet18", "timm:resnetv2_50", "package.module:callable")
+EXAMPLES = (
+    "resnet9-w64",
+    "resnet10-w16",
+    "cifar-resnet50",
+    "wrn-28-10",
+    "resnet18",
+    "timm:resnetv2_50",
+    "package.module:callable",
+)
 
 
 def build_network(name: str, num_classes: int) -> nn.Module:
     """Build a classifier.
 
     Args:
-        name: `resnet9-w64` (width 64), `resnet9s-w48` (with a strided stem), `resnet8s-w32` (with a layer and half the
-            channels less), `wrn-28-10` (depth, widening), a torchvision name (`resnet18`), a timm name
+        name: `resnet9-w64` (width 64), `resnet10-w16` (thin at full resolution, for CPUs), `resnet9s-w48` (with a
+            strided stem), `resnet8s-w32` (with a layer and half the channels less), `wrn-28-10` (depth, widening),
+            `cifar-resnet50` (torchvision's with a stem for 32x32), a torchvision name (`resnet18`), a timm name
             (`timm:resnetv2_50`), or `package.module:callable`, called with `num_classes`. `NAME@WEIGHTS` loads weights:
             a local state-dict file, torchvision's tag (`DEFAULT`), or for timm `pretrained`; a head with another number
             of classes is left as initialised.
@@ -51,7 +62,7 @@ def build_network(name: str, num_classes: int) -> nn.Module:
 def _build(name: str, num_classes: int) -> nn.Module:
     for pattern, build in _OWN.items():
         if match := re.fullmatch(pattern, name):
-            return build(num_classes, *map(int, match.groups()))
+            return build(num_classes, *(int(part) if part.isdigit() else part for part in match.groups()))
     prefix, colon, rest = name.partition(":")
     if prefix == "timm" and colon:
         return _timm(rest, num_classes)
@@ -80,6 +91,14 @@ def _torchvision(name: str, num_classes: int) -> nn.Module:
     return network
 
 
+def _cifar_resnet(name: str, num_classes: int) -> nn.Module:
+    """Torchvision's ResNet with the stem of the CIFAR papers: 3x3, stride 1, not pooled."""
+    network = _torchvision(name, num_classes)
+    network.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+    network.maxpool = nn.Identity()
+    return network
+
+
 def _users(module: str, attribute: str, num_classes: int) -> nn.Module:
     if "" not in sys.path:
         sys.path.insert(0, "")  # the script `abnn` does not look beside the user
@@ -97,7 +116,11 @@ def _users(module: str, attribute: str, num_classes: int) -> nn.Module:
 
 
 def _load_weights(network: nn.Module, name: str, weights: str) -> None:
-    state = _state_dict(name, weights)
+    load_state(network, _state_dict(name, weights), name, weights)
+
+
+def load_state(network: nn.Module, state: dict[str, torch.Tensor], name: str, weights: str) -> None:
+    """Load `state`, which errors call `weights`; a head with another number of classes is left as initialised."""
     own = network.state_dict()
     missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     if missing or unknown:

@@ -1,0 +1,19 @@
+"""The progress bar of long commands."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+def progress_bar(console: Console) -> Progress:
+    """A bar with a description, the field `shown` and the time left; silent where there is no terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=12),
+        TextColumn("{task.fields[shown]}", markup=False),
+        TimeRemainingColumn(compact=True),
+        TextColumn("left"),
+        console=console,
+        disable=not console.is_terminal,
+    )

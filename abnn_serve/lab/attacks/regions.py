@@ -1,0 +1,118 @@
+"""Where a perturbation may go: the Linf ball, the L2 ball, a rectangle of pixels; each inside [0, 1]."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from abnn_serve.card import Norm
+
+
+class Region(Protocol):
+    """The images that an adversary may send in the place of x; images are float (N, 3, H, W) in [0, 1]."""
+
+    def start(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """A random member of the region around x."""
+        ...
+
+    def step(self, moved: Tensor, gradient: Tensor, size: Tensor | float) -> Tensor:
+        """`moved` after one step of steepest ascent of length `size` in the region's norm; not yet projected."""
+        ...
+
+    def project(self, x: Tensor, moved: Tensor) -> Tensor:
+        """The member of the region around x that is nearest to `moved`."""
+        ...
+
+    def of(self, chosen: Tensor) -> Region:
+        """The region of some samples of the batch, by index, int64 (n,)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Linf:
+    """No pixel moves by more than `eps`."""
+
+    eps: float
+
+    def start(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Uniform in the ball."""
+        return self.project(x, x + self.eps * (2 * uniform(x, generator) - 1))
+
+    def step(self, moved: Tensor, gradient: Tensor, size: Tensor | float) -> Tensor:
+        """Along the sign of the gradient."""
+        return moved + size * gradient.sign()
+
+    def project(self, x: Tensor, moved: Tensor) -> Tensor:
+        """Clip to the ball, then to [0, 1]."""
+        return torch.minimum(torch.maximum(moved, x - self.eps), x + self.eps).clamp(0, 1)
+
+    def of(self, chosen: Tensor) -> Linf:  # noqa: ARG002
+        """The same for every sample."""
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class L2:
+    """The Euclidean length of the whole change is at most `eps`."""
+
+    eps: float
+
+    def start(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Uniform in the ball: a random direction, at a distance whose distribution fills the volume."""
+        noise = torch.randn(x.shape, generator=generator).to(x)
+        volume = uniform(x[:, :1, :1, :1], generator) ** (1 / x[0].numel())
+        return self.project(x, x + noise / _length(noise) * volume * self.eps)
+
+    def step(self, moved: Tensor, gradient: Tensor, size: Tensor | float) -> Tensor:
+        """Along the gradient, scaled to unit length for each sample."""
+        return moved + size * gradient / _length(gradient).clamp_min(1e-12)
+
+    def project(self, x: Tensor, moved: Tensor) -> Tensor:
+        """Clip to [0, 1], then shrink towards x: x is inside [0, 1], so the shrunk image is too."""
+        change = moved.clamp(0, 1) - x
+        return x + change * (self.eps / _length(change).clamp_min(1e-12)).clamp_max(1)
+
+    def of(self, chosen: Tensor) -> L2:  # noqa: ARG002
+        """The same for every sample."""
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Occlusion:
+    """Any pixels inside the mask, bool (N, 1, H, W); none outside."""
+
+    mask: Tensor
+
+    def start(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Uniform noise inside the mask."""
+        return self.project(x, uniform(x, generator))
+
+    def step(self, moved: Tensor, gradient: Tensor, size: Tensor | float) -> Tensor:
+        """Along the sign of the gradient."""
+        return moved + size * gradient.sign()
+
+    def project(self, x: Tensor, moved: Tensor) -> Tensor:
+        """Back to x outside the mask, clipped to [0, 1] inside."""
+        return torch.where(self.mask, moved.clamp(0, 1), x)
+
+    def of(self, chosen: Tensor) -> Occlusion:
+        """The chosen samples' rectangles."""
+        return Occlusion(self.mask[chosen])
+
+
+def ball(norm: Norm, eps: float) -> Linf | L2:
+    """The ball of a norm by name."""
+    return Linf(eps) if norm == "Linf" else L2(eps)
+
+
+def uniform(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Uniform noise in [0, 1), shaped and placed as x, drawn on the CPU so that every device draws the same."""
+    return torch.rand(x.shape, generator=generator).to(x)
+
+
+def _length(change: Tensor) -> Tensor:
+    length: Tensor = torch.linalg.vector_norm(change.flatten(1), dim=1)
+    return length.view(-1, *[1] * (change.dim() - 1))
