@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from abnn_serve.errors import ConfigError
@@ -45,20 +45,46 @@ class Accuracy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttackResult:
-    """Accuracy under one attack in one threat model; `eps` in units of [0, 1] pixels, or a share of the area."""
+    """Accuracy under one attack in one threat model.
+
+    Attributes:
+        eps: in units of [0, 1] pixels; for a patch, the share of the area.
+        parameters: everything else that decides what the attack does.
+        accuracy: share of all samples that stay right, those that were wrong without an attack included.
+        seconds: time that the attack took.
+    """
 
     threat_model: ThreatModel
     attack: str
     norm: Norm
     eps: float
-    parameters: dict[str, float | None]
+    parameters: dict[str, float | int | str | bool | None]
     seed: int
     accuracy: Accuracy
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """White-box accuracy of PGD as one of its parameters grows: `eps` in units of [0, 1] pixels, or `steps`."""
+
+    parameter: Literal["eps", "steps"]
+    attack: str
+    points: tuple[tuple[float, Accuracy], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SanityCheck:
+    """One sign of a misleading evaluation: what was looked at, whether it was seen, and the figures."""
+
+    check: str
+    raised: bool
+    detail: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingCost:
-    """What training took; the substitute's own pre-training is counted apart."""
+    """What training took; the substitute's own pre-training, and that of the run it started from, are counted apart."""
 
     recipe: str
     epochs: int
@@ -67,6 +93,7 @@ class TrainingCost:
     seconds: float
     hardware: str
     substitute_seconds: float | None = None
+    init_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,11 +101,13 @@ class RobustnessCard:
     """Everything measured on one model file, and what the numbers do not say.
 
     Attributes:
-        model_sha256: of the `model.onnx` that was measured.
+        model_sha256: of the `model.onnx` that was measured; of `weights.pt` for a run that was not exported.
         data, data_digest: the evaluation set, and the sha256 over its pixels and labels.
         clean: accuracy on unperturbed images; None where it was not measured.
         attacks: one row for each attack and threat model; empty where robustness was not evaluated.
-        sanity: signs of a misleading evaluation, in words.
+        worst: accuracy under the worst of all attacks for each sample, by threat model.
+        curves: white-box accuracy against the attack's strength.
+        sanity: the signs of a misleading evaluation that were looked for.
         limits: what a reader must know before trusting the numbers.
     """
 
@@ -88,5 +117,7 @@ class RobustnessCard:
     clean: Accuracy | None
     training: TrainingCost
     attacks: tuple[AttackResult, ...] = ()
-    sanity: tuple[str, ...] = ()
+    worst: dict[ThreatModel, Accuracy] = field(default_factory=dict)
+    curves: tuple[Curve, ...] = ()
+    sanity: tuple[SanityCheck, ...] = ()
     limits: tuple[str, ...] = ()

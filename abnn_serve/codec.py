@@ -44,15 +44,23 @@ def _structure(kind: Any, value: Any, where: str) -> Any:
     if kind is Any:
         return value
     if origin in (Union, types.UnionType):
-        (other,) = (part for part in inner if part is not type(None))
-        return None if value is None else _structure(other, value, where)
+        others = [part for part in inner if part is not type(None)]
+        if value is None and len(others) < len(inner):
+            return None
+        if len(others) > 1:  # scalars only: their JSON types tell them apart
+            expected = " or ".join(f"a {_JSON_NAMES[part]}" for part in others)
+            return value if type(value) in others else _refuse(where, value, expected)
+        return _structure(others[0], value, where)
     if origin is Literal:
         return value if value in inner else _refuse(where, value, f"one of {', '.join(map(str, inner))}")
     if origin is tuple:
         return _tuple(inner, value, where)
     if origin is dict:
         entries = _expect(dict, value, where).items()
-        return {key: _structure(inner[1], item, f"{where}.{key}") for key, item in entries}
+        return {
+            _structure(inner[0], key, f"{where}'s key"): _structure(inner[1], item, f"{where}.{key}")
+            for key, item in entries
+        }
     if is_dataclass(kind):
         return _dataclass(kind, _expect(dict, value, where), where)
     if kind is float and type(value) is int:

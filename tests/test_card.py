@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from abnn_serve.card import Accuracy, AttackResult, RobustnessCard, TrainingCost
+from abnn_serve.card import Accuracy, AttackResult, Curve, RobustnessCard, SanityCheck, TrainingCost
 from abnn_serve.codec import from_json, to_json
 from abnn_serve.errors import ConfigError
 
@@ -19,7 +19,7 @@ def test_a_card_loses_nothing_in_json():
         attack="pgd",
         norm="Linf",
         eps=8 / 255,
-        parameters={"steps": 20},
+        parameters={"steps": 20, "step_size": None, "loss": "ce", "random_start": True, "p_init": 0.8},
         seed=1,
         accuracy=Accuracy(correct=1, n=3),
     )
@@ -30,7 +30,9 @@ def test_a_card_loses_nothing_in_json():
         clean=Accuracy(correct=2, n=3),
         training=COST,
         attacks=(row,),
-        sanity=("s",),
+        worst={"whitebox": Accuracy(correct=1, n=3)},
+        curves=(Curve(parameter="eps", attack="pgd", points=((0.0, Accuracy(correct=2, n=3)),)),),
+        sanity=(SanityCheck(check="c", raised=True, detail="d"),),
         limits=("l",),
     )
     assert from_json(RobustnessCard, to_json(card), "card", ConfigError) == card

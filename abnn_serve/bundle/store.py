@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -119,6 +119,12 @@ def write_bundle(
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return load_bundle(path)
+
+
+def with_card(bundle: Bundle, card: RobustnessCard) -> Bundle:
+    """`bundle` with another card, in its place on disk; its identity changes with it."""
+    files = {name: bundle.read(name) for name in bundle.manifest.files} | {"card.json": pack_json(card)}
+    return write_bundle(bundle.path, files, lambda entries: replace(bundle.manifest, files=entries))
 
 
 def pack_golden(golden: Golden) -> bytes:

@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from abnn_serve.cli.evaluate import evaluate
 from abnn_serve.cli.export import export
 from abnn_serve.cli.predict import predict
 from abnn_serve.cli.serve import serve
@@ -21,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _command in (train, export, verify, show, predict, serve):
+for _command in (train, evaluate, export, verify, show, predict, serve):
     app.command()(_command)
 
 

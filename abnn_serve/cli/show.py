@@ -79,8 +79,10 @@ def print_bundle(bundle: Bundle) -> None:
         ),
         ("clean", str(card.clean) if card.clean else "not measured"),
         *((f"{a.threat_model}", f"{a.attack}, {a.norm} eps {a.eps:.4g}: {a.accuracy}") for a in card.attacks),
-        *(("sanity", verdict) for verdict in card.sanity),
+        *((threat, f"worst of all attacks: {accuracy}") for threat, accuracy in card.worst.items()),
+        *(("sanity", f"{check.check}: {check.detail}") for check in card.sanity if check.raised),
         *(("limit", limit) for limit in card.limits),
     ]
+    width = max(len(name) for name, _ in rows)
     for name, value in rows:
-        typer.echo(f"{name:<10} {value}")
+        typer.echo(f"{name:<{width}} {value}")

@@ -1,11 +1,16 @@
-"""Pictures of training."""
+"""Pictures of training and of evaluation."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from abnn_serve.card import Curve
 
 
 def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
@@ -25,11 +30,67 @@ def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
             label="training (augmented, smoothed labels)",
         )
         axis.plot(epochs, [scale * row[f"val_{quantity}"] for row in history], "o-", markersize=3, label="validation")
+        if quantity == "accuracy" and all("val_pgd_accuracy" in row for row in history):
+            attacked = [scale * row["val_pgd_accuracy"] for row in history]
+            axis.plot(epochs, attacked, "o-", markersize=3, label="validation under PGD-10")
         axis.set(xlabel="epoch", ylabel=unit)
         axis.grid(alpha=0.3)
         axis.legend()
     last = history[-1]
     figure.suptitle(f"epoch {last['epoch']}: validation accuracy {last['val_accuracy']:.2%}")
+    _save(figure, path)
+
+
+def draw_robustness(curves: Sequence[Curve], path: Path) -> None:
+    """Draw white-box accuracy against eps and against steps, with 95% intervals, to a PNG file, atomically."""
+    figure = Figure(figsize=(4.8 * len(curves), 3.6), layout="constrained")
+    axes = figure.subplots(1, len(curves), squeeze=False)[0]
+    for axis, curve in zip(axes, curves, strict=True):
+        scale = 255 if curve.parameter == "eps" else 1
+        at = [scale * position for position, _ in curve.points]
+        shares = [accuracy for _, accuracy in curve.points]
+        axis.plot(at, [100 * share.value for share in shares], "o-", markersize=3)
+        low, high = zip(*(share.interval for share in shares), strict=True)
+        axis.fill_between(at, [100 * value for value in low], [100 * value for value in high], alpha=0.2)
+        axis.set(xlabel="eps, in 1/255" if curve.parameter == "eps" else "steps", ylabel="accuracy, %", ylim=(0, 100))
+        axis.set_xscale("symlog", linthresh=1)
+        axis.set_title(f"white-box, {curve.attack}", fontsize=10)
+        axis.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def draw_samples(
+    clean: NDArray[np.float32],
+    adversarial: NDArray[np.float32],
+    titles: Sequence[tuple[str, str]],
+    caption: str,
+    path: Path,
+) -> None:
+    """Draw images, (n, 3, H, W) in [0, 1], their attacked forms and ten times the difference, to a PNG file.
+
+    Args:
+        clean: up to eight images.
+        adversarial: the same after an attack.
+        titles: for each, the answer before and the answer after.
+        caption: which attack.
+        path: of the file; written atomically.
+    """
+    rows = (clean, adversarial, np.clip(0.5 + 10 * (adversarial - clean), 0, 1))
+    figure = Figure(figsize=(1.3 * len(clean), 4.6), layout="constrained")
+    axes = figure.subplots(3, len(clean), squeeze=False)
+    for row, images in enumerate(rows):
+        for column, image in enumerate(images):
+            axes[row][column].imshow(image.transpose(1, 2, 0), interpolation="nearest")
+            axes[row][column].set(xticks=[], yticks=[])
+            if row < 2:
+                axes[row][column].set_title(titles[column][row], fontsize=8)
+    for row, name in enumerate(("clean", "attacked", "difference x 10")):
+        axes[row][0].set_ylabel(name, fontsize=8)
+    figure.suptitle(caption, fontsize=9)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
     partial = path.with_name(f".{path.name}.partial")
     figure.savefig(partial, dpi=110, format="png")
     partial.replace(path)

@@ -16,24 +16,17 @@ import onnxruntime
 import abnn_serve
 from abnn_serve.bundle.manifest import FileEntry, Manifest, Parity
 from abnn_serve.bundle.store import Bundle, Golden, pack_golden, pack_json, write_bundle
-from abnn_serve.card import Accuracy, RobustnessCard, TrainingCost
+from abnn_serve.card import Accuracy, RobustnessCard
 from abnn_serve.errors import ExportError
 from abnn_serve.lab.data import ImageData, agree
 from abnn_serve.lab.export.graph import OPSET, ServedNetwork, export_graph
 from abnn_serve.lab.export.parity import TOLERANCE, check_parity, torch_logits
+from abnn_serve.lab.robustness import new_card
 from abnn_serve.lab.run import Run, RunConfig
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.runtime.session import Session
 
 _GOLDEN = 4
-_NOT_EVALUATED = (
-    "Robustness has not been evaluated: no attack was run on this model, in any threat model. The evaluation is still "
-    "to come; until then trust it no further than an undefended network."
-)
-_ABNN_LIMIT = (
-    "Trained on clean data with a clean-trained substitute. Prototypes of such networks kept 0% accuracy under "
-    "white-box attacks through both networks, and less than the undefended network under query attacks."
-)
 
 
 def export_bundle(
@@ -69,7 +62,7 @@ def export_bundle(
     served = ServedNetwork(network).eval()
     inputs = data.spread(_GOLDEN).images
     golden = Golden(inputs=inputs, logits=torch_logits(served, inputs))
-    card = _card(run, data, model)
+    card = new_card(run, data, hashlib.sha256(model).hexdigest())
     parity = Parity(tolerance=tolerance, max_error=0.0, images=0, batch_sizes=())
     name = Path(out).name
     with tempfile.TemporaryDirectory() as scratch:
@@ -128,27 +121,6 @@ def _toolchain() -> dict[str, str]:
     found = {package: importlib.metadata.version(package) for package in packages}
     own = {"abnn_serve": abnn_serve.__version__, "python": platform.python_version()}
     return {**own, **found, "onnxruntime": str(onnxruntime.__version__)}
-
-
-def _card(run: Run, data: ImageData, model: bytes) -> RobustnessCard:
-    config, metrics = run.config, run.metrics
-    adaptive = config.plan is not None
-    return RobustnessCard(
-        model_sha256=hashlib.sha256(model).hexdigest(),
-        data=Path(data.source).name,
-        data_digest=data.digest,
-        clean=None,
-        training=TrainingCost(
-            recipe=config.recipe.name,
-            epochs=len(metrics),
-            images=config.data_count,
-            passes_per_step=config.recipe.passes,
-            seconds=run.seconds,
-            hardware=metrics[-1]["hardware"],
-            substitute_seconds=config.substitute_seconds,
-        ),
-        limits=(_NOT_EVALUATED, _ABNN_LIMIT) if adaptive else (_NOT_EVALUATED,),
-    )
 
 
 def _clean_accuracy(predictor: Predictor, data: ImageData) -> Accuracy:

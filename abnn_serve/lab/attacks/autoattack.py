@@ -1,0 +1,73 @@
+"""AutoAttack (Croce & Hein, ICML 2020) by its authors' package: APGD-CE, APGD-T, FAB-T and Square, unchanged."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from abnn_serve.card import Norm
+from abnn_serve.errors import ConfigError
+from abnn_serve.lab.attacks.base import Attack, Model
+
+
+class AutoAttackWarning(UserWarning):
+    """One of AutoAttack's own flags: its figure may mislead."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AutoAttack(Attack):
+    """The standard version: no parameter but the budget. A failing part fails the whole.
+
+    Attributes:
+        norm: Linf or L2.
+    """
+
+    norm: Norm = "Linf"
+
+    @property
+    def name(self) -> str:
+        """AutoAttack."""
+        return "AutoAttack"
+
+    @property
+    def budget(self) -> Norm:
+        """The norm of its ball."""
+        return self.norm
+
+    def perturb(self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator, *, stop: bool) -> Tensor:  # noqa: ARG002
+        """See `Attack`; it always stops at samples that are broken."""
+        try:
+            import pyautoattack
+        except ImportError as error:
+            raise ConfigError(
+                "AutoAttack needs pyautoattack; install it with: pip install 'abnn_serve[attacks]'"
+            ) from error
+
+        seed = int(torch.randint(2**31, (), generator=generator))
+        auto = pyautoattack.AutoAttack(model, norm=self.norm, eps=self.eps, device=x.device, seed=seed)
+        with _flags_as_warnings(auto.logger):
+            found: Tensor = auto.run_standard_evaluation(x, y, batch_size=len(x))[0]
+        return found
+
+
+@contextmanager
+def _flags_as_warnings(logger: logging.Logger) -> Iterator[None]:
+    handler = _Warns(logging.WARNING)
+    propagated, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagated
+
+
+class _Warns(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        warnings.warn(record.getMessage(), AutoAttackWarning, stacklevel=2)

@@ -1,0 +1,111 @@
+"""ROA: the rectangular occlusion attack (Wu, Tong & Vorobeychik, ICLR 2020)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from abnn_serve.card import Norm
+from abnn_serve.errors import ConfigError
+from abnn_serve.lab.attacks.base import Attack, Model, ascend, cross_entropy
+from abnn_serve.lab.attacks.regions import Occlusion
+
+_GREY = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ROA(Attack):
+    """A rectangle of at most `eps` of the area, placed where it hurts, then PGD on the pixels inside.
+
+    Attributes:
+        eps: share of the image's area, in (0, 1]; 0.1 is the paper's 10%.
+        steps: of the PGD inside the rectangle (the papers' t).
+        step_size: of one step, in units of [0, 1] pixels.
+        search: `exhaustive` tries a grey rectangle at every place of the grid; `gradient` only at the `candidates`
+            places with the largest gradient under them.
+        stride: of the grid in pixels; the last row and column are always in it.
+        candidates: places that the gradient search tries.
+    """
+
+    eps: float = 0.1
+    steps: int = 5
+    step_size: float = 0.125
+    search: Literal["exhaustive", "gradient"] = "gradient"
+    stride: int = 2
+    candidates: int = 30
+
+    def __post_init__(self) -> None:
+        if not 0 < self.eps <= 1:
+            raise ConfigError(f"ROA's eps is {self.eps}, expected a share of the area in (0, 1], such as 0.1")
+        if self.search not in ("exhaustive", "gradient"):
+            raise ConfigError(f"ROA's search is {self.search!r}, expected exhaustive or gradient")
+        if min(self.steps, self.stride, self.candidates) < 1:
+            raise ConfigError("ROA's steps, stride and candidates must each be at least 1")
+
+    @property
+    def name(self) -> str:
+        """ROA, its area and its steps."""
+        return f"ROA-{self.eps:.0%} t={self.steps}"
+
+    @property
+    def budget(self) -> Norm:
+        """A patch."""
+        return "patch"
+
+    def perturb(self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator, *, stop: bool) -> Tensor:
+        """See `Attack`."""
+        region = Occlusion(self._place(model, x, y))
+        start = region.start(x, generator)
+        sizes = [self.step_size] * self.steps
+        return ascend(model, x, y, start, region, loss=cross_entropy(y), sizes=sizes, stop=stop)
+
+    def _place(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
+        """The mask of each sample's rectangle, bool (N, 1, H, W)."""
+        height, width = rectangle(self.eps, x.shape[2], x.shape[3])
+        places = torch.cartesian_prod(
+            _grid(x.shape[2] - height, self.stride), _grid(x.shape[3] - width, self.stride)
+        ).to(x.device)
+        tried = places.expand(len(x), -1, -1)
+        if self.search == "gradient" and len(places) > self.candidates:
+            under = _gradient_under(model, x, y, (height, width))[:, places[:, 0], places[:, 1]]
+            tried = places[under.topk(self.candidates, dim=1).indices]
+        worst = torch.full((len(x),), -torch.inf, device=x.device)
+        best = tried[:, 0]
+        for corner in tried.unbind(dim=1):
+            mask = _mask(corner, (height, width), x)
+            with torch.no_grad():
+                loss = cross_entropy(y)(model(torch.where(mask, _GREY, x)), torch.arange(len(x), device=x.device))
+            best = torch.where((loss > worst)[:, None], corner, best)
+            worst = torch.maximum(loss, worst)
+        return _mask(best, (height, width), x)
+
+
+def rectangle(area: float, height: int, width: int) -> tuple[int, int]:
+    """Sides in pixels of the image-shaped rectangle of at most `area` of the image, at least one pixel each."""
+    side = math.sqrt(area)
+    return max(1, int(height * side + 1e-9)), max(1, int(width * side + 1e-9))
+
+
+def _grid(last: int, stride: int) -> Tensor:
+    return torch.tensor(sorted({*range(0, last + 1, stride), last}))
+
+
+def _gradient_under(model: Model, x: Tensor, y: Tensor, sides: tuple[int, int]) -> Tensor:
+    """Squared gradient summed under a rectangle at each corner, (N, H - h + 1, W - w + 1)."""
+    x = x.detach().requires_grad_()
+    loss = cross_entropy(y)(model(x), torch.arange(len(x), device=x.device))
+    (gradient,) = torch.autograd.grad(loss.sum(), x)
+    squares = gradient.square().sum(dim=1, keepdim=True)
+    return nn.functional.avg_pool2d(squares, sides, stride=1).squeeze(1)
+
+
+def _mask(corner: Tensor, sides: tuple[int, int], x: Tensor) -> Tensor:
+    """Rectangles with these top left corners, int64 (N, 2), as bool (N, 1, H, W)."""
+    rows = torch.arange(x.shape[2], device=x.device) - corner[:, :1]
+    columns = torch.arange(x.shape[3], device=x.device) - corner[:, 1:]
+    inside_rows, inside_columns = (rows >= 0) & (rows < sides[0]), (columns >= 0) & (columns < sides[1])
+    return (inside_rows[:, :, None] & inside_columns[:, None, :])[:, None]

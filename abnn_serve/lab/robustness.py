@@ -1,0 +1,140 @@
+"""A robustness card: trials, curves and sanity checks on one subject, and what a reader must know of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from abnn_serve.card import Curve, RobustnessCard, SanityCheck, TrainingCost
+from abnn_serve.lab.batches import to_input
+from abnn_serve.lab.data import ImageData
+from abnn_serve.lab.evaluate import Evaluation, Trial, count, evaluate
+from abnn_serve.lab.plots import draw_robustness, draw_samples
+from abnn_serve.lab.run import Run
+from abnn_serve.lab.sanity import check_evaluation, check_network
+from abnn_serve.lab.suites import eps_curve, steps_curve
+from abnn_serve.lab.threats import Subject
+
+NOT_EVALUATED = (
+    "Robustness has not been evaluated: no attack was run on this model, in any threat model. Until `abnn evaluate` "
+    "has been, trust it no further than an undefended network."
+)
+_ONLY_THESE = (
+    "Robust figures hold for the listed attacks, norms and budgets. Corruptions, rotations, larger budgets and attacks "
+    "that are yet to be invented were not measured."
+)
+_MASKED = (
+    "Graybox and transfer figures describe attackers who lack the substitute or the weights. The substitute is public "
+    "and weights leak: the white-box figure is the one to rely on."
+)
+_SANITY_IMAGES = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What an evaluation found."""
+
+    evaluation: Evaluation
+    curves: tuple[Curve, ...]
+    sanity: tuple[SanityCheck, ...]
+
+
+def new_card(run: Run, data: ImageData, model_sha256: str) -> RobustnessCard:
+    """A finished run's card before anything is measured on it."""
+    config, metrics = run.config, run.metrics
+    return RobustnessCard(
+        model_sha256=model_sha256,
+        data=Path(data.source).name,
+        data_digest=data.digest,
+        clean=None,
+        training=TrainingCost(
+            recipe=config.recipe.name,
+            epochs=len(metrics),
+            images=config.data_count,
+            passes_per_step=config.recipe.passes,
+            seconds=run.seconds,
+            hardware=metrics[-1]["hardware"],
+            substitute_seconds=config.substitute_seconds,
+            init_seconds=config.init_seconds,
+        ),
+        limits=(NOT_EVALUATED,),
+    )
+
+
+def measure(
+    subject: Subject,
+    data: ImageData,
+    trials: Sequence[Trial],
+    *,
+    eps: float = 8 / 255,
+    curve_images: int = 200,
+    device: str = "cpu",
+    store: Path | None = None,
+    on_progress: Callable[[Trial, int, float], None] = lambda *_: None,
+) -> Report:
+    """Run the trials, the curves and the sanity checks.
+
+    Args:
+        subject: what is attacked.
+        data: labelled samples.
+        trials: see `suites.choose_trials`.
+        eps: budget of the steps curve.
+        curve_images: samples of the curves, evenly spaced; 0 leaves the curves out.
+        device: of torch.
+        store: where finished batches are kept, to go on from after a kill.
+        on_progress: told of a trial, its samples so far and the accuracy on them.
+    """
+    evaluation = evaluate(subject, data, trials, device=device, store=store, on_progress=on_progress)
+    few = data.spread(curve_images)
+    curves: tuple[Curve, ...] = ()
+    if curve_images and subject.network is not None:
+        curves = eps_curve(subject, few, device=device), steps_curve(subject, few, eps=eps, device=device)
+    own = check_network(subject.own, data.spread(_SANITY_IMAGES), eps=eps)
+    return Report(evaluation=evaluation, curves=curves, sanity=(*own, *check_evaluation(evaluation, *curves)))
+
+
+def filled(card: RobustnessCard, report: Report, data: ImageData) -> RobustnessCard:
+    """`card` with what was found on a part of `data`."""
+    evaluation = report.evaluation
+    n = len(evaluation.data)
+    masked = any(threat != "whitebox" for threat in evaluation.worst)
+    return replace(
+        card,
+        clean=card.clean or count(evaluation.clean),
+        attacks=tuple(outcome.row for outcome in evaluation.outcomes),
+        worst=evaluation.worst,
+        curves=report.curves,
+        sanity=report.sanity,
+        limits=(
+            f"Attacks were run on {n:,} of {len(data):,} images, evenly spaced.",
+            _ONLY_THESE,
+            *((_MASKED,) if masked else ()),
+        ),
+    )
+
+
+def draw(subject: Subject, report: Report, folder: Path) -> None:
+    """Write curves.png and samples.png into `folder`."""
+    if report.curves:
+        draw_robustness(report.curves, folder / "curves.png")
+    white = [o for o in report.evaluation.outcomes if o.trial.threat_model == "whitebox"] or report.evaluation.outcomes
+    outcome = min(white, key=lambda o: (o.trial.attack.budget == "patch", o.right.mean()))
+    data, names = report.evaluation.data, report.evaluation.data.classes.names
+    broken = np.flatnonzero(report.evaluation.clean & ~outcome.right)
+    shown = (broken if len(broken) else np.arange(len(data)))[:8]
+    clean = to_input(data.images[shown]).numpy()
+    judge = subject.judge(outcome.trial.threat_model)
+    place = next((p.device for p in judge.parameters()), None) if isinstance(judge, torch.nn.Module) else None
+    with torch.no_grad():
+        after = judge(torch.from_numpy(outcome.images[shown]).to(place)).argmax(dim=1).tolist()
+    draw_samples(
+        clean,
+        outcome.images[shown],
+        [(names[data.labels[i]], names[found]) for i, found in zip(shown, after, strict=True)],
+        f"{outcome.trial.threat_model}: {outcome.trial.attack.name}, eps {outcome.trial.attack.eps:.3g}",
+        folder / "samples.png",
+    )

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from abnn_serve.bundle.store import load_bundle
+from abnn_serve.card import RobustnessCard
+from abnn_serve.codec import from_json
+from abnn_serve.errors import ConfigError
+from tests.cli.test_cli import _abnn, _fails
+
+
+def test_a_run_gets_a_card_pictures_and_a_table(abnn_run, standard_run, shapes, tmp_path):
+    options = ("--data", shapes["val"], "--twin", standard_run.path, "--quick", "-n", 16, "--out", tmp_path / "found")
+    done = _abnn("evaluate", abnn_run.path, *options, "--attack", "pgd", "--require", "clean>=0.01")
+    assert done.returncode == 0, done.stderr
+    assert "whitebox" in done.stdout
+    assert "whitebox: PGD-20: " in done.stderr
+    value = json.loads((tmp_path / "found" / "card.json").read_text())
+    card = from_json(RobustnessCard, value, "card", ConfigError)
+    assert [row.threat_model for row in card.attacks] == ["whitebox", "graybox", "transfer"]
+    assert all(row.accuracy.n == 16 for row in card.attacks)
+    assert card.sanity
+    assert (tmp_path / "found" / "samples.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "found" / "card.json").stat().st_size < 100_000
+    again = _abnn("evaluate", abnn_run.path, *options, "--attack", "pgd", "--require", "whitebox>=0.99")
+    assert again.returncode == 1
+    assert again.stderr.splitlines()[-1].startswith("abnn: whitebox accuracy is ")
+
+
+def test_a_bundle_gets_the_card_inside_and_another_identity(bundle, abnn_run, shapes, tmp_path):
+    own = tmp_path / "shapes"
+    shutil.copytree(bundle.path, own)
+    done = _abnn(
+        "evaluate",
+        own,
+        "--run",
+        abnn_run.path,
+        "--data",
+        shapes["val"],
+        "--quick",
+        "-n",
+        8,
+        "--out",
+        tmp_path / "found",
+    )
+    assert done.returncode == 0, done.stderr
+    after = load_bundle(own)
+    assert after.digest != bundle.digest
+    assert {row.threat_model for row in after.card.attacks} == {"whitebox", "graybox", "blackbox", "artifact"}
+    assert after.card.clean == bundle.card.clean
+    assert after.card.model_sha256 == bundle.card.model_sha256
+    assert not any("not been evaluated" in limit for limit in after.card.limits)
+    shown = _abnn("show", own)
+    assert "worst of all attacks" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--require", "whitebox>30"), r"--require is 'whitebox>30', expected THREAT>=SHARE"),
+        (("--eps", "8/0"), "--eps is '8/0', expected a number or a fraction"),
+        (("--attack", "cw"), "no attack named 'cw'"),
+        (("--threat", "transfer"), r"'transfer' .* cannot be evaluated: give the undefended twin with --twin RUN"),
+        (("--run", "x"), "--run goes with a bundle"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_one_line(options, message, abnn_run, shapes):
+    _fails(_abnn("evaluate", abnn_run.path, "--data", shapes["val"], "-n", 8, *options), message)
