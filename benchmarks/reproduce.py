@@ -50,35 +50,37 @@ class Row:
     published: str = ""
 
 
+_SHORT: dict[str, object] = {"lr": 0.03}  # from weights that are trained already
+
 ROWS = (
     Row(name="substitute", recipe="standard", epochs=8, big=True, evaluated=False),
     Row(name="robust-substitute", recipe="fast-at", epochs=8, big=True, evaluated=False),
-    Row(name="standard", recipe="standard", epochs=15, published="93.4 / 0.0 at 2N"),
+    Row(name="standard", recipe="standard", epochs=30, settings={"cutout": 8}, published="93.4 / 0.0 at 2N"),
     Row(name="probe", recipe="probe", epochs=3, init="substitute", evaluated=False),
     Row(name="abnn-scratch", recipe="abnn", epochs=10, substitute="substitute", published="87.5 / 31.5 at 3N"),
-    Row(name="abnn", recipe="abnn", epochs=6, init="standard", substitute="substitute", settings={"lr": 0.03}),
+    Row(name="abnn", recipe="abnn", epochs=7, init="standard", substitute="substitute", settings=_SHORT),
     Row(name="abnn-adain", recipe="abnn", epochs=10, substitute="substitute", form="adain"),
     Row(name="pgd-at", recipe="pgd-at", epochs=10, published="83.3 / 51.6 at 12N"),
     Row(name="fast-at", recipe="fast-at", epochs=10),
-    Row(name="bn-at", recipe="bn-at", epochs=4, init="standard"),
-    Row(name="bn-head-at", recipe="bn-at", epochs=4, init="standard", settings={"trained": "norm+head"}),
-    Row(name="bn-at-scratch", recipe="bn-at-scratch", epochs=4),
+    Row(name="bn-at", recipe="bn-at", epochs=2, init="standard"),
+    Row(name="bn-head-at", recipe="bn-at", epochs=2, init="standard", settings={"trained": "norm+head"}),
+    Row(name="bn-at-scratch", recipe="bn-at-scratch", epochs=2),
     Row(
-        name="abnn-robust-substitute",
+        name="abnn-robust",
         recipe="abnn",
-        epochs=6,
+        epochs=7,
         init="standard",
         substitute="robust-substitute",
-        settings={"lr": 0.03},
+        settings=_SHORT,
     ),
     Row(name="robust-probe", recipe="probe", epochs=3, init="robust-substitute"),
-    Row(name="abnn-at", recipe="abnn-at", epochs=4, init="abnn-robust-substitute"),
+    Row(name="abnn-at", recipe="abnn-at", epochs=2, init="abnn-robust"),
     Row(
         name="abnn-at-whole",
         recipe="abnn-at",
         epochs=4,
-        init="abnn-robust-substitute",
-        settings={"trained": "all", "attack_steps": 1},
+        init="abnn-robust",
+        settings={"trained": "all", "attack_steps": 1, **_SHORT},
     ),
 )
 
@@ -168,11 +170,11 @@ def _with_needs(names: list[str]) -> list[Row]:
 
 
 def _run(name: str, options: argparse.Namespace, seed: int) -> Path:
-    return Path(options.runs) / options.preset / f"{name}-{seed}"
+    return Path(str(options.runs), options.preset, f"{name}-{seed}")
 
 
 def _recipe(row: Row, preset: Preset) -> Recipe:
-    settings = {"batch_size": preset.batch_size, "epochs": row.epochs * preset.scale}
+    settings: dict[str, object] = {"batch_size": preset.batch_size, "epochs": row.epochs * preset.scale}
     if recipe_by_name(row.recipe).trained == "all":
         settings["lr"] = preset.lr
     return replace(recipe_by_name(row.recipe), **settings | row.settings)  # type: ignore[arg-type]
@@ -308,9 +310,9 @@ def _draw(found: list[tuple[Row, int, RobustnessCard]], path: Path) -> None:
     axis = figure.subplots()
     shown = (("clean", "tab:gray"), ("graybox", "tab:orange"), ("transfer", "tab:green"), ("whitebox", "tab:blue"))
     for position, (_, _, card) in enumerate(found):
-        measured = {"clean": card.clean, **card.worst}
+        measured = {"clean": card.clean} | {str(threat): value for threat, value in card.worst.items()}
         for offset, (name, colour) in enumerate(shown):
-            accuracy = measured.get(name)  # type: ignore[call-overload]
+            accuracy = measured.get(name)
             if accuracy is not None:
                 label = name if position == 0 else None
                 axis.barh(position + 0.2 * offset, 100 * accuracy.value, height=0.18, color=colour, label=label)

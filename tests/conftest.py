@@ -95,7 +95,9 @@ def request_for(shapes: dict[str, str], recipe: str = "standard", **options: obj
     """A request for a run of seconds on the drawn shapes."""
     from dataclasses import replace
 
-    settings = {key: options.pop(key) for key in ("epochs", "batch_size", "lr") if key in options}
+    settings = {
+        key: options.pop(key) for key in ("epochs", "batch_size", "lr", "momentum", "optimizer") if key in options
+    }
     small = replace(RECIPES[recipe], **{"epochs": 2, "batch_size": 32, "lr": 0.1, **settings})
     return TrainRequest(
         recipe=small,

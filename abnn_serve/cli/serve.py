@@ -23,7 +23,7 @@ def serve(
 ) -> None:
     """Serve a bundle over HTTP until interrupted. ABNN_DEVICE, ABNN_THREADS and the ABNN_MAX_* limits apply.
 
-    Example: abnn serve --bundle models/cifar10-resnet9s-abnn --port 3000
+    Example: abnn serve --bundle models/cifar10-abnn --port 3000
     """
     settings = Settings.from_environment()
     settings = replace(settings, bundle=(bundle or settings.bundle).resolve())

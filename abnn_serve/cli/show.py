@@ -19,7 +19,7 @@ def show(
 ) -> None:
     """Print a bundle's identity, input, origin and robustness card.
 
-    Example: abnn show models/cifar10-resnet9s-abnn
+    Example: abnn show models/cifar10-abnn
     """
     found = load_bundle(bundle or default_bundle())
     if as_json:
@@ -40,7 +40,7 @@ def verify(
 ) -> None:
     """Check every byte of a bundle, load its graph on the CPU and replay the golden vectors; exit 1 if any differs.
 
-    Example: abnn verify models/cifar10-resnet9s-abnn
+    Example: abnn verify models/cifar10-abnn
     """
     found = load_bundle(bundle or default_bundle(), digest=digest)
     Session(found, "cpu")
@@ -53,8 +53,10 @@ def print_bundle(bundle: Bundle) -> None:
     manifest, card, cost = bundle.manifest, bundle.card, bundle.card.training
     spec = manifest.input
     size = sum(entry.bytes for entry in manifest.files.values())
-    substitute = (
-        "" if cost.substitute_seconds is None else f" after {cost.substitute_seconds:,.0f} s for its substitute"
+    before = "".join(
+        f", {seconds:,.0f} s before that for its {what}"
+        for what, seconds in (("initial weights", cost.init_seconds), ("substitute", cost.substitute_seconds))
+        if seconds is not None
     )
     rows = [
         (
@@ -74,7 +76,7 @@ def print_bundle(bundle: Bundle) -> None:
         ("parity", f"largest logit error {manifest.parity.max_error:.1e} on {manifest.parity.images:,} images"),
         (
             "training",
-            f"{cost.recipe}, {cost.epochs} epochs, {cost.passes_per_step}N, {cost.seconds:,.0f} s{substitute}; "
+            f"{cost.recipe}, {cost.epochs} epochs, {cost.passes_per_step}N, {cost.seconds:,.0f} s{before}; "
             + cost.hardware,
         ),
         ("clean", str(card.clean) if card.clean else "not measured"),

@@ -6,82 +6,22 @@ import hashlib
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from abnn_serve.card import Accuracy, AttackResult, ThreatModel
 from abnn_serve.lab.attacks.autoattack import AutoAttackWarning
 from abnn_serve.lab.attacks.base import Attack, Model, evaluating
 from abnn_serve.lab.attacks.regions import Linf, ball
 from abnn_serve.lab.batches import to_input
 from abnn_serve.lab.data import ImageData
+from abnn_serve.lab.outcomes import Evaluation, Outcome, OutcomeStore, Trial
 from abnn_serve.lab.threats import ServedModel, Subject
 
 _BATCH = 250
 _CHECKED = 16  # images on which the white-box gradient is compared with finite differences
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
-    """One attack in one threat model."""
-
-    threat_model: ThreatModel
-    attack: Attack
-    seed: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What a trial did: which samples stayed right, bool (N,), and the adversarial images, float32 (N, 3, H, W)."""
-
-    trial: Trial
-    right: NDArray[np.bool_]
-    images: NDArray[np.float32]
-    seconds: float
-    flags: tuple[str, ...] = ()
-
-    @property
-    def row(self) -> AttackResult:
-        """The card's line."""
-        attack = self.trial.attack
-        return AttackResult(
-            threat_model=self.trial.threat_model,
-            attack=attack.name,
-            norm=attack.budget,
-            eps=attack.eps,
-            parameters=attack.parameters,
-            seed=self.trial.seed,
-            accuracy=count(self.right),
-            seconds=round(self.seconds, 1),
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluation:
-    """Clean answers and every trial's outcome on the same N samples."""
-
-    data: ImageData
-    clean: NDArray[np.bool_]
-    outcomes: tuple[Outcome, ...] = field(default=())
-
-    @property
-    def worst(self) -> dict[ThreatModel, Accuracy]:
-        """Accuracy under the worst of a threat model's Linf and L2 trials for each sample; patches stand apart."""
-        right: dict[ThreatModel, NDArray[np.bool_]] = {}
-        for outcome in self.outcomes:
-            if outcome.trial.attack.budget != "patch":
-                threat = outcome.trial.threat_model
-                right[threat] = right.get(threat, self.clean) & outcome.right
-        return {threat: count(flags) for threat, flags in right.items()}
-
-
-def count(right: NDArray[np.bool_]) -> Accuracy:
-    """Flags to an Accuracy."""
-    return Accuracy(correct=int(right.sum()), n=len(right))
 
 
 def evaluate(
@@ -116,7 +56,7 @@ def evaluate(
     clean = _right(subject.own, data, device)
     identity = _identity(subject, data)
     outcomes = tuple(
-        _run(trial, subject, data, device, _Store(store, trial, identity) if store else None, on_progress)
+        _run(trial, subject, data, device, OutcomeStore(store, trial, identity) if store else None, on_progress)
         for trial in trials
     )
     return Evaluation(data=data, clean=clean, outcomes=outcomes)
@@ -137,7 +77,7 @@ def _run(
     subject: Subject,
     data: ImageData,
     device: str,
-    store: _Store | None,
+    store: OutcomeStore | None,
     on_progress: Callable[[Trial, int, float], None],
 ) -> Outcome:
     parts: list[Outcome] = []
@@ -208,46 +148,8 @@ def inside(attack: Attack, x: torch.Tensor, moved: torch.Tensor, *, whole: bool)
     return x + ((moved - x) * 255).trunc() / 255
 
 
-class _Store:
-    """Finished batches of one trial on disk, named after everything that decides them."""
-
-    def __init__(self, folder: Path, trial: Trial, identity: str) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        key = hashlib.sha256(f"{identity} {_BATCH} {trial}".encode()).hexdigest()[:20]
-        self.stem, self.trial = folder / key, trial
-
-    def _path(self, start: int) -> Path:
-        return self.stem.with_name(f"{self.stem.name}-{start:06}.npz")
-
-    def load(self, start: int) -> Outcome | None:
-        """The batch that begins at sample `start`, if it was finished."""
-        if not self._path(start).is_file():
-            return None
-        with np.load(self._path(start), allow_pickle=False) as kept:
-            return Outcome(
-                trial=self.trial,
-                right=kept["right"],
-                images=kept["images"],
-                seconds=float(kept["seconds"]),
-                flags=tuple(map(str, kept["flags"])),
-            )
-
-    def save(self, start: int, part: Outcome) -> None:
-        """Keep a batch; written aside and renamed."""
-        partial = self.stem.with_name(f".{self.stem.name}.partial")
-        with partial.open("wb") as file:
-            np.savez(
-                file,
-                right=part.right,
-                images=part.images,
-                seconds=np.asarray(part.seconds),
-                flags=np.asarray(part.flags, dtype=np.str_),
-            )
-        partial.replace(self._path(start))
-
-
 def _identity(subject: Subject, data: ImageData) -> str:
-    state = hashlib.sha256(f"{subject.served_digest} {data.digest}".encode())
+    state = hashlib.sha256(f"{subject.served_digest} {data.digest} {_BATCH}".encode())
     for network in (subject.network, subject.twin, subject.probe):
         for name, value in sorted(network.state_dict().items()) if network is not None else ():
             state.update(name.encode())

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 from abnn_serve.errors import ConfigError
 
 Trained = Literal["all", "norm", "head", "norm+head"]
+Optimizer = Literal["sgd", "muon"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +20,8 @@ class Recipe:
         adaptive: the target gets adaptive layers, driven by a frozen substitute.
         epochs: passes over the data, at least 1.
         batch_size: images a step, at least 2.
-        lr: peak of the one-cycle schedule of SGD with Nesterov momentum.
+        optimizer: `sgd`, with Nesterov momentum; or `muon`, orthogonalised steps for convolutions and SGD for the rest.
+        lr: peak of its one-cycle schedule.
         warmup: share of the steps before the peak, in (0, 1).
         weight_decay: on weights of two or more dimensions only.
         label_smoothing: in [0, 1).
@@ -41,6 +43,7 @@ class Recipe:
     adaptive: bool = False
     epochs: int = 20
     batch_size: int = 256
+    optimizer: Optimizer = "sgd"
     lr: float = 0.4
     warmup: float = 0.25
     momentum: float = 0.9
@@ -79,8 +82,9 @@ class Recipe:
             value = getattr(self, field)
             if not low <= value <= high:
                 raise ConfigError(f"{field} is {value}, expected {low} to {high}")
-        if self.trained not in get_args(Trained):
-            raise ConfigError(f"trained is {self.trained!r}, expected one of {', '.join(get_args(Trained))}")
+        for field, kind in (("trained", Trained), ("optimizer", Optimizer)):
+            if getattr(self, field) not in get_args(kind):
+                raise ConfigError(f"{field} is {getattr(self, field)!r}, expected one of {', '.join(get_args(kind))}")
 
     @property
     def passes(self) -> int:
@@ -175,6 +179,7 @@ _PARSERS: dict[str, Any] = {
     "float | None": float,
     "bool": {"true": True, "false": False}.__getitem__,
     "Trained": str,
+    "Optimizer": str,
 }
 _EXPECTED = {
     "int": "a whole number",
@@ -182,4 +187,5 @@ _EXPECTED = {
     "float | None": "a number",
     "bool": "true or false",
     "Trained": "what learns",
+    "Optimizer": "its name",
 }

@@ -12,7 +12,8 @@ import torch
 from abnn_serve.card import Curve, RobustnessCard, SanityCheck, TrainingCost
 from abnn_serve.lab.batches import to_input
 from abnn_serve.lab.data import ImageData
-from abnn_serve.lab.evaluate import Evaluation, Trial, count, evaluate
+from abnn_serve.lab.evaluate import evaluate
+from abnn_serve.lab.outcomes import Evaluation, Trial, count
 from abnn_serve.lab.plots import draw_robustness, draw_samples
 from abnn_serve.lab.run import Run
 from abnn_serve.lab.sanity import check_evaluation, check_network

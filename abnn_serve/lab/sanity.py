@@ -14,8 +14,8 @@ from abnn_serve.lab.attacks.regions import Linf
 from abnn_serve.lab.attacks.square import Square
 from abnn_serve.lab.batches import to_input
 from abnn_serve.lab.data import ImageData
-from abnn_serve.lab.evaluate import Evaluation, count
 from abnn_serve.lab.gradients import TOLERANCE, gradient_error
+from abnn_serve.lab.outcomes import Evaluation, count
 
 _SLACK = 0.005  # of accuracy: less is the luck of random starts
 _MASKING = 0.10  # of accuracy, between an attacker with the substitute's gradient and one without

@@ -14,7 +14,8 @@ from abnn_serve.lab.attacks.gradient import FGSM, PGD
 from abnn_serve.lab.attacks.patch import ROA
 from abnn_serve.lab.attacks.square import Square
 from abnn_serve.lab.data import ImageData
-from abnn_serve.lab.evaluate import Trial, count, evaluate
+from abnn_serve.lab.evaluate import evaluate
+from abnn_serve.lab.outcomes import Trial, count
 from abnn_serve.lab.threats import Subject
 
 ATTACKS: dict[str, Callable[[float], Attack]] = {

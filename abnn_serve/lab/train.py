@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import time
@@ -24,6 +23,7 @@ from abnn_serve.lab.device import describe_device
 from abnn_serve.lab.plots import draw_curves
 from abnn_serve.lab.recipes import Recipe
 from abnn_serve.lab.run import Network, Run
+from abnn_serve.lab.state import TrainingState
 from abnn_serve.lab.trained import freeze, learn
 
 _PGD_IMAGES = 256  # validation images on which adversarial training is watched: one-step training can overfit suddenly
@@ -66,7 +66,7 @@ def fit(
     place = torch.device(device)
     network = network.to(place).to(memory_format=torch.channels_last)
     freeze(network, recipe.trained)
-    state = _State(network, recipe, steps)
+    state = TrainingState(network, recipe, steps)
     if run.checkpoints:
         state.load(torch.load(run.checkpoints[-1], map_location=place, weights_only=True))
     forward = torch.compile(network) if compiled else network
@@ -88,77 +88,14 @@ def fit(
     return state.average.cpu()
 
 
-def _record(run: Run, state: _State) -> None:
+def _record(run: Run, state: TrainingState) -> None:
     run.write_text("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in state.history))
     draw_curves(state.history, run.path / "curves.png")
 
 
-class _State:
-    """All that changes while training: what a checkpoint holds."""
-
-    def __init__(self, network: Network, recipe: Recipe, steps: int) -> None:
-        self.network = network
-        self.recipe = recipe
-        self.steps = steps
-        self.average = copy.deepcopy(network).eval().requires_grad_(requires_grad=False)
-        self.optimizer = _optimizer(network, recipe)
-        total = max(steps * recipe.epochs, 10)  # OneCycleLR divides by zero on a cycle of few steps
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, recipe.lr, total_steps=total, pct_start=recipe.warmup, cycle_momentum=False
-        )
-        self.history: list[dict[str, Any]] = []
-
-    @property
-    def epoch(self) -> int:
-        return len(self.history)
-
-    @property
-    def done(self) -> float:
-        return self.schedule.last_epoch / self.schedule.total_steps
-
-    def step(self, loss: Tensor) -> None:
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.grad_clip)
-        self.optimizer.step()
-        self.schedule.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self._average()
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        done = self.schedule.last_epoch
-        decay = min(self.recipe.ema_decay, done / (done + 9))
-        for mean, value in zip(self.average.state_dict().values(), self.network.state_dict().values(), strict=True):
-            if value.is_floating_point():
-                mean.lerp_(value, 1 - decay)
-            else:
-                mean.copy_(value)
-
-    def finish_epoch(self, entry: dict[str, Any]) -> None:
-        self.history.append({"epoch": self.epoch + 1, **entry})
-
-    def dump(self) -> dict[str, Any]:
-        parts = {name: getattr(self, name).state_dict() for name in ("network", "average", "optimizer", "schedule")}
-        return {**parts, "history": self.history}
-
-    def load(self, saved: dict[str, Any]) -> None:
-        for name in ("network", "average", "optimizer", "schedule"):
-            getattr(self, name).load_state_dict(saved[name])
-        self.history = saved["history"]
-
-
-def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.dim() > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.SGD(groups, recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
-
-
 def _train_epoch(
     run: Run,
-    state: _State,
+    state: TrainingState,
     forward: Callable[[Tensor], Tensor],
     data: ImageData,
     rng: np.random.Generator,
@@ -205,14 +142,14 @@ def _train_epoch(
     }
 
 
-def _refuse_nan(run: Run, losses: list[Tensor], state: _State) -> None:
+def _refuse_nan(run: Run, losses: list[Tensor], state: TrainingState) -> None:
     finite = torch.stack(losses).isfinite()
     if not bool(finite.all()):
         step = int(finite.logical_not().nonzero()[0]) + 1
         raise TrainingError(_not_finite(run, "the loss", state, step))
 
 
-def _not_finite(run: Run, what: str, state: _State, step: int) -> str:
+def _not_finite(run: Run, what: str, state: TrainingState, step: int) -> str:
     last = run.checkpoints[-1].name if run.checkpoints else "none yet"
     return (
         f"{what} is not finite at epoch {state.epoch + 1}, step {step}; last good checkpoint: {last}; "

@@ -36,7 +36,7 @@ class Prediction:
 class Predictor:
     """A verified bundle in a session, with decoding under limits before it.
 
-    >>> predictor = Predictor.open("models/cifar10-resnet9s-abnn")
+    >>> predictor = Predictor.open("models/cifar10-abnn")
     >>> image = predictor.decode(Path("cat.png").read_bytes())
     >>> predictor.predict(image[None])[0].top[0].label
     'cat'

@@ -12,7 +12,7 @@ from abnn_serve.errors import ConfigError
 from abnn_serve.media.image import ImageLimits
 
 Device = Literal["auto", "cpu", "cuda"]
-DEFAULT_BUNDLE = "cifar10-resnet9s-abnn"
+DEFAULT_BUNDLE = "cifar10-abnn"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +25,7 @@ class Settings:
         device: where to run; `cuda` fails where there is none, `auto` falls back to the CPU.
         threads: of one inference, at least 1; None takes the cores that this process may use.
         limits: of one uploaded image.
+        upload_seconds: that an upload may take to arrive, at least 1.
     """
 
     bundle: Path
@@ -32,10 +33,11 @@ class Settings:
     device: Device = "auto"
     threads: int | None = None
     limits: ImageLimits = field(default_factory=ImageLimits)
+    upload_seconds: int = 20
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Settings:
-        """Read ABNN_BUNDLE, ABNN_BUNDLE_DIGEST, ABNN_DEVICE, ABNN_THREADS, ABNN_MAX_UPLOAD_BYTES, ABNN_MAX_PIXELS."""
+        """Read the ABNN_* variables that the README lists; ConfigError for a value that cannot be used."""
         device = environ.get("ABNN_DEVICE", "auto")
         if device not in get_args(Device):
             raise ConfigError(f"ABNN_DEVICE is {device!r}, expected one of {', '.join(get_args(Device))}")
@@ -49,6 +51,7 @@ class Settings:
                 max_bytes=_count(environ, "ABNN_MAX_UPLOAD_BYTES", limits.max_bytes) or limits.max_bytes,
                 max_pixels=_count(environ, "ABNN_MAX_PIXELS", limits.max_pixels) or limits.max_pixels,
             ),
+            upload_seconds=_count(environ, "ABNN_UPLOAD_SECONDS", 20) or 20,
         )
 
 

@@ -31,6 +31,7 @@ def create_app() -> Starlette:
         exception_handlers=HANDLERS,
     )
     app.state.predictor = None
+    app.state.upload_seconds = 20
     app.state.gate = Gate()
     return app
 
@@ -41,7 +42,7 @@ async def classify(request: Request) -> Response:
     top_k = _top_k(request)
     gate: Gate = request.app.state.gate
     with gate.admitted():
-        data = await read_image(request, predictor.limits.max_bytes)
+        data = await read_image(request, predictor.limits.max_bytes, request.app.state.upload_seconds)
         image = await gate.decode(predictor.decode, data)
         (prediction,) = await gate.infer(lambda: predictor.predict(image[None], top_k=top_k))
     return JSONResponse(

@@ -20,7 +20,9 @@ class AbnnService:
     """Image classification with one bundle; settings come from ABNN_* environment variables."""
 
     def __init__(self) -> None:
-        app.state.predictor = Predictor.from_settings(Settings.from_environment())
+        settings = Settings.from_environment()
+        app.state.upload_seconds = settings.upload_seconds
+        app.state.predictor = Predictor.from_settings(settings)
 
     def __is_ready__(self) -> bool:
         return app.state.predictor is not None

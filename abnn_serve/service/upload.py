@@ -13,23 +13,23 @@ from starlette.requests import ClientDisconnect, Request
 from abnn_serve.errors import InputTooLargeError
 from abnn_serve.service.errors import BadRequestError, SlowUploadError, UnsupportedMediaTypeError, WrongPartError
 
-UPLOAD_SECONDS = 20
 _ENVELOPE = 16_384  # what multipart headers and boundaries may add to the file
 
 
-async def read_image(request: Request, max_bytes: int) -> bytes:
+async def read_image(request: Request, max_bytes: int, seconds: int) -> bytes:
     """The encoded image that a client sent.
 
     Raises:
         InputTooLargeError: more than `max_bytes`.
+        SlowUploadError: not all there after `seconds`.
         UnsupportedMediaTypeError: the body is neither multipart nor image/* nor application/octet-stream.
         BadRequestError, WrongPartError: a damaged form, or one without a file `image`. Text is never taken for a URL.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        return await _from_form(request, max_bytes)
+        return await _from_form(request, max_bytes, seconds)
     if kind.startswith("image/") or kind == "application/octet-stream":
-        return await _body(request, max_bytes, max_bytes)
+        return await _body(request, max_bytes, max_bytes, seconds)
     raise UnsupportedMediaTypeError(
         f"content type is {kind[:80] or 'missing'!r}, expected multipart/form-data with a file field 'image', "
         "or a raw image/* body",
@@ -37,27 +37,27 @@ async def read_image(request: Request, max_bytes: int) -> bytes:
     )
 
 
-async def _body(request: Request, limit: int, max_bytes: int) -> bytes:
+async def _body(request: Request, limit: int, max_bytes: int, seconds: int) -> bytes:
     too_large = InputTooLargeError(f"the upload exceeds the limit of {max_bytes:,} bytes")
     declared = request.headers.get("content-length", "")
     if re.fullmatch(r"[0-9]{1,18}", declared) and int(declared) > limit:
         raise too_large
     body = bytearray()
     try:
-        with anyio.fail_after(UPLOAD_SECONDS):
+        with anyio.fail_after(seconds):
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > limit:
                     raise too_large
     except TimeoutError:
-        raise SlowUploadError(f"the upload did not arrive within {UPLOAD_SECONDS} seconds") from None
+        raise SlowUploadError(f"the upload did not arrive within {seconds} seconds") from None
     except ClientDisconnect:
         raise BadRequestError("the connection closed before the upload was complete") from None
     return bytes(body)
 
 
-async def _from_form(request: Request, max_bytes: int) -> bytes:
-    body = await _body(request, max_bytes + _ENVELOPE, max_bytes)
+async def _from_form(request: Request, max_bytes: int, seconds: int) -> bytes:
+    body = await _body(request, max_bytes + _ENVELOPE, max_bytes, seconds)
 
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body

@@ -12,9 +12,10 @@ from abnn_serve.lab.attacks.base import Attack
 from abnn_serve.lab.attacks.gradient import FGSM, PGD
 from abnn_serve.lab.attacks.square import Square
 from abnn_serve.lab.batches import to_input
-from abnn_serve.lab.evaluate import Trial, evaluate
+from abnn_serve.lab.evaluate import evaluate
 from abnn_serve.lab.export.subject import open_subject
 from abnn_serve.lab.network import AdaptiveNetwork
+from abnn_serve.lab.outcomes import Trial
 from abnn_serve.lab.suites import ATTACKS, choose_trials
 from abnn_serve.lab.threats import DetachedStatistics, ServedModel, Subject, to_uint8
 

@@ -9,7 +9,7 @@ from abnn_serve.card import Accuracy, Curve
 from abnn_serve.lab.attacks.autoattack import AutoAttack
 from abnn_serve.lab.attacks.gradient import PGD
 from abnn_serve.lab.attacks.square import Square
-from abnn_serve.lab.evaluate import Evaluation, Outcome, Trial
+from abnn_serve.lab.outcomes import Evaluation, Outcome, Trial
 from abnn_serve.lab.sanity import check_evaluation, check_network
 from abnn_serve.lab.threats import DetachedStatistics
 

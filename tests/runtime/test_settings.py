@@ -28,10 +28,11 @@ def test_every_variable_is_read():
             "ABNN_THREADS": "3",
             "ABNN_MAX_UPLOAD_BYTES": "1000",
             "ABNN_MAX_PIXELS": "2000",
+            "ABNN_UPLOAD_SECONDS": "7",
         }
     )
     assert (settings.bundle, settings.digest, settings.device, settings.threads) == (Path("b"), "d", "cpu", 3)
-    assert (settings.limits.max_bytes, settings.limits.max_pixels) == (1000, 2000)
+    assert (settings.limits.max_bytes, settings.limits.max_pixels, settings.upload_seconds) == (1000, 2000, 7)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -21,7 +22,7 @@ PICTURE = png(draw_shape(1, np.random.default_rng(3), 50))
 @pytest.fixture(scope="module")
 def client(bundle: Bundle, tmp_path_factory):
     log = tmp_path_factory.mktemp("server") / "log"
-    with serving(bundle.path, log, ABNN_MAX_UPLOAD_BYTES="100000") as client:
+    with serving(bundle.path, log, ABNN_MAX_UPLOAD_BYTES="100000", ABNN_UPLOAD_SECONDS="2") as client:
         yield client
 
 
@@ -113,6 +114,19 @@ def test_too_many_bytes_are_413_in_either_form(client):
 def test_a_body_that_grows_past_the_limit_without_declaring_it_is_413(client):
     parts = (b"x" * 10_000 for _ in range(20))
     _error(client.post("/classify", content=parts, headers={"content-type": "image/png"}), 413, "input_too_large")
+
+
+def test_an_upload_that_is_too_slow_is_408_and_delays_nobody(client):
+    def trickle():
+        yield PICTURE[:10]
+        time.sleep(4)
+        yield PICTURE[10:]
+
+    with ThreadPoolExecutor() as pool:
+        slow = pool.submit(lambda: client.post("/classify", content=trickle(), headers={"content-type": "image/png"}))
+        assert _upload(client, PICTURE).status_code == 200
+        assert not slow.done()
+        _error(slow.result(timeout=20), 408, "request_timeout")
 
 
 def test_a_decompression_bomb_is_413(client):
