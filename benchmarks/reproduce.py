@@ -221,9 +221,7 @@ def _evaluate(row: Row, options: argparse.Namespace, seed: int) -> None:
         probe=_run("probe", options, seed),
     )
     data = load_data(options.test, opened.input)
-    trials = choose_trials(opened.subject, seed=seed)
-    if options.autoattack:
-        trials += choose_trials(opened.subject, seed=seed, attacks=["autoattack"], threats=["whitebox"])
+    trials = choose_trials(opened.subject, seed=seed, autoattack=options.autoattack)
     folder.mkdir(exist_ok=True)
     report = measure(
         opened.subject,

@@ -30,6 +30,9 @@ def evaluate(
     eps: Annotated[str, typer.Option(help="Linf budget, such as 8/255 or 0.03")] = "8/255",
     seed: Annotated[int, typer.Option(help="of every random choice")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="fewer attacks, images and queries: a first look")] = False,
+    autoattack: Annotated[
+        bool, typer.Option("--autoattack", help="AutoAttack too, in the white-box threat model: by far the longest")
+    ] = False,
     require: Annotated[
         list[str] | None, typer.Option(help="bar such as 'whitebox>=0.30': exit 1 below it; repeatable")
     ] = None,
@@ -64,6 +67,7 @@ def evaluate(
         attacks=attack or (),
         threats=threat or (),  # type: ignore[arg-type]
         quick=quick,
+        autoattack=autoattack,
     )
     whole = agree(opened.labels, load_data(data, opened.input))
     few = whole.spread(min(images, 200) if quick else images)

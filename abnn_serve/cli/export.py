@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from abnn_serve.cli.lab import require_lab
 from abnn_serve.cli.show import print_bundle
+
+if TYPE_CHECKING:
+    from abnn_serve.lab.export.gains import Gain
 
 
 def export(
@@ -43,5 +47,13 @@ def export(
             parity_images=parity_images,
             tolerance=tolerance,
             on_stage=status.update,
+            on_passes=lambda gains: _print_gains(gains, console),
         )
     print_bundle(bundle)
+
+
+def _print_gains(gains: list[Gain], console: Console) -> None:
+    table = Table("graph pass", "nodes", "time of one sample, one thread", "of the exported graph's")
+    for gain in gains:
+        table.add_row(gain.name, f"{gain.nodes:,}", f"{1000 * gain.seconds:.2f} ms", f"{gain.ratio:.3f}")
+    console.print(table)

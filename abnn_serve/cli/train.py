@@ -31,6 +31,9 @@ def train(
         Path | None, typer.Option(help="surgery plan to use, as JSON; proposed by depth if not given")
     ] = None,
     form: Annotated[str, typer.Option(help="adaptive layers: linear or adain")] = "linear",
+    rank: Annotated[
+        int | None, typer.Option(help="bound of the linear maps' rank; 64 makes networks of 500 channels cheap", min=1)
+    ] = None,
     size: Annotated[int, typer.Option(help="height and width of the input in pixels")] = 32,
     epochs: Annotated[int | None, typer.Option(help="passes over the data")] = None,
     batch_size: Annotated[int | None, typer.Option(help="images a step")] = None,
@@ -67,6 +70,7 @@ def train(
         substitute=substitute,
         plan=read_plan(plan) if plan else None,
         form=form,  # type: ignore[arg-type]
+        rank=rank,
         data=data,
         val=val,
         input=InputSpec(height=size, width=size),

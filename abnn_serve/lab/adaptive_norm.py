@@ -61,8 +61,9 @@ class AdaptiveNorm(nn.Module):
     """Replaces a BatchNorm of C channels; driven by K substitute channels.
 
     The `linear` form learns one linear map from the standardised statistics to gamma and beta, beside a static part
-    that starts as the replaced BatchNorm's affine; the map starts at zero. The `adain` form has no parameters: gamma
-    is sigma_s, beta is mu_s, and K equals C.
+    that starts as the replaced BatchNorm's affine; the map starts at zero. A `rank` makes it a product of two, through
+    so many numbers: where C and K are some hundreds, a full map weighs as much as a convolution and has to be read for
+    every answer. The `adain` form has no parameters: gamma is sigma_s, beta is mu_s, and K equals C.
 
     Buffers `statistics_center` and `statistics_scale`, (2K,), standardise (mu_s, sigma_s) over a data set.
     """
@@ -70,21 +71,31 @@ class AdaptiveNorm(nn.Module):
     statistics_center: Tensor
     statistics_scale: Tensor
 
-    def __init__(self, channels: int, statistics: int, form: Form = "linear", scope: StatsScope = "sample") -> None:
+    def __init__(
+        self,
+        channels: int,
+        statistics: int,
+        form: Form = "linear",
+        scope: StatsScope = "sample",
+        rank: int | None = None,
+    ) -> None:
         super().__init__()
         self.channels = channels
         self.form: Form = form
         self.scope: StatsScope = scope
+        self.rank = rank if rank and rank < 2 * min(channels, statistics) else None
         self.style: tuple[Tensor, Tensor] | None = None
         if form == "linear":
             self.gamma = nn.Parameter(torch.ones(channels))
             self.beta = nn.Parameter(torch.zeros(channels))
-            self.map = nn.Parameter(torch.zeros(2 * channels, 2 * statistics))
+            self.map = nn.Parameter(torch.zeros(2 * channels, self.rank or 2 * statistics))
+            if self.rank:
+                self.down = nn.Parameter(nn.init.orthogonal_(torch.empty(self.rank, 2 * statistics)))
             self.register_buffer("statistics_center", torch.zeros(2 * statistics))
             self.register_buffer("statistics_scale", torch.ones(2 * statistics))
 
     def extra_repr(self) -> str:
-        return f"{self.channels}, form={self.form}, scope={self.scope}"
+        return f"{self.channels}, form={self.form}, scope={self.scope}, rank={self.rank}"
 
     def modulation(self, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
         """(mu_s, sigma_s), each (N, K), to (gamma, beta), each (N, C)."""
@@ -92,6 +103,8 @@ class AdaptiveNorm(nn.Module):
             return deviation, mean
         code = torch.cat([mean, deviation], dim=1)
         code = (code - self.statistics_center) / self.statistics_scale
+        if self.rank:
+            code = nn.functional.linear(code, self.down)
         gamma, beta = nn.functional.linear(code, self.map).chunk(2, dim=1)
         return self.gamma + gamma, self.beta + beta
 

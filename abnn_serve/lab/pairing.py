@@ -16,13 +16,21 @@ from abnn_serve.lab.network import PixelNetwork
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SurgeryPlan:
-    """Every pair, in the order in which the target runs them, and the form of the adaptive layers. JSON by `codec`."""
+    """Every pair, in the order in which the target runs them, and the form of the adaptive layers. JSON by `codec`.
+
+    `rank` bounds the rank of the linear form's maps; None leaves them full.
+    """
 
     pairs: tuple[Pair, ...]
     form: Form = "linear"
     scope: StatsScope = "sample"
+    rank: int | None = None
 
     def __post_init__(self) -> None:
+        if self.rank is not None and (self.rank < 1 or self.form != "linear"):
+            raise SurgeryError(
+                f"rank is {self.rank} for the {self.form} form, expected at least 1, and the linear form"
+            )
         if not self.pairs:
             raise SurgeryError("the plan has no pairs, expected at least one")
         names = [pair.target for pair in self.pairs]
@@ -61,6 +69,7 @@ def plan_pairs(
     *,
     form: Form = "linear",
     scope: StatsScope = "sample",
+    rank: int | None = None,
 ) -> SurgeryPlan:
     """Pair every BatchNorm of the target with the substitute's at the same relative depth in running order.
 
@@ -69,6 +78,7 @@ def plan_pairs(
         substitute: pixel network; not changed.
         form: of the adaptive layers.
         scope: of the statistics.
+        rank: bound of the maps' rank.
         example: an input of the size that will be served, float (N, 3, H, W) in [0, 1]; both networks run on it once.
 
     Raises:
@@ -96,7 +106,7 @@ def plan_pairs(
             )
         other = theirs[min(usable, key=lambda i: abs(i / max(len(theirs) - 1, 1) - depth))]
         pairs.append(Pair(target=norm.name, substitute=other.name, channels=norm.channels, statistics=other.channels))
-    return SurgeryPlan(pairs=tuple(pairs), form=form, scope=scope)
+    return SurgeryPlan(pairs=tuple(pairs), form=form, scope=scope, rank=rank)
 
 
 def _running_norms(network: PixelNetwork, side: str, example: Tensor) -> list[_Norm]:

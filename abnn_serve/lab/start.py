@@ -46,6 +46,7 @@ class TrainRequest:
     plan: SurgeryPlan | None = None
     form: Form = "linear"
     scope: StatsScope = "sample"
+    rank: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -125,7 +126,9 @@ def assemble(request: TrainRequest, data: ImageData, val: ImageData) -> tuple[Ru
     if request.substitute is None:
         return config, target
     substitute_config, substitute = load_substitute(request.substitute, request.input)
-    plan = request.plan or plan_pairs(target, substitute, example, form=request.form, scope=request.scope)
+    plan = request.plan or plan_pairs(
+        target, substitute, example, form=request.form, scope=request.scope, rank=request.rank
+    )
     network = apply_plan(target, substitute, plan)
     _calibrate(network, data)
     source = Path(request.substitute)

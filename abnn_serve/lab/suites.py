@@ -56,8 +56,11 @@ def choose_trials(
     attacks: Sequence[str] = (),
     threats: Sequence[ThreatModel] = (),
     quick: bool = False,
+    autoattack: bool = False,
 ) -> list[Trial]:
     """The trials for `subject`: those named, or the usual ones in every threat model that can be evaluated.
+
+    `autoattack` adds AutoAttack in the white-box one.
 
     Raises:
         ConfigError: an attack or a threat model that is not there.
@@ -74,6 +77,8 @@ def choose_trials(
             if quick and isinstance(attack, Square):
                 attack = replace(attack, queries=_QUERIES_QUICK)
             trials.append(Trial(threat_model=threat, attack=attack, seed=seed))
+    if autoattack:
+        trials.append(Trial(threat_model="whitebox", attack=AutoAttack(eps=eps), seed=seed))
     return trials
 
 

@@ -35,7 +35,7 @@ def apply_plan(target: PixelNetwork, substitute: PixelNetwork, plan: SurgeryPlan
     tapped: dict[str, str] = {}
     for pair in plan.pairs:
         bn = _norm_at(target, "target", pair.target, pair.channels)
-        layer = AdaptiveNorm(pair.channels, pair.statistics, plan.form, plan.scope)
+        layer = AdaptiveNorm(pair.channels, pair.statistics, plan.form, plan.scope, plan.rank)
         layers.append(_replace(target, pair.target, bn, _like(layer, bn), keep=False))
         if pair.substitute not in tapped:
             source = _norm_at(substitute, "substitute", pair.substitute, pair.statistics)

@@ -46,6 +46,17 @@ def test_linear_form_maps_standardised_statistics_beside_a_static_part():
     torch.testing.assert_close(layer(z), gamma[..., None, None] * normal + beta[..., None, None], rtol=1e-4, atol=1e-5)
 
 
+def test_a_map_of_bounded_rank_is_a_product_of_two_and_a_full_one_where_that_is_no_larger():
+    layer = AdaptiveNorm(8, 6, rank=3)
+    torch.nn.init.normal_(layer.map)
+    mean, deviation = torch.randn(2, 6), torch.rand(2, 6)
+    full = AdaptiveNorm(8, 6, rank=12)
+    assert full.rank is None
+    full.map.data = layer.map.data @ layer.down.data
+    for found, expected in zip(layer.modulation(mean, deviation), full.modulation(mean, deviation), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
 def test_a_new_linear_layer_is_instance_normalisation():
     layer = AdaptiveNorm(4, 3)
     layer.style = (torch.randn(2, 3), torch.rand(2, 3))

@@ -162,6 +162,12 @@ def test_unknown_names_list_what_there_is(subject):
     assert {trial.threat_model for trial in choose_trials(subject)} == set(subject.threat_models)
 
 
+def test_autoattack_can_be_added_to_the_usual_trials(subject):
+    *usual, last = choose_trials(subject, quick=True, autoattack=True)
+    assert usual == choose_trials(subject, quick=True)
+    assert (last.threat_model, last.attack.name) == ("whitebox", "AutoAttack")
+
+
 def test_autoattack_runs_and_keeps_to_its_budget(subject, val_data):
     pytest.importorskip("pyautoattack", reason="needs the extra attacks")
     data = val_data.part(0, 4)

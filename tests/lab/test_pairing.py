@@ -69,3 +69,10 @@ def test_a_plan_that_names_a_layer_twice_or_none_is_refused():
 def test_a_map_of_one_value_for_each_channel_is_refused():
     with pytest.raises(SurgeryError, match=r"normalises one value for each channel of an input of \(32, 32\)"):
         plan_pairs(_network("resnet18"), _plain(), EXAMPLE)
+
+
+def test_a_rank_is_of_the_linear_form_and_at_least_one():
+    pairs = plan_pairs(_network("resnet8s-w4"), _plain(), EXAMPLE, rank=2).pairs
+    for rank, form in ((0, "linear"), (2, "adain")):
+        with pytest.raises(SurgeryError, match=rf"rank is {rank} for the {form} form, expected at least 1"):
+            SurgeryPlan(pairs=pairs, form=form, rank=rank)

@@ -19,7 +19,8 @@ from abnn_serve.bundle.store import Bundle, Golden, pack_golden, pack_json, writ
 from abnn_serve.card import Accuracy, RobustnessCard
 from abnn_serve.errors import ExportError
 from abnn_serve.lab.data import ImageData, agree
-from abnn_serve.lab.export.graph import OPSET, ServedNetwork, export_graph
+from abnn_serve.lab.export.gains import Gain, measure_gains
+from abnn_serve.lab.export.graph import OPSET, ServedNetwork, export_stages
 from abnn_serve.lab.export.parity import TOLERANCE, check_parity, torch_logits
 from abnn_serve.lab.robustness import new_card
 from abnn_serve.lab.run import Run, RunConfig
@@ -38,6 +39,7 @@ def export_bundle(
     parity_images: int = 1000,
     tolerance: float = TOLERANCE,
     on_stage: Callable[[str], None] = lambda _: None,
+    on_passes: Callable[[list[Gain]], None] | None = None,
 ) -> Bundle:
     """Export a finished run.
 
@@ -49,6 +51,7 @@ def export_bundle(
         parity_images: at least 1.
         tolerance: largest difference of a logit between torch and the serving session.
         on_stage: told what is being done.
+        on_passes: given what every graph pass gained, which is measured only then.
 
     Raises:
         ExportError: the network cannot be exported, or disagrees with torch (ParityError); `out` is as it was.
@@ -58,7 +61,11 @@ def export_bundle(
     data = agree(config.labels, data)
     on_stage("exporting the graph")
     network = run.network()
-    model = export_graph(network, config.input)
+    stages = export_stages(network, config.input)
+    model = stages[-1].model
+    if on_passes:
+        on_stage("timing the graph passes")
+        on_passes(measure_gains(stages, data.spread(1).images))
     served = ServedNetwork(network).eval()
     inputs = data.spread(_GOLDEN).images
     golden = Golden(inputs=inputs, logits=torch_logits(served, inputs))

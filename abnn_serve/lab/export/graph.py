@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from abnn_serve.errors import ExportError, one_line
 from abnn_serve.lab.adaptive_norm import AdaptiveNorm
+from abnn_serve.lab.export.passes import Stage, run_passes
 from abnn_serve.spec import InputSpec
 
 OPSET = 20
@@ -33,7 +34,12 @@ class ServedNetwork(nn.Module):
 
 
 def export_graph(network: nn.Module, spec: InputSpec) -> bytes:
-    """The serialised ONNX model of a network in eval mode: input `image`, output `logits`, dynamic batch.
+    """The serialised ONNX model of a network in eval mode: input `image`, output `logits`, dynamic batch."""
+    return export_stages(network, spec)[-1].model
+
+
+def export_stages(network: nn.Module, spec: InputSpec) -> list[Stage]:
+    """The same model as torch exports it and after each graph pass; the last is the one to serve.
 
     Raises:
         ExportError: batch statistics, which would make an answer depend on its neighbours, or an operation that
@@ -64,11 +70,9 @@ def export_graph(network: nn.Module, spec: InputSpec) -> bytes:
     if program is None:
         raise ExportError("torch exported nothing")
     ClearMetadataAndDocStringPass()(program.model)  # stack traces of the machine that exported
-    model = program.model_proto
-    onnx.checker.check_model(model)
-    out = io.BytesIO()
-    onnx.save_model(model, out)
-    return out.getvalue()
+    stages = run_passes(program.model)
+    onnx.checker.check_model(stages[-1].model)
+    return stages
 
 
 @contextlib.contextmanager

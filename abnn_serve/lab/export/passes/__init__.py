@@ -1,0 +1,48 @@
+"""Graph passes: the exported graph, rewritten until the fused pair costs no more than its arithmetic.
+
+torch's exporter has folded constants and BatchNorms, and left out what no logit depends on, such as the substitute's
+classifier; these passes start from there, in this order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from abnn_serve.lab.export.passes.adaptive import normalise_in_one_kernel
+from abnn_serve.lab.export.passes.codes import absorb_constants
+from abnn_serve.lab.export.passes.codes_together import finish_codes_together
+from abnn_serve.lab.export.passes.pixels import absorb_pixel_scale
+from abnn_serve.lab.export.passes.statistics import take_statistics_in_one_pass
+
+PASSES: dict[str, Callable[[ir.Model], None]] = {
+    "pixel scale into the first convolution": absorb_pixel_scale,
+    "constants into the maps": absorb_constants,
+    "adaptive layers as one kernel": normalise_in_one_kernel,
+    "statistics in one pass": take_statistics_in_one_pass,
+    "codes together": finish_codes_together,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """The graph after one pass: how many nodes it has, and its bytes."""
+
+    name: str
+    nodes: int
+    model: bytes
+
+
+def run_passes(model: ir.Model) -> list[Stage]:
+    """Rewrite `model` in place; what it was after every pass, first as torch exported it."""
+    stages = [_stage("as exported", model)]
+    for name, rewrite in PASSES.items():
+        rewrite(model)
+        stages.append(_stage(name, model))
+    return stages
+
+
+def _stage(name: str, model: ir.Model) -> Stage:
+    return Stage(name, len(model.graph), ir.serde.serialize_model(model).SerializeToString())

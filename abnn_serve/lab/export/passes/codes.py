@@ -1,0 +1,72 @@
+"""Standardisation and static parts absorbed into the maps.
+
+    gamma, beta = split(M (code - center) / scale) + static = split(M' code + b')
+      with M' = M / scale (column by column) and b' = static - M' center
+
+A map of bounded rank is M = U V: V takes the standardisation and U the static part.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from onnxscript.rewriter import MatchResult, RewriteRule
+
+from abnn_serve.lab.export.passes.rules import apply_rules, constant, constants, known
+
+
+def _pattern(op: Any, code: Any, center: Any, scale: Any, matrix: Any) -> Any:
+    return op.Gemm(op.Div(op.Sub(code, center), scale), matrix, transB=1)
+
+
+def _check(_: Any, center: ir.Value, scale: ir.Value, matrix: ir.Value, **__: Any) -> MatchResult:
+    result = MatchResult()
+    return result if constants(center, scale, matrix) else result.fail("a factor is computed, expected constants")
+
+
+def _rewrite(op: Any, code: ir.Value, center: ir.Value, scale: ir.Value, matrix: ir.Value) -> Any:
+    exact = [np.asarray(constant(value), np.float64) for value in (center, scale, matrix)]
+    absorbed = exact[2] / exact[1]
+    weight = op.initializer(ir.tensor(absorbed.astype(np.float32)), name=f"{matrix.name}.absorbed")
+    bias = op.initializer(ir.tensor((-absorbed @ exact[0]).astype(np.float32)), name=f"{matrix.name}.bias")
+    return op.Gemm(code, weight, bias, transB=1)
+
+
+def absorb_constants(model: ir.Model) -> None:
+    """Rewrite every map from a standardised code to gamma and beta."""
+    apply_rules(model, [RewriteRule(_pattern, _rewrite, _check)])
+    for node in model.graph:
+        if node.op_type == "Split":
+            _absorb_static_parts(model.graph, node)
+    apply_rules(model, [])
+
+
+def _absorb_static_parts(graph: ir.Graph, split: ir.Node) -> None:
+    """Move what is added to every part of a split product into the product's bias."""
+    product = split.inputs[0].producer() if split.inputs[0] else None
+    if product is None or product.op_type != "Gemm" or len(list(product.outputs[0].uses())) != 1:
+        return
+    bias = constant(product.inputs[2]) if len(product.inputs) == 3 else np.zeros((), np.float32)
+    additions = [addition for part in split.outputs if (addition := _only_addition(part))]
+    if bias is None or len(additions) != len(split.outputs):
+        return
+    static = (bias + np.concatenate([vector for _, vector in additions])).astype(np.float32)
+    value = ir.Value(name=f"{product.outputs[0].name}.static", const_value=ir.tensor(static))
+    value.shape, value.dtype = ir.Shape(static.shape), ir.DataType.FLOAT
+    graph.register_initializer(value)
+    product.resize_inputs(3)
+    product.replace_input_with(2, value)
+    for part, (node, _) in zip(split.outputs, additions, strict=True):
+        ir.convenience.replace_all_uses_with(node.outputs[0], part)
+
+
+def _only_addition(part: ir.Value) -> tuple[ir.Node, Any] | None:
+    """The one node that reads a value, if it adds a constant vector; and that vector."""
+    readers = list(part.uses())
+    if len(readers) != 1 or readers[0].node.op_type != "Add":
+        return None
+    node = readers[0].node
+    vector = next((constant(value) for value in node.inputs if value is not part), None)
+    return None if vector is None or list(vector.shape) != known(part)[1:] else (node, vector)
