@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from abnn_serve.errors import ConfigError
+from abnn_serve.spec import Precision
 
 ThreatModel = Literal["transfer", "substitute-transfer", "graybox", "whitebox", "blackbox", "artifact"]
 Norm = Literal["Linf", "L2", "patch"]
@@ -97,6 +98,28 @@ class TrainingCost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """The same network in another precision, beside the fp32 graph that everything else on the card is about.
+
+    Attributes:
+        calibration: where its value ranges were taken from.
+        max_error: largest difference of a logit from torch, on `images` images.
+        same_class: how many of them it decides as torch does.
+        clean: accuracy on the card's data.
+        robust: accuracy on the white-box images made for the fp32 graph, rounded to uint8, worst for each sample; None
+            where that was not measured.
+    """
+
+    precision: Precision
+    calibration: str
+    max_error: float
+    same_class: int
+    images: int
+    clean: Accuracy
+    robust: Accuracy | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RobustnessCard:
     """Everything measured on one model file, and what the numbers do not say.
 
@@ -108,6 +131,7 @@ class RobustnessCard:
         worst: accuracy under the worst of all attacks for each sample, by threat model.
         curves: white-box accuracy against the attack's strength.
         sanity: the signs of a misleading evaluation that were looked for.
+        variants: what the bundle's other precisions are worth.
         limits: what a reader must know before trusting the numbers.
     """
 
@@ -120,4 +144,5 @@ class RobustnessCard:
     worst: dict[ThreatModel, Accuracy] = field(default_factory=dict)
     curves: tuple[Curve, ...] = ()
     sanity: tuple[SanityCheck, ...] = ()
+    variants: tuple[Variant, ...] = ()
     limits: tuple[str, ...] = ()

@@ -9,6 +9,12 @@ from abnn_serve.errors import ConfigError
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box"]
 Fit = Literal["crop", "stretch"]
+Precision = Literal["fp32", "int8"]
+
+
+def model_file(precision: str) -> str:
+    """The graph's file name in a bundle."""
+    return "model.onnx" if precision == "fp32" else f"model.{precision}.onnx"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

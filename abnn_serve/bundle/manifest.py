@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from abnn_serve.codec import canonical, from_json, to_json
 from abnn_serve.errors import BundleIntegrityError, BundleVersionError, ConfigError
-from abnn_serve.spec import InputSpec
+from abnn_serve.spec import InputSpec, Precision, model_file
 
 FORMAT_VERSION = 1
 MANIFEST = "bundle.json"
@@ -62,7 +62,7 @@ class Manifest:
     input: InputSpec
     pairs: tuple[Pair, ...]
     opset: int
-    precisions: tuple[str, ...]
+    precisions: tuple[Precision, ...]
     toolchain: dict[str, str]
     parity: Parity
     files: dict[str, FileEntry]
@@ -79,6 +79,9 @@ class Manifest:
         for name in REQUIRED:
             if name not in self.files:
                 raise ConfigError(f"files has no {name!r}, expected at least {', '.join(REQUIRED)}")
+        for precision in self.precisions:
+            if model_file(precision) not in self.files:
+                raise ConfigError(f"precisions names {precision!r}, expected a file {model_file(precision)!r} for it")
         for name in self.files:
             if name == MANIFEST or not _NAME.fullmatch(name):
                 raise ConfigError(f"files names {name!r}, expected a plain file name inside the bundle")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -54,6 +55,7 @@ def evaluate(
     from abnn_serve.bundle.store import pack_json, with_card
     from abnn_serve.lab.data import agree, load_data
     from abnn_serve.lab.device import pick_device
+    from abnn_serve.lab.export.precision import with_robust_accuracy
     from abnn_serve.lab.export.subject import open_subject
     from abnn_serve.lab.robustness import draw, filled, measure
     from abnn_serve.lab.suites import choose_trials
@@ -103,6 +105,7 @@ def evaluate(
     (folder / "card.json").write_bytes(pack_json(card))
     draw(opened.subject, report, folder)
     if opened.bundle:
+        card = replace(card, variants=with_robust_accuracy(opened.bundle, report.evaluation))
         with_card(opened.bundle, card)
     print_card(card)
     typer.echo(f"{folder}: card.json and pictures" + (f"; {subject} has the card too" if opened.bundle else ""))

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from abnn_serve.cli.lab import require_lab
 from abnn_serve.cli.show import print_bundle
+from abnn_serve.errors import ConfigError
 
 if TYPE_CHECKING:
     from abnn_serve.lab.export.gains import Gain
@@ -25,20 +26,32 @@ def export(
         int, typer.Option(help="images on which torch and the serving session must agree", min=1)
     ] = 1000,
     tolerance: Annotated[float, typer.Option(help="largest difference of a logit", min=0.0)] = 1e-4,
+    precision: Annotated[str, typer.Option(help="fp32, or fp32,int8 for an 8-bit variant beside it")] = "fp32",
+    calibration: Annotated[
+        str | None, typer.Option(help="images that set the ranges of int8; 256 of --data if not given")
+    ] = None,
+    allow_loss: Annotated[
+        bool, typer.Option("--allow-loss", help="write a variant that loses over 0.5 points of clean accuracy")
+    ] = False,
 ) -> None:
     """Export target and substitute as one ONNX graph, prove it against torch, and write the bundle; or write nothing.
 
     Example: abnn export runs/abnn --out models/mine --data data/test.parquet
     """
     require_lab()
+    wanted = precision.split(",")
+    if wanted[0] != "fp32" or set(wanted[1:]) - {"int8"}:
+        raise ConfigError(f"--precision is {precision!r}, expected fp32 or fp32,int8")
     from abnn_serve.lab.data import load_data
     from abnn_serve.lab.export.bundle import export_bundle
+    from abnn_serve.lab.export.precision import CALIBRATION_IMAGES
     from abnn_serve.lab.run import Run
 
     console = Console(stderr=True)
     with console.status("reading data") as status:
         finished = Run(run)
         images = load_data(data, finished.config.input)
+        ranges = load_data(calibration, finished.config.input) if calibration else images
         bundle = export_bundle(
             finished,
             out,
@@ -46,6 +59,8 @@ def export(
             version=version,
             parity_images=parity_images,
             tolerance=tolerance,
+            calibration=ranges.spread(CALIBRATION_IMAGES) if "int8" in wanted else None,
+            allow_loss=allow_loss,
             on_stage=status.update,
             on_passes=lambda gains: _print_gains(gains, console),
         )

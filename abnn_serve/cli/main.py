@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from abnn_serve.cli.bench import bench
 from abnn_serve.cli.evaluate import evaluate
 from abnn_serve.cli.export import export
 from abnn_serve.cli.predict import predict
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 for _command in (train, evaluate, export, verify, show, predict, serve):
     app.command()(_command)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench)
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from abnn_serve.errors import ConfigError, InputShapeError
 from abnn_serve.media.image import ImageLimits, load_image
 from abnn_serve.runtime.session import Session
 from abnn_serve.runtime.settings import Device, Settings
+from abnn_serve.spec import Precision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,15 +48,22 @@ class Predictor:
         self.limits = limits or ImageLimits()
 
     @classmethod
-    def open(cls, path: str | Path, *, device: Device = "auto", threads: int | None = None) -> Predictor:
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        device: Device = "auto",
+        threads: int | None = None,
+        precision: Precision = "fp32",
+    ) -> Predictor:
         """Load, verify and warm up the bundle at `path`."""
-        return cls(Session(load_bundle(path), device, threads))
+        return cls(Session(load_bundle(path), device, threads, precision))
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Predictor:
         """Load, verify and warm up the bundle that `settings` name."""
         bundle = load_bundle(settings.bundle, digest=settings.digest)
-        return cls(Session(bundle, settings.device, settings.threads), settings.limits)
+        return cls(Session(bundle, settings.device, settings.threads, settings.precision), settings.limits)
 
     @property
     def bundle(self) -> Bundle:

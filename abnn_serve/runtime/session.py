@@ -13,16 +13,18 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from abnn_serve.bundle.store import Bundle
-from abnn_serve.errors import BundleIntegrityError, DeviceError, InputShapeError, one_line
+from abnn_serve.errors import BundleIntegrityError, ConfigError, DeviceError, InputShapeError, one_line
 from abnn_serve.hardware import has_cuda_device, usable_cores
 from abnn_serve.runtime.graph_file import graph_opset
 from abnn_serve.runtime.settings import Device
+from abnn_serve.spec import Precision, model_file
 
 log = logging.getLogger("abnn_serve")
 
 GOLDEN_TOLERANCE = 1e-3  # processors differ in the last digits of fp32; a wrong graph differs by far more
 MAX_BATCH = 64
 _SEVERITY_ERROR = 3
+_VARIANT_SLACK = 1.5  # other processors round elsewhere
 
 
 class Session:
@@ -32,17 +34,27 @@ class Session:
         bundle: verified by `load_bundle`.
         device: `cpu`, `cuda`, or `auto`: CUDA where there is one, else the CPU with one warning.
         threads: of one run; None takes the cores that this process may use.
+        precision: one that the bundle has.
 
     Raises:
+        ConfigError: the bundle lacks this precision.
         DeviceError: `cuda` was asked for and the graph would not run there.
         BundleIntegrityError: other inputs, outputs or opset than declared, or other logits than the golden ones.
     """
 
-    def __init__(self, bundle: Bundle, device: Device = "auto", threads: int | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, device: Device = "auto", threads: int | None = None, precision: Precision = "fp32"
+    ) -> None:
+        if precision not in bundle.manifest.precisions:
+            raise ConfigError(
+                f"{bundle.path} has no {precision} graph, only {', '.join(bundle.manifest.precisions)}; "
+                f"choose one of these, or export it again with --precision {precision}"
+            )
         self.bundle = bundle
+        self.precision = precision
         self.threads = threads or usable_cores()
         _warn_of_two_builds()
-        self._session = _create(bundle, device, self.threads)
+        self._session = _create(bundle, device, self.threads, model_file(precision))
         self.provider: str = self._session.get_providers()[0]
         self._check_signature()
         self._check_golden()
@@ -66,7 +78,7 @@ class Session:
         return logits
 
     def _check_signature(self) -> None:
-        where = self.bundle.path / "model.onnx"
+        where = self.bundle.path / model_file(self.precision)
         height, width, channels = self.bundle.manifest.input.shape
         (wanted_in, wanted_out) = (
             ("image", "tensor(uint8)", [height, width, channels]),
@@ -91,28 +103,31 @@ class Session:
             raise BundleIntegrityError(
                 f"{self.bundle.path / 'golden.npz'} does not fit the graph: {problem}"
             ) from problem
-        if not error <= GOLDEN_TOLERANCE:
+        if not error <= self._tolerance:
             raise BundleIntegrityError(
-                f"{self.bundle.path} on {self.provider} gives logits that differ by {error:.2g} from the golden ones, "
-                f"{GOLDEN_TOLERANCE} is allowed; export it again, or use another device"
+                f"{self.bundle.path} in {self.precision} on {self.provider} gives logits that differ by {error:.2g} "
+                f"from the golden ones, {self._tolerance:.2g} is allowed; export it again, or use another device"
             )
 
+    @property
+    def _tolerance(self) -> float:
+        measured = [v.max_error for v in self.bundle.card.variants if v.precision == self.precision]
+        return max([GOLDEN_TOLERANCE, *(_VARIANT_SLACK * error for error in measured)])
 
-def _create(bundle: Bundle, device: Device, threads: int) -> ort.InferenceSession:
+
+def _create(bundle: Bundle, device: Device, threads: int, file: str) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _SEVERITY_ERROR
     providers = _providers(device)
-    model = bundle.read("model.onnx")
-    _check_opset(bundle, model)
+    model = bundle.read(file)
+    _check_opset(bundle, file, model)
     try:
         session = ort.InferenceSession(model, options, providers=providers)
     except Exception as error:  # ORT's exception classes share no base of their own
         reason = one_line(error)
-        raise BundleIntegrityError(
-            f"{bundle.path / 'model.onnx'} cannot be loaded by ONNX Runtime: {reason}"
-        ) from error
+        raise BundleIntegrityError(f"{bundle.path / file} cannot be loaded by ONNX Runtime: {reason}") from error
     asked, found = _name(providers[0]), session.get_providers()[0]
     if asked != found:
         problem = f"ONNX Runtime could not start {asked} and would use {found}"
@@ -150,11 +165,11 @@ def _name(provider: Any) -> str:
     return str(provider if isinstance(provider, str) else provider[0])
 
 
-def _check_opset(bundle: Bundle, model: bytes) -> None:
+def _check_opset(bundle: Bundle, file: str, model: bytes) -> None:
     found, declared = graph_opset(model), bundle.manifest.opset
     if found != declared:
         raise BundleIntegrityError(
-            f"{bundle.path / 'model.onnx'} has opset {found}, bundle.json says {declared}; export it again"
+            f"{bundle.path / file} has opset {found}, bundle.json says {declared}; export it again"
         )
 
 

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 from abnn_serve.errors import ConfigError
 from abnn_serve.media.image import ImageLimits
+from abnn_serve.spec import Precision
 
 Device = Literal["auto", "cpu", "cuda"]
 DEFAULT_BUNDLE = "cifar10-abnn"
@@ -23,6 +24,7 @@ class Settings:
         bundle: directory of the bundle.
         digest: identity that the bundle must have; None accepts any.
         device: where to run; `cuda` fails where there is none, `auto` falls back to the CPU.
+        precision: of the graph; the bundle must have it.
         threads: of one inference, at least 1; None takes the cores that this process may use.
         limits: of one uploaded image.
         upload_seconds: that an upload may take to arrive, at least 1.
@@ -31,6 +33,7 @@ class Settings:
     bundle: Path
     digest: str | None = None
     device: Device = "auto"
+    precision: Precision = "fp32"
     threads: int | None = None
     limits: ImageLimits = field(default_factory=ImageLimits)
     upload_seconds: int = 20
@@ -41,11 +44,15 @@ class Settings:
         device = environ.get("ABNN_DEVICE", "auto")
         if device not in get_args(Device):
             raise ConfigError(f"ABNN_DEVICE is {device!r}, expected one of {', '.join(get_args(Device))}")
+        precision = environ.get("ABNN_PRECISION", "fp32")
+        if precision not in get_args(Precision):
+            raise ConfigError(f"ABNN_PRECISION is {precision!r}, expected one of {', '.join(get_args(Precision))}")
         limits = ImageLimits()
         return cls(
             bundle=Path(environ["ABNN_BUNDLE"]) if environ.get("ABNN_BUNDLE") else default_bundle(),
             digest=environ.get("ABNN_BUNDLE_DIGEST") or None,
             device=device,  # type: ignore[arg-type]
+            precision=precision,  # type: ignore[arg-type]
             threads=_count(environ, "ABNN_THREADS", None),
             limits=ImageLimits(
                 max_bytes=_count(environ, "ABNN_MAX_UPLOAD_BYTES", limits.max_bytes) or limits.max_bytes,

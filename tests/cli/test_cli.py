@@ -13,7 +13,7 @@ from abnn_serve.bundle.store import load_bundle
 from tests.drawing import draw_shape, png
 
 NAMES = ["--target", "x", "--val", "d", "--out", "o"]
-COMMANDS = ["train", "evaluate", "export", "verify", "show", "predict", "serve"]
+COMMANDS = ["train", "evaluate", "export", "verify", "show", "predict", "serve", "bench"]
 
 
 def _abnn(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -105,6 +105,10 @@ def test_train_refuses_a_directory_that_holds_a_run_and_resumes_a_finished_one(s
         (["verify", "nowhere"], "no bundle here"),
         (["show", "nowhere"], "no bundle here"),
         (["export", "nowhere", "--out", "o", "--data", "d"], "not a run of `abnn train`"),
+        (
+            ["export", "r", "--out", "o", "--data", "d", "--precision", "int4"],
+            "--precision is 'int4', expected fp32 or",
+        ),
     ],
 )
 def test_errors_are_one_plain_line(arguments, message, tmp_path):
@@ -141,3 +145,11 @@ def test_cuda_where_there_is_none_is_one_line(picture, bundle):
             _abnn("predict", picture, ABNN_BUNDLE=str(bundle.path), ABNN_DEVICE="cuda"),
             "this machine has no CUDA device",
         )
+
+
+def test_bench_lists_what_there_is_and_hands_on_arguments_and_exit_status():
+    _fails(_abnn("bench", "speed"), "no benchmark named 'speed', expected one of agreement, latency, reproduce")
+    shown = _abnn("bench", "latency", "--", "--help")
+    assert shown.returncode == 0
+    assert "--quick" in shown.stdout
+    assert _abnn("bench", "latency", "--slowly").returncode == 2

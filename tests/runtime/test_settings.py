@@ -61,3 +61,9 @@ def test_the_older_cgroups_quota_is_read_too(tmp_path):
     (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000")
     assert _cgroup_quota(tmp_path) == 2.0
     assert usable_cores() >= 1
+
+
+def test_a_precision_that_is_not_known_lists_those_that_are():
+    assert Settings.from_environment({"ABNN_PRECISION": "int8"}).precision == "int8"
+    with pytest.raises(ConfigError, match="ABNN_PRECISION is 'fp8', expected one of fp32, int8"):
+        Settings.from_environment({"ABNN_PRECISION": "fp8"})

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import onnxruntime
@@ -22,10 +23,12 @@ from abnn_serve.lab.data import ImageData, agree
 from abnn_serve.lab.export.gains import Gain, measure_gains
 from abnn_serve.lab.export.graph import OPSET, ServedNetwork, export_stages
 from abnn_serve.lab.export.parity import TOLERANCE, check_parity, torch_logits
+from abnn_serve.lab.export.precision import check_loss, measure_int8, to_int8
 from abnn_serve.lab.robustness import new_card
 from abnn_serve.lab.run import Run, RunConfig
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.runtime.session import Session
+from abnn_serve.spec import Precision, model_file
 
 _GOLDEN = 4
 
@@ -38,6 +41,8 @@ def export_bundle(
     version: str = "1",
     parity_images: int = 1000,
     tolerance: float = TOLERANCE,
+    calibration: ImageData | None = None,
+    allow_loss: bool = False,
     on_stage: Callable[[str], None] = lambda _: None,
     on_passes: Callable[[list[Gain]], None] | None = None,
 ) -> Bundle:
@@ -50,6 +55,8 @@ def export_bundle(
         version: of the bundle, for its readers.
         parity_images: at least 1.
         tolerance: largest difference of a logit between torch and the serving session.
+        calibration: images whose activations set the ranges of an int8 variant; None writes none.
+        allow_loss: write the variant even if it loses more than half a point of clean accuracy.
         on_stage: told what is being done.
         on_passes: given what every graph pass gained, which is measured only then.
 
@@ -71,22 +78,32 @@ def export_bundle(
     golden = Golden(inputs=inputs, logits=torch_logits(served, inputs))
     card = new_card(run, data, hashlib.sha256(model).hexdigest())
     parity = Parity(tolerance=tolerance, max_error=0.0, images=0, batch_sizes=())
+    models = {"model.onnx": model}
     name = Path(out).name
     with tempfile.TemporaryDirectory() as scratch:
         draft = write_bundle(
-            Path(scratch) / name, _files(model, config, card, golden), _describe(config, name, version, parity)
+            Path(scratch) / name, _files(models, config, card, golden), _describe(config, name, version, parity)
         )
         session = Session(draft, "cpu")
         on_stage(f"comparing with torch on {min(parity_images, len(data)):,} images")
         parity = check_parity(served, session, data.spread(parity_images).images, tolerance)
         on_stage(f"measuring clean accuracy on {len(data):,} images")
-        card = replace(card, clean=_clean_accuracy(Predictor(session), data))
+        clean = _clean_accuracy(Predictor(session), data)
+    card = replace(card, clean=clean)
+    if calibration is not None:
+        on_stage(f"calibrating int8 on {len(calibration):,} images")
+        models[model_file("int8")] = quantised = to_int8(model, calibration.images)
+        on_stage(f"measuring int8 on {len(data):,} images")
+        images = data.spread(parity_images).images
+        variant = measure_int8(quantised, calibration.source, data, images, torch_logits(served, images))
+        check_loss(variant, clean, allow=allow_loss)
+        card = replace(card, variants=(variant,))
     on_stage("writing the bundle")
     return write_bundle(
         out,
-        _files(model, config, card, golden),
+        _files(models, config, card, golden),
         _describe(config, name, version, parity),
-        check=lambda bundle: Session(bundle, "cpu"),
+        check=lambda bundle: [Session(bundle, "cpu", precision=p) for p in bundle.manifest.precisions],
     )
 
 
@@ -97,9 +114,9 @@ def _check_data(config: RunConfig, data: ImageData) -> None:
         raise ExportError("the data is what the network was trained on; give held-out images")
 
 
-def _files(model: bytes, config: RunConfig, card: RobustnessCard, golden: Golden) -> dict[str, bytes]:
+def _files(models: dict[str, bytes], config: RunConfig, card: RobustnessCard, golden: Golden) -> dict[str, bytes]:
     return {
-        "model.onnx": model,
+        **models,
         "labels.json": pack_json(config.labels),
         "card.json": pack_json(card),
         "golden.npz": pack_golden(golden),
@@ -114,7 +131,7 @@ def _describe(config: RunConfig, name: str, version: str, parity: Parity) -> Cal
             input=config.input,
             pairs=config.plan.pairs if config.plan else (),
             opset=OPSET,
-            precisions=("fp32",),
+            precisions=tuple(p for p in get_args(Precision) if model_file(p) in files),
             toolchain=_toolchain(),
             parity=parity,
             files=files,
