@@ -68,7 +68,11 @@ def export(
 
 
 def _print_gains(gains: list[Gain], console: Console) -> None:
+    from abnn_serve.lab.export.passes import PASSES
+
     table = Table("graph pass", "nodes", "time of one sample, one thread", "of the exported graph's")
     for gain in gains:
         table.add_row(gain.name, f"{gain.nodes:,}", f"{1000 * gain.seconds:.2f} ms", f"{gain.ratio:.3f}")
     console.print(table)
+    if left := [name for name in PASSES if name not in {gain.name for gain in gains}]:
+        console.print(f"left out, as parity with torch is lost with them: {', '.join(left)}", markup=False)

@@ -18,11 +18,12 @@ import abnn_serve
 from abnn_serve.bundle.manifest import FileEntry, Manifest, Parity
 from abnn_serve.bundle.store import Bundle, Golden, pack_golden, pack_json, write_bundle
 from abnn_serve.card import Accuracy, RobustnessCard
-from abnn_serve.errors import ExportError
+from abnn_serve.errors import BundleIntegrityError, ExportError, ParityError
 from abnn_serve.lab.data import ImageData, agree
 from abnn_serve.lab.export.gains import Gain, measure_gains
 from abnn_serve.lab.export.graph import OPSET, ServedNetwork, export_stages
 from abnn_serve.lab.export.parity import TOLERANCE, check_parity, torch_logits
+from abnn_serve.lab.export.passes import Stage
 from abnn_serve.lab.export.precision import check_loss, measure_int8, to_int8
 from abnn_serve.lab.robustness import new_card
 from abnn_serve.lab.run import Run, RunConfig
@@ -58,7 +59,7 @@ def export_bundle(
         calibration: images whose activations set the ranges of an int8 variant; None writes none.
         allow_loss: write the variant even if it loses more than half a point of clean accuracy.
         on_stage: told what is being done.
-        on_passes: given what every graph pass gained, which is measured only then.
+        on_passes: given what every graph pass that was kept gained, which is measured only then.
 
     Raises:
         ExportError: the network cannot be exported, or disagrees with torch (ParityError); `out` is as it was.
@@ -68,35 +69,34 @@ def export_bundle(
     data = agree(config.labels, data)
     on_stage("exporting the graph")
     network = run.network()
+    served = ServedNetwork(network).eval()
+    inputs, images = data.spread(_GOLDEN).images, data.spread(parity_images).images
+    golden = Golden(inputs=inputs, logits=torch_logits(served, inputs))
+    name = Path(out).name
     stages = export_stages(network, config.input)
-    model = stages[-1].model
+    with tempfile.TemporaryDirectory() as scratch:
+
+        def open_draft(stage: Stage) -> Session:
+            card = new_card(run, data, hashlib.sha256(stage.model).hexdigest())
+            unproved = Parity(tolerance=tolerance, max_error=0.0, images=0, batch_sizes=())
+            files = _files({"model.onnx": stage.model}, config, card, golden)
+            return Session(write_bundle(Path(scratch) / name, files, _describe(config, name, version, unproved)), "cpu")
+
+        on_stage(f"comparing with torch on {len(images):,} images")
+        kept, session, parity = _last_that_agrees(
+            stages, open_draft, lambda session: check_parity(served, session, images, tolerance), on_stage
+        )
+        on_stage(f"measuring clean accuracy on {len(data):,} images")
+        card = replace(session.bundle.card, clean=_clean_accuracy(Predictor(session), data))
     if on_passes:
         on_stage("timing the graph passes")
-        on_passes(measure_gains(stages, data.spread(1).images))
-    served = ServedNetwork(network).eval()
-    inputs = data.spread(_GOLDEN).images
-    golden = Golden(inputs=inputs, logits=torch_logits(served, inputs))
-    card = new_card(run, data, hashlib.sha256(model).hexdigest())
-    parity = Parity(tolerance=tolerance, max_error=0.0, images=0, batch_sizes=())
-    models = {"model.onnx": model}
-    name = Path(out).name
-    with tempfile.TemporaryDirectory() as scratch:
-        draft = write_bundle(
-            Path(scratch) / name, _files(models, config, card, golden), _describe(config, name, version, parity)
-        )
-        session = Session(draft, "cpu")
-        on_stage(f"comparing with torch on {min(parity_images, len(data)):,} images")
-        parity = check_parity(served, session, data.spread(parity_images).images, tolerance)
-        on_stage(f"measuring clean accuracy on {len(data):,} images")
-        clean = _clean_accuracy(Predictor(session), data)
-    card = replace(card, clean=clean)
+        on_passes(measure_gains(kept, inputs[:1]))
+    models = {"model.onnx": kept[-1].model}
     if calibration is not None:
-        on_stage(f"calibrating int8 on {len(calibration):,} images")
-        models[model_file("int8")] = quantised = to_int8(model, calibration.images)
-        on_stage(f"measuring int8 on {len(data):,} images")
-        images = data.spread(parity_images).images
+        on_stage(f"calibrating int8 on {len(calibration):,} images, measuring it on {len(data):,}")
+        models[model_file("int8")] = quantised = to_int8(kept[-1].model, calibration.images)
         variant = measure_int8(quantised, calibration.source, data, images, torch_logits(served, images))
-        check_loss(variant, clean, allow=allow_loss)
+        check_loss(variant, card.clean, allow=allow_loss)
         card = replace(card, variants=(variant,))
     on_stage("writing the bundle")
     return write_bundle(
@@ -105,6 +105,24 @@ def export_bundle(
         _describe(config, name, version, parity),
         check=lambda bundle: [Session(bundle, "cpu", precision=p) for p in bundle.manifest.precisions],
     )
+
+
+def _last_that_agrees(
+    stages: list[Stage],
+    open_draft: Callable[[Stage], Session],
+    check: Callable[[Session], Parity],
+    on_stage: Callable[[str], None],
+) -> tuple[list[Stage], Session, Parity]:
+    """The stages up to the last whose graph agrees with torch: a pass that costs parity is left out, and said."""
+    for kept in range(len(stages), 0, -1):
+        try:
+            session = open_draft(stages[kept - 1])
+            return stages[:kept], session, check(session)
+        except (ParityError, BundleIntegrityError) as error:
+            if kept == 1:
+                raise
+            on_stage(f"without {stages[kept - 1].name!r}: {error}")
+    raise ExportError("torch exported nothing")
 
 
 def _check_data(config: RunConfig, data: ImageData) -> None:

@@ -86,6 +86,21 @@ def test_an_export_whose_parity_fails_writes_nothing(exported_once, abnn_run, va
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_pass_that_loses_parity_is_left_out(bundle, abnn_run, val_data, tmp_path, monkeypatch):
+    good = bundle.read("model.onnx")
+    model = onnx.load_from_string(good)
+    for tensor in model.graph.initializer:
+        if tensor.name.endswith("classifier.bias"):
+            tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) + 0.01, tensor.name))
+    stages = [Stage("as exported", 9, good), Stage("a rough pass", 8, model.SerializeToString())]
+    monkeypatch.setattr(export_module, "export_stages", lambda network, spec: stages)
+    said, kept = [], []
+    made = export_bundle(abnn_run, tmp_path / "b", val_data, on_stage=said.append, on_passes=kept.extend)
+    assert made.read("model.onnx") == good
+    assert [gain.name for gain in kept] == ["as exported"]
+    assert any("without 'a rough pass'" in line for line in said)
+
+
 def test_an_export_that_decides_otherwise_writes_nothing(exported_once, abnn_run, val_data, tmp_path, monkeypatch):
     wrong = "abnn_serve.lab.export.parity.torch_logits"
     monkeypatch.setattr(wrong, lambda served, images: -torch_logits(served, images))
