@@ -90,15 +90,16 @@ def test_an_adaptive_layer_of_unknown_size_is_left_alone():
     assert kinds(built)["InstanceNormalization"] == 0
 
 
-def taps(number: int = 1) -> ir.Model:
+def taps(number: int = 1, *, centred: bool = True) -> ir.Model:
     """`number` tapped maps one after the other, and their codes."""
     text = "".join(
         f"{STATISTICS.format(i=i, x=f'x{i}')} {DEVIATION.format(i=i)} c{i} = Concat<axis = 1>(m{i}, s{i})\n"
-        f"out{i} = Neg(c{i})\n x{i + 1} = Relu(x{i})\n"
+        f"n{i} = Sub(c{i}, center)\n out{i} = Neg(n{i})\n x{i + 1} = Relu(x{i})\n"
         for i in range(number)
     )
     outputs = ", ".join(f"float[N, 8] out{i}" for i in range(number))
-    return model(f"g (float[N, 4, 5, 5] x0) => ({outputs}) <{CONSTANTS}> {{ {text} }}")
+    center = np.linspace(-1, 1, 8, dtype=np.float32) * bool(centred)
+    return model(f"g (float[N, 4, 5, 5] x0) => ({outputs}) <{CONSTANTS}> {{ {text} }}", center=center)
 
 
 def test_statistics_are_taken_in_one_pass():
@@ -109,7 +110,7 @@ def test_statistics_are_taken_in_one_pass():
 
 
 def test_the_variance_of_a_constant_map_stays_zero():
-    built = taps()
+    built = taps(centred=False)
     take_statistics_in_one_pass(built)
     (code,) = run(built, x0=np.full((1, 4, 5, 5), 7.3, np.float32))
     assert (-code[:, 4:] < 0.01).all()
@@ -129,6 +130,7 @@ def test_codes_are_finished_together():
     check(finish_codes_together, built, x0=noise(2, 4, 5, 5))
     assert (separate["Sqrt"], kinds(built)["Sqrt"]) == (3, 1)
     assert (separate["Concat"], kinds(built)["Concat"]) == (3, 2)
+    assert (separate["Sub"], kinds(built)["Sub"]) == (6, 2)
 
 
 def test_a_code_that_waits_for_another_is_left_alone():
@@ -162,17 +164,17 @@ MAP = """g (float[N, 6] code) => (float[N, 2] gamma, float[N, 2] beta) {{
 STATIC = {"center": noise(6), "scale": np.abs(noise(6, seed=1)) + 0.1, "ones": noise(2, seed=2), "zeros": noise(2)}
 
 
-def test_a_map_takes_in_its_standardisation_and_its_static_part():
+def test_a_map_takes_in_its_scale_and_its_static_part():
     built = model(MAP.format(product="p = Gemm<transB = 1>(n, matrix)"), matrix=noise(4, 6), **STATIC)
     check(absorb_constants, built, 1e-4, code=noise(5, 6, seed=3))
-    assert kinds(built) == {"Gemm": 1, "Split": 1, "Neg": 2}
+    assert kinds(built) == {"Sub": 1, "Gemm": 1, "Split": 1, "Neg": 2}
 
 
 def test_a_map_of_bounded_rank_takes_them_in_at_its_two_ends():
     product = "h = Gemm<transB = 1>(n, down)\n p = Gemm<transB = 1>(h, matrix)"
     built = model(MAP.format(product=product), down=noise(3, 6), matrix=noise(4, 3), **STATIC)
     check(absorb_constants, built, 1e-4, code=noise(5, 6, seed=3))
-    assert kinds(built) == {"Gemm": 2, "Split": 1, "Neg": 2}
+    assert kinds(built) == {"Sub": 1, "Gemm": 2, "Split": 1, "Neg": 2}
 
 
 def test_a_computed_scale_is_not_absorbed():

@@ -1,9 +1,10 @@
-"""Standardisation and static parts absorbed into the maps.
+"""Scale of the standardisation and static parts absorbed into the maps.
 
-    gamma, beta = split(M (code - center) / scale) + static = split(M' code + b')
-      with M' = M / scale (column by column) and b' = static - M' center
+    gamma, beta = split(M ((code - center) / scale)) + static = split(M' (code - center) + static)
+      with M' = M / scale, column by column
 
-A map of bounded rank is M = U V: V takes the standardisation and U the static part.
+A map of bounded rank is M = U V: V takes the scale and U the static part. The subtraction stays: it is exact where
+center is large beside scale, and M' center + M' code would not be.
 """
 
 from __future__ import annotations
@@ -17,21 +18,19 @@ from onnxscript.rewriter import MatchResult, RewriteRule
 from abnn_serve.lab.export.passes.rules import apply_rules, constant, constants, known
 
 
-def _pattern(op: Any, code: Any, center: Any, scale: Any, matrix: Any) -> Any:
-    return op.Gemm(op.Div(op.Sub(code, center), scale), matrix, transB=1)
+def _pattern(op: Any, deviation: Any, scale: Any, matrix: Any) -> Any:
+    return op.Gemm(op.Div(deviation, scale), matrix, transB=1)
 
 
-def _check(_: Any, center: ir.Value, scale: ir.Value, matrix: ir.Value, **__: Any) -> MatchResult:
+def _check(_: Any, scale: ir.Value, matrix: ir.Value, **__: Any) -> MatchResult:
     result = MatchResult()
-    return result if constants(center, scale, matrix) else result.fail("a factor is computed, expected constants")
+    return result if constants(scale, matrix) else result.fail("a factor is computed, expected constants")
 
 
-def _rewrite(op: Any, code: ir.Value, center: ir.Value, scale: ir.Value, matrix: ir.Value) -> Any:
-    exact = [np.asarray(constant(value), np.float64) for value in (center, scale, matrix)]
-    absorbed = exact[2] / exact[1]
-    weight = op.initializer(ir.tensor(absorbed.astype(np.float32)), name=f"{matrix.name}.absorbed")
-    bias = op.initializer(ir.tensor((-absorbed @ exact[0]).astype(np.float32)), name=f"{matrix.name}.bias")
-    return op.Gemm(code, weight, bias, transB=1)
+def _rewrite(op: Any, deviation: ir.Value, scale: ir.Value, matrix: ir.Value) -> Any:
+    divisor, exact = (np.asarray(constant(value), np.float64) for value in (scale, matrix))
+    weight = op.initializer(ir.tensor((exact / divisor).astype(np.float32)), name=f"{matrix.name}.absorbed")
+    return op.Gemm(deviation, weight, transB=1)
 
 
 def absorb_constants(model: ir.Model) -> None:

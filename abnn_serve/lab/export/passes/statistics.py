@@ -4,7 +4,8 @@
 
 The exported form reads the feature map four times, the second time after the first has ended, and leaves the
 convolutions' blocked layout. Products and global average pooling stay in that layout. In float32 the difference loses
-log2(1 + mean^2 / var) bits, which the outputs of a BatchNorm keep small; parity measures it.
+log2(1 + mean^2 / var) bits: few for the outputs of a trained BatchNorm, and too many for some random networks, for
+which the export then leaves this pass out.
 """
 
 from __future__ import annotations
