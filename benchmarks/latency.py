@@ -36,6 +36,7 @@ from abnn_serve.lab.pairing import SurgeryPlan
 from abnn_serve.lab.surgery import apply_plan
 from abnn_serve.lab.zoo import build_network
 from abnn_serve.runtime.predictor import Predictor
+from abnn_serve.runtime.session import open_graph
 from abnn_serve.runtime.settings import default_bundle
 from abnn_serve.spec import InputSpec
 
@@ -143,10 +144,7 @@ def _cases(
 
 
 def _session(model: bytes, image: np.ndarray[Any, Any]) -> Call:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    session = open_graph(model, 1)
     return lambda: session.run(None, {"image": image})
 
 
@@ -222,20 +220,24 @@ def _write(options: argparse.Namespace, samples: dict[str, Any], medians: dict[s
         "seconds": samples,
     }
     options.out.with_suffix(".json").write_text(json.dumps(record) + "\n")
+    _draw(medians, options.out.with_suffix(".png"))
+
+
+def _draw(medians: dict[str, dict[str, float]], path: Path) -> None:
     figure = Figure(figsize=(8, 5), layout="constrained")
     axis = figure.subplots()
     settings = [setting for setting in medians if setting != "default"]
     names = list(medians[settings[0]])
-    for position, setting in enumerate(settings):
-        apart = sum(medians[setting][name] for name in _APART)
-        heights = [medians[setting].get(name, np.nan) / apart for name in names]
-        axis.bar([position + 0.8 * i / len(names) for i in range(len(names))], heights, 0.8 / len(names))
-        for i, name in enumerate(names):
-            axis.text(position + 0.8 * i / len(names), 0.02, name, rotation=90, ha="center", va="bottom", fontsize=7)
+    width = 0.8 / len(names)
+    for i, name in enumerate(names):
+        shown = [(position, setting) for position, setting in enumerate(settings) if name in medians[setting]]
+        heights = [medians[s][name] / sum(medians[s][alone] for alone in _APART) for _, s in shown]
+        axis.bar([position + i * width for position, _ in shown], heights, width, label=name)
     axis.axhline(1, color="black", linewidth=1)
-    axis.set_xticks([position + 0.4 for position in range(len(settings))], settings)
+    axis.legend()
+    axis.set_xticks([position + 0.4 - width / 2 for position in range(len(settings))], settings)
     axis.set_ylabel("median time over target + substitute run apart")
-    figure.savefig(options.out.with_suffix(".png"), dpi=110)
+    figure.savefig(path, dpi=110)
 
 
 if __name__ == "__main__":

@@ -102,11 +102,11 @@ def evaluate(
             on_progress=on_progress,
         )
     card = filled(opened.card(whole), report, whole)
-    (folder / "card.json").write_bytes(pack_json(card))
-    draw(opened.subject, report, folder)
     if opened.bundle:
         card = replace(card, variants=with_robust_accuracy(opened.bundle, report.evaluation))
         with_card(opened.bundle, card)
+    (folder / "card.json").write_bytes(pack_json(card))
+    draw(opened.subject, report, folder)
     print_card(card)
     typer.echo(f"{folder}: card.json and pictures" + (f"; {subject} has the card too" if opened.bundle else ""))
     _hold(bars, card)

@@ -6,6 +6,7 @@ import functools
 import importlib.metadata
 import logging
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ log = logging.getLogger("abnn_serve")
 
 GOLDEN_TOLERANCE = 1e-3  # processors differ in the last digits of fp32; a wrong graph differs by far more
 MAX_BATCH = 64
+CPU = "CPUExecutionProvider"
 _SEVERITY_ERROR = 3
 _VARIANT_SLACK = 1.5  # other processors round elsewhere
 
@@ -115,16 +117,21 @@ class Session:
         return max([GOLDEN_TOLERANCE, *(_VARIANT_SLACK * error for error in measured)])
 
 
-def _create(bundle: Bundle, device: Device, threads: int, file: str) -> ort.InferenceSession:
+def open_graph(model: bytes, threads: int, providers: Sequence[Any] = (CPU,)) -> ort.InferenceSession:
+    """A serialised graph in ONNX Runtime, with the options that serving uses."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _SEVERITY_ERROR
+    return ort.InferenceSession(model, options, providers=list(providers))
+
+
+def _create(bundle: Bundle, device: Device, threads: int, file: str) -> ort.InferenceSession:
     providers = _providers(device)
     model = bundle.read(file)
     _check_opset(bundle, file, model)
     try:
-        session = ort.InferenceSession(model, options, providers=providers)
+        session = open_graph(model, threads, providers)
     except Exception as error:  # ORT's exception classes share no base of their own
         reason = one_line(error)
         raise BundleIntegrityError(f"{bundle.path / file} cannot be loaded by ONNX Runtime: {reason}") from error
@@ -140,9 +147,8 @@ def _create(bundle: Bundle, device: Device, threads: int, file: str) -> ort.Infe
 
 
 def _providers(device: Device) -> list[Any]:
-    cpu = "CPUExecutionProvider"
     if device == "cpu":
-        return [cpu]
+        return [CPU]
     lacking = (
         "this machine has no CUDA device"
         if not has_cuda_device()
@@ -156,9 +162,9 @@ def _providers(device: Device) -> list[Any]:
         )
     if lacking:
         _say_once(f"running on the CPU: {lacking}")
-        return [cpu]
+        return [CPU]
     ort.preload_dlls()
-    return [("CUDAExecutionProvider", {"use_tf32": "0"}), cpu]
+    return [("CUDAExecutionProvider", {"use_tf32": "0"}), CPU]
 
 
 def _name(provider: Any) -> str:

@@ -87,7 +87,8 @@ def export_bundle(
             stages, open_draft, lambda session: check_parity(served, session, images, tolerance), on_stage
         )
         on_stage(f"measuring clean accuracy on {len(data):,} images")
-        card = replace(session.bundle.card, clean=_clean_accuracy(Predictor(session), data))
+        clean = _clean_accuracy(Predictor(session), data)
+    card = replace(session.bundle.card, clean=clean)
     if on_passes:
         on_stage("timing the graph passes")
         on_passes(measure_gains(kept, inputs[:1]))
@@ -96,7 +97,7 @@ def export_bundle(
         on_stage(f"calibrating int8 on {len(calibration):,} images, measuring it on {len(data):,}")
         models[model_file("int8")] = quantised = to_int8(kept[-1].model, calibration.images)
         variant = measure_int8(quantised, calibration.source, data, images, torch_logits(served, images))
-        check_loss(variant, card.clean, allow=allow_loss)
+        check_loss(variant, clean, allow=allow_loss)
         card = replace(card, variants=(variant,))
     on_stage("writing the bundle")
     return write_bundle(

@@ -11,9 +11,9 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from abnn_serve.lab.export.passes import Stage
+from abnn_serve.runtime.session import open_graph
 
 _SECONDS = 0.5
-_SEVERITY_ERROR = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,10 +34,7 @@ def measure_gains(stages: Sequence[Stage], image: NDArray[np.uint8], *, seconds:
         image: uint8 (1, H, W, 3).
         seconds: for each stage.
     """
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = _SEVERITY_ERROR
-    sessions = [ort.InferenceSession(stage.model, options, providers=["CPUExecutionProvider"]) for stage in stages]
+    sessions = [open_graph(stage.model, 1) for stage in stages]
     samples: list[list[float]] = []
     end = time.perf_counter() + seconds * len(stages)
     while time.perf_counter() < end or len(samples) < 3:

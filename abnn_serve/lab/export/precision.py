@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from abnn_serve.bundle.store import Bundle
 from abnn_serve.card import Accuracy, Variant
 from abnn_serve.errors import ExportError, one_line
+from abnn_serve.hardware import usable_cores
 from abnn_serve.lab.data import ImageData
 from abnn_serve.lab.outcomes import Evaluation, count
-from abnn_serve.runtime.session import Session
+from abnn_serve.runtime.session import Session, open_graph
 
 CALIBRATION_IMAGES = 256
 ALLOWED_LOSS = 0.005
@@ -92,7 +93,7 @@ def measure_int8(
         images: inputs, uint8 (n, H, W, 3).
         logits: what torch gives for them, float32 (n, classes).
     """
-    session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+    session = open_graph(model, usable_cores())
     found = _logits(session, images)
     return Variant(
         precision="int8",
@@ -110,10 +111,8 @@ def _logits(session: ort.InferenceSession, images: NDArray[np.uint8]) -> NDArray
     )
 
 
-def check_loss(variant: Variant, clean: Accuracy | None, *, allow: bool) -> None:
+def check_loss(variant: Variant, clean: Accuracy, *, allow: bool) -> None:
     """ExportError where a variant loses more than ALLOWED_LOSS of clean accuracy and that is not allowed."""
-    if clean is None:
-        return
     loss = clean.value - variant.clean.value
     if loss > ALLOWED_LOSS and not allow:
         raise ExportError(

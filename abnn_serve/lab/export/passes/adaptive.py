@@ -45,4 +45,4 @@ def _rewrite(op: Any, x: ir.Value, eps: ir.Value, gamma: ir.Value, beta: ir.Valu
 
 def normalise_in_one_kernel(model: ir.Model) -> None:
     """Rewrite every adaptive layer of known spatial size."""
-    apply_rules(model, [RewriteRule(_pattern, _rewrite, _check)])
+    apply_rules(model, RewriteRule(_pattern, _rewrite, _check))

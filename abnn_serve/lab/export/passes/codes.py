@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import MatchResult, RewriteRule
 
-from abnn_serve.lab.export.passes.rules import apply_rules, constant, constants, known
+from abnn_serve.lab.export.passes.rules import apply_rules, constant, constants, known, tidy
 
 
 def _pattern(op: Any, deviation: Any, scale: Any, matrix: Any) -> Any:
@@ -35,11 +35,11 @@ def _rewrite(op: Any, deviation: ir.Value, scale: ir.Value, matrix: ir.Value) ->
 
 def absorb_constants(model: ir.Model) -> None:
     """Rewrite every map from a standardised code to gamma and beta."""
-    apply_rules(model, [RewriteRule(_pattern, _rewrite, _check)])
+    apply_rules(model, RewriteRule(_pattern, _rewrite, _check))
     for node in model.graph:
         if node.op_type == "Split":
             _absorb_static_parts(model.graph, node)
-    apply_rules(model, [])
+    tidy(model)
 
 
 def _absorb_static_parts(graph: ir.Graph, split: ir.Node) -> None:

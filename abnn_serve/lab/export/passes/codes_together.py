@@ -17,7 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import TopologicalSortPass
 
-from abnn_serve.lab.export.passes.rules import apply_rules, constant, known
+from abnn_serve.lab.export.passes.rules import constant, known, tidy
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def finish_codes_together(model: ir.Model) -> None:
     if len(codes) > 1:
         _join(model, codes)
         TopologicalSortPass()(model)
-    apply_rules(model, [])
+    tidy(model)
 
 
 def _read(node: ir.Node) -> _Code | None:

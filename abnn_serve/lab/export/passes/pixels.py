@@ -46,4 +46,4 @@ def _rewrite(
 
 def absorb_pixel_scale(model: ir.Model) -> None:
     """Rewrite every convolution of normalised pixels."""
-    apply_rules(model, [RewriteRule(_pattern, _rewrite, _check, remove_nodes=False)])  # both may read the same pixels
+    apply_rules(model, RewriteRule(_pattern, _rewrite, _check, remove_nodes=False))  # both may read the same pixels

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,14 @@ from onnx_ir.passes.common import (
 from onnxscript.rewriter import MatchResult, RewritePass, RewriteRule
 
 
-def apply_rules(model: ir.Model, rules: Sequence[RewriteRule]) -> None:
-    """Rewrite until nothing matches, then drop what nothing uses and what is computed twice."""
-    if rules:
-        RewritePass(rules)(model)
+def apply_rules(model: ir.Model, *rules: RewriteRule) -> None:
+    """Rewrite until nothing matches, and tidy up."""
+    RewritePass(rules)(model)
+    tidy(model)
+
+
+def tidy(model: ir.Model) -> None:
+    """Drop what is computed twice and what nothing uses."""
     DeduplicateInitializersPass()(model)
     CommonSubexpressionEliminationPass()(model)
     RemoveUnusedNodesPass()(model)

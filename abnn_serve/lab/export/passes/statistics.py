@@ -38,5 +38,5 @@ def _mean(op: Any, x: ir.Value, **_: Any) -> Any:
 def take_statistics_in_one_pass(model: ir.Model) -> None:
     """Rewrite every mean and variance over known spatial axes."""
     # the nodes of the mean stay: it has other readers
-    apply_rules(model, [RewriteRule(_variance_pattern, _variance, check_spatial, remove_nodes=False)])
-    apply_rules(model, [RewriteRule(_mean_pattern, _mean, check_spatial)])
+    apply_rules(model, RewriteRule(_variance_pattern, _variance, check_spatial, remove_nodes=False))
+    apply_rules(model, RewriteRule(_mean_pattern, _mean, check_spatial))
