@@ -99,10 +99,11 @@ class TrainingCost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """The same network in another precision, beside the fp32 graph that everything else on the card is about.
+    """The network in another precision on one engine, beside the fp32 graph that everything else on the card is about.
 
     Attributes:
-        calibration: where its value ranges were taken from.
+        provider: the engine that it was measured on.
+        calibration: where the value ranges of int8 were taken from; empty for others.
         max_error: largest difference of a logit from torch, on `images` images.
         same_class: how many of them it decides as torch does.
         clean: accuracy on the card's data.
@@ -111,6 +112,7 @@ class Variant:
     """
 
     precision: Precision
+    provider: str
     calibration: str
     max_error: float
     same_class: int

@@ -9,12 +9,12 @@ from abnn_serve.errors import ConfigError
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box"]
 Fit = Literal["crop", "stretch"]
-Precision = Literal["fp32", "int8"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
 
 def model_file(precision: str) -> str:
-    """The graph's file name in a bundle."""
-    return "model.onnx" if precision == "fp32" else f"model.{precision}.onnx"
+    """The graph's file name in a bundle; bf16 is arithmetic on the fp32 graph."""
+    return "model.onnx" if precision in ("fp32", "bf16") else f"model.{precision}.onnx"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,8 +35,8 @@ from abnn_serve.lab.network import AdaptiveNetwork, PixelNetwork
 from abnn_serve.lab.pairing import SurgeryPlan
 from abnn_serve.lab.surgery import apply_plan
 from abnn_serve.lab.zoo import build_network
+from abnn_serve.runtime.engine import open_graph
 from abnn_serve.runtime.predictor import Predictor
-from abnn_serve.runtime.session import open_graph
 from abnn_serve.runtime.settings import default_bundle
 from abnn_serve.spec import InputSpec
 
@@ -170,8 +170,8 @@ def _openvino(model: bytes, image: np.ndarray[Any, Any]) -> dict[str, Call]:
 def _default_bundle() -> dict[str, Call]:
     predictor = Predictor.open(default_bundle(), device="cpu", threads=1)
     image = predictor.bundle.golden.inputs[:1]
-    raw = predictor.session._session  # noqa: SLF001 - the very session that the predictor runs
-    return {"raw": lambda: raw.run(None, {"image": image}), "predictor": lambda: predictor.predict(image)}
+    engine = predictor.session._engine  # noqa: SLF001 - the very session that the predictor runs
+    return {"raw": lambda: engine.run(image), "predictor": lambda: predictor.predict(image)}
 
 
 def _interleaved(cases: dict[str, Call], seconds: float) -> dict[str, list[float]]:

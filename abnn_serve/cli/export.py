@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 from rich.console import Console
@@ -12,6 +12,7 @@ from rich.table import Table
 from abnn_serve.cli.lab import require_lab
 from abnn_serve.cli.show import print_bundle
 from abnn_serve.errors import ConfigError
+from abnn_serve.spec import Precision
 
 if TYPE_CHECKING:
     from abnn_serve.lab.export.gains import Gain
@@ -26,7 +27,9 @@ def export(
         int, typer.Option(help="images on which torch and the serving session must agree", min=1)
     ] = 1000,
     tolerance: Annotated[float, typer.Option(help="largest difference of a logit", min=0.0)] = 1e-4,
-    precision: Annotated[str, typer.Option(help="fp32, or fp32,int8 for an 8-bit variant beside it")] = "fp32",
+    precision: Annotated[
+        str, typer.Option(help="fp32, then variants: int8 (CPU), fp16 (CUDA), bf16 (OpenVINO)")
+    ] = "fp32",
     calibration: Annotated[
         str | None, typer.Option(help="images that set the ranges of int8; 256 of --data if not given")
     ] = None,
@@ -39,12 +42,13 @@ def export(
     Example: abnn export runs/abnn --out models/mine --data data/test.parquet
     """
     require_lab()
-    wanted = precision.split(",")
-    if wanted[0] != "fp32" or set(wanted[1:]) - {"int8"}:
-        raise ConfigError(f"--precision is {precision!r}, expected fp32 or fp32,int8")
+    wanted = tuple(precision.split(","))
+    known = get_args(Precision)
+    if wanted[0] != "fp32" or len(set(wanted)) < len(wanted) or not set(wanted) <= set(known):
+        raise ConfigError(f"--precision is {precision!r}, expected fp32, then any of {', '.join(known[1:])}: fp32,int8")
     from abnn_serve.lab.data import load_data
     from abnn_serve.lab.export.bundle import export_bundle
-    from abnn_serve.lab.export.precision import CALIBRATION_IMAGES
+    from abnn_serve.lab.export.int8 import CALIBRATION_IMAGES
     from abnn_serve.lab.run import Run
 
     console = Console(stderr=True)
@@ -59,6 +63,7 @@ def export(
             version=version,
             parity_images=parity_images,
             tolerance=tolerance,
+            precisions=wanted,  # type: ignore[arg-type]
             calibration=ranges.spread(CALIBRATION_IMAGES) if "int8" in wanted else None,
             allow_loss=allow_loss,
             on_stage=status.update,

@@ -9,7 +9,7 @@ import typer
 
 from abnn_serve.bundle.store import Bundle, load_bundle
 from abnn_serve.codec import to_json
-from abnn_serve.runtime.session import Session
+from abnn_serve.runtime.session import check_graphs
 from abnn_serve.runtime.settings import default_bundle
 
 
@@ -43,8 +43,7 @@ def verify(
     Example: abnn verify models/cifar10-abnn
     """
     found = load_bundle(bundle or default_bundle(), digest=digest)
-    for precision in found.manifest.precisions:
-        Session(found, "cpu", precision=precision)
+    check_graphs(found)
     files, vectors = len(found.manifest.files), len(found.golden.inputs)
     typer.echo(f"{found.path}: whole; {files} files, {vectors} golden vectors; identity {found.digest}")
 
@@ -83,7 +82,10 @@ def print_bundle(bundle: Bundle) -> None:
         ("clean", str(card.clean) if card.clean else "not measured"),
         *((f"{a.threat_model}", f"{a.attack}, {a.norm} eps {a.eps:.4g}: {a.accuracy}") for a in card.attacks),
         *((threat, f"worst of all attacks: {accuracy}") for threat, accuracy in card.worst.items()),
-        *((v.precision, f"clean {v.clean}; white-box images {v.robust or 'not measured'}") for v in card.variants),
+        *(
+            (v.precision, f"on {v.provider}: clean {v.clean}; white-box images {v.robust or 'not measured'}")
+            for v in card.variants
+        ),
         *(("sanity", f"{check.check}: {check.detail}") for check in card.sanity if check.raised),
         *(("limit", limit) for limit in card.limits),
     ]

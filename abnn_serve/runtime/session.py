@@ -1,32 +1,22 @@
-"""The ONNX Runtime session of a bundle: provider, threads, and the proof that it computes what was exported."""
+"""A bundle's graph ready to run, and the proof that it computes what was exported."""
 
 from __future__ import annotations
 
-import functools
-import importlib.metadata
-import logging
-import warnings
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from abnn_serve.bundle.store import Bundle
-from abnn_serve.errors import BundleIntegrityError, ConfigError, DeviceError, InputShapeError, one_line
-from abnn_serve.hardware import has_cuda_device, usable_cores
+from abnn_serve.errors import AbnnError, BundleIntegrityError, ConfigError, InputShapeError, one_line
+from abnn_serve.hardware import usable_cores
+from abnn_serve.runtime.engine import Engine, Port
 from abnn_serve.runtime.graph_file import graph_opset
+from abnn_serve.runtime.providers import open_engine
 from abnn_serve.runtime.settings import Device
 from abnn_serve.spec import Precision, model_file
 
-log = logging.getLogger("abnn_serve")
-
 GOLDEN_TOLERANCE = 1e-3  # processors differ in the last digits of fp32; a wrong graph differs by far more
 MAX_BATCH = 64
-CPU = "CPUExecutionProvider"
-_SEVERITY_ERROR = 3
-_VARIANT_SLACK = 1.5  # other processors round elsewhere
+_VARIANT_SLACK = 3  # other processors and engines round elsewhere
 
 
 class Session:
@@ -34,13 +24,17 @@ class Session:
 
     Args:
         bundle: verified by `load_bundle`.
-        device: `cpu`, `cuda`, or `auto`: CUDA where there is one, else the CPU with one warning.
+        device: as for `open_engine`.
         threads: of one run; None takes the cores that this process may use.
         precision: one that the bundle has.
 
+    Attributes:
+        provider: what runs the graph; several, where parts run on others, joined by `+`.
+        placement: how many nodes of each kind run on which provider.
+
     Raises:
         ConfigError: the bundle lacks this precision.
-        DeviceError: `cuda` was asked for and the graph would not run there.
+        DeviceError: the device that was asked for would not run the graph.
         BundleIntegrityError: other inputs, outputs or opset than declared, or other logits than the golden ones.
     """
 
@@ -55,9 +49,9 @@ class Session:
         self.bundle = bundle
         self.precision = precision
         self.threads = threads or usable_cores()
-        _warn_of_two_builds()
-        self._session = _create(bundle, device, self.threads, model_file(precision))
-        self.provider: str = self._session.get_providers()[0]
+        self._engine = _open(bundle, device, self.threads, precision)
+        self.placement = self._engine.placement
+        self.provider = "+".join(self.placement)
         self._check_signature()
         self._check_golden()
 
@@ -73,28 +67,24 @@ class Session:
                 f"input is {images.dtype} {images.shape}, expected uint8 (N, {', '.join(map(str, shape))}), N >= 1"
             )
         parts = [
-            self._session.run(["logits"], {"image": np.ascontiguousarray(images[start : start + MAX_BATCH])})[0]
+            self._engine.run(np.ascontiguousarray(images[start : start + MAX_BATCH]))
             for start in range(0, len(images), MAX_BATCH)
         ]
         logits: NDArray[np.float32] = np.concatenate(parts)
         return logits
 
     def _check_signature(self) -> None:
-        where = self.bundle.path / model_file(self.precision)
-        height, width, channels = self.bundle.manifest.input.shape
-        (wanted_in, wanted_out) = (
-            ("image", "tensor(uint8)", [height, width, channels]),
-            ("logits", "tensor(float)", [len(self.bundle.labels)]),
+        wanted = (
+            Port("image", "uint8", (None, *self.bundle.manifest.input.shape)),
+            Port("logits", "float32", (None, len(self.bundle.labels))),
         )
-        for kind, nodes, wanted in (
-            ("inputs", self._session.get_inputs(), wanted_in),
-            ("outputs", self._session.get_outputs(), wanted_out),
+        for kind, found, port in zip(
+            ("inputs", "outputs"), (self._engine.inputs, self._engine.outputs), wanted, strict=True
         ):
-            found = [(node.name, node.type, list(node.shape[1:])) for node in nodes]
-            dynamic = all(not isinstance(node.shape[0], int) for node in nodes if node.shape)
-            if found != [wanted] or not dynamic:
+            if found != (port,):
                 raise BundleIntegrityError(
-                    f"{where} has the {kind} {found}, expected {[wanted]} with a dynamic batch; export it again"
+                    f"{self.bundle.path / model_file(self.precision)} has the {kind} "
+                    f"{', '.join(map(str, found)) or 'none'}, expected {port} with a dynamic batch; export it again"
                 )
 
     def _check_golden(self) -> None:
@@ -117,81 +107,24 @@ class Session:
         return max([GOLDEN_TOLERANCE, *(_VARIANT_SLACK * error for error in measured)])
 
 
-def open_graph(model: bytes, threads: int, providers: Sequence[Any] = (CPU,)) -> ort.InferenceSession:
-    """A serialised graph in ONNX Runtime, with the options that serving uses."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = _SEVERITY_ERROR
-    return ort.InferenceSession(model, options, providers=list(providers))
+def check_graphs(bundle: Bundle) -> None:
+    """Load every graph of a bundle on the CPU and replay the golden vectors; what `Session` raises."""
+    for precision in bundle.manifest.precisions:
+        if precision != "bf16":  # the fp32 graph once more
+            Session(bundle, "cpu", precision=precision)
 
 
-def _create(bundle: Bundle, device: Device, threads: int, file: str) -> ort.InferenceSession:
-    providers = _providers(device)
+def _open(bundle: Bundle, device: Device, threads: int, precision: Precision) -> Engine:
+    file = model_file(precision)
     model = bundle.read(file)
-    _check_opset(bundle, file, model)
-    try:
-        session = open_graph(model, threads, providers)
-    except Exception as error:  # ORT's exception classes share no base of their own
-        reason = one_line(error)
-        raise BundleIntegrityError(f"{bundle.path / file} cannot be loaded by ONNX Runtime: {reason}") from error
-    asked, found = _name(providers[0]), session.get_providers()[0]
-    if asked != found:
-        problem = f"ONNX Runtime could not start {asked} and would use {found}"
-        if device == "cuda":
-            raise DeviceError(
-                f"ABNN_DEVICE is 'cuda' but {problem}; install its CUDA libraries: pip install 'abnn_serve[cuda]'"
-            )
-        log.warning("%s", problem)
-    return session
-
-
-def _providers(device: Device) -> list[Any]:
-    if device == "cpu":
-        return [CPU]
-    lacking = (
-        "this machine has no CUDA device"
-        if not has_cuda_device()
-        else "this ONNX Runtime was built without CUDA"
-        if "CUDAExecutionProvider" not in ort.get_available_providers()
-        else None
-    )
-    if lacking and device == "cuda":
-        raise DeviceError(
-            f"ABNN_DEVICE is 'cuda' but {lacking}; set ABNN_DEVICE=cpu, or install a driver and 'abnn_serve[cuda]'"
-        )
-    if lacking:
-        _say_once(f"running on the CPU: {lacking}")
-        return [CPU]
-    ort.preload_dlls()
-    return [("CUDAExecutionProvider", {"use_tf32": "0"}), CPU]
-
-
-def _name(provider: Any) -> str:
-    return str(provider if isinstance(provider, str) else provider[0])
-
-
-def _check_opset(bundle: Bundle, file: str, model: bytes) -> None:
     found, declared = graph_opset(model), bundle.manifest.opset
     if found != declared:
         raise BundleIntegrityError(
             f"{bundle.path / file} has opset {found}, bundle.json says {declared}; export it again"
         )
-
-
-@functools.cache
-def _say_once(message: str) -> None:
-    log.warning("%s", message)
-
-
-@functools.cache
-def _warn_of_two_builds() -> None:
-    installed = {d.metadata["Name"].lower() for d in importlib.metadata.distributions(name="onnxruntime")}
-    installed |= {d.metadata["Name"].lower() for d in importlib.metadata.distributions(name="onnxruntime-gpu")}
-    if {"onnxruntime", "onnxruntime-gpu"} <= installed:
-        warnings.warn(
-            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other; "
-            "uninstall both, then install abnn_serve again",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+    try:
+        return open_engine(model, device, threads, precision)
+    except AbnnError:
+        raise
+    except Exception as error:  # the engines' exception classes share no base of their own
+        raise BundleIntegrityError(f"{bundle.path / file} cannot be loaded: {one_line(error)}") from error

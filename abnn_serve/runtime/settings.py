@@ -12,7 +12,7 @@ from abnn_serve.errors import ConfigError
 from abnn_serve.media.image import ImageLimits
 from abnn_serve.spec import Precision
 
-Device = Literal["auto", "cpu", "cuda"]
+Device = Literal["auto", "cpu", "openvino", "cuda", "tensorrt"]
 DEFAULT_BUNDLE = "cifar10-abnn"
 
 
@@ -23,7 +23,7 @@ class Settings:
     Attributes:
         bundle: directory of the bundle.
         digest: identity that the bundle must have; None accepts any.
-        device: where to run; `cuda` fails where there is none, `auto` falls back to the CPU.
+        device: where to run; `auto` falls back to the CPU, any other fails where it is not to be had.
         precision: of the graph; the bundle must have it.
         threads: of one inference, at least 1; None takes the cores that this process may use.
         limits: of one uploaded image.

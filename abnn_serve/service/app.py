@@ -59,6 +59,7 @@ async def model(request: Request) -> Response:
         {
             **_identity(bundle),
             "provider": predictor.session.provider,
+            "placement": predictor.session.placement,
             "precision": predictor.session.precision,
             "threads": predictor.session.threads,
             "input": to_json(bundle.manifest.input),

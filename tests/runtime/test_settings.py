@@ -38,7 +38,7 @@ def test_every_variable_is_read():
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("ABNN_DEVICE", "gpu", "ABNN_DEVICE is 'gpu', expected one of auto, cpu, cuda"),
+        ("ABNN_DEVICE", "gpu", "ABNN_DEVICE is 'gpu', expected one of auto, cpu, openvino, cuda, tensorrt"),
         ("ABNN_THREADS", "0", "ABNN_THREADS is '0', expected a whole number of at least 1"),
         ("ABNN_MAX_PIXELS", "1e6", "ABNN_MAX_PIXELS is '1e6'"),
         ("ABNN_MAX_UPLOAD_BYTES", "-1", "ABNN_MAX_UPLOAD_BYTES is '-1'"),
@@ -65,5 +65,5 @@ def test_the_older_cgroups_quota_is_read_too(tmp_path):
 
 def test_a_precision_that_is_not_known_lists_those_that_are():
     assert Settings.from_environment({"ABNN_PRECISION": "int8"}).precision == "int8"
-    with pytest.raises(ConfigError, match="ABNN_PRECISION is 'fp8', expected one of fp32, int8"):
+    with pytest.raises(ConfigError, match="ABNN_PRECISION is 'fp8', expected one of fp32, fp16, bf16, int8"):
         Settings.from_environment({"ABNN_PRECISION": "fp8"})

@@ -6,10 +6,9 @@ import hashlib
 import importlib.metadata
 import platform
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import onnxruntime
@@ -17,18 +16,18 @@ import onnxruntime
 import abnn_serve
 from abnn_serve.bundle.manifest import FileEntry, Manifest, Parity
 from abnn_serve.bundle.store import Bundle, Golden, pack_golden, pack_json, write_bundle
-from abnn_serve.card import Accuracy, RobustnessCard
+from abnn_serve.card import Accuracy, RobustnessCard, Variant
 from abnn_serve.errors import BundleIntegrityError, ExportError, ParityError
 from abnn_serve.lab.data import ImageData, agree
 from abnn_serve.lab.export.gains import Gain, measure_gains
 from abnn_serve.lab.export.graph import OPSET, ServedNetwork, export_stages
 from abnn_serve.lab.export.parity import TOLERANCE, check_parity, torch_logits
 from abnn_serve.lab.export.passes import Stage
-from abnn_serve.lab.export.precision import check_loss, measure_int8, to_int8
+from abnn_serve.lab.export.precision import Yardstick, make_variant, measure_variant
 from abnn_serve.lab.robustness import new_card
 from abnn_serve.lab.run import Run, RunConfig
 from abnn_serve.runtime.predictor import Predictor
-from abnn_serve.runtime.session import Session
+from abnn_serve.runtime.session import Session, check_graphs
 from abnn_serve.spec import Precision, model_file
 
 _GOLDEN = 4
@@ -42,6 +41,7 @@ def export_bundle(
     version: str = "1",
     parity_images: int = 1000,
     tolerance: float = TOLERANCE,
+    precisions: Sequence[Precision] = ("fp32",),
     calibration: ImageData | None = None,
     allow_loss: bool = False,
     on_stage: Callable[[str], None] = lambda _: None,
@@ -56,8 +56,9 @@ def export_bundle(
         version: of the bundle, for its readers.
         parity_images: at least 1.
         tolerance: largest difference of a logit between torch and the serving session.
-        calibration: images whose activations set the ranges of an int8 variant; None writes none.
-        allow_loss: write the variant even if it loses more than half a point of clean accuracy.
+        precisions: fp32 first, then variants to write beside it.
+        calibration: images whose activations set the ranges of an int8 variant.
+        allow_loss: write a variant even if it loses more than half a point of clean accuracy.
         on_stage: told what is being done.
         on_passes: given what every graph pass that was kept gained, which is measured only then.
 
@@ -80,7 +81,8 @@ def export_bundle(
             card = new_card(run, data, hashlib.sha256(stage.model).hexdigest())
             unproved = Parity(tolerance=tolerance, max_error=0.0, images=0, batch_sizes=())
             files = _files({"model.onnx": stage.model}, config, card, golden)
-            return Session(write_bundle(Path(scratch) / name, files, _describe(config, name, version, unproved)), "cpu")
+            draft = write_bundle(Path(scratch) / name, files, _describe(config, name, version, unproved, ("fp32",)))
+            return Session(draft, "cpu")
 
         on_stage(f"comparing with torch on {len(images):,} images")
         kept, session, parity = _last_that_agrees(
@@ -93,18 +95,20 @@ def export_bundle(
         on_stage("timing the graph passes")
         on_passes(measure_gains(kept, inputs[:1]))
     models = {"model.onnx": kept[-1].model}
-    if calibration is not None:
-        on_stage(f"calibrating int8 on {len(calibration):,} images, measuring it on {len(data):,}")
-        models[model_file("int8")] = quantised = to_int8(kept[-1].model, calibration.images)
-        variant = measure_int8(quantised, calibration.source, data, images, torch_logits(served, images))
-        check_loss(variant, clean, allow=allow_loss)
-        card = replace(card, variants=(variant,))
+    variants: list[Variant] = []
+    yardstick = Yardstick(data=data, clean=clean, images=images, logits=torch_logits(served, images))
+    for precision in precisions[1:]:
+        on_stage(f"making {precision}, measuring it on {len(data):,} images")
+        models[model_file(precision)] = model = make_variant(kept[-1].model, precision, calibration)
+        source = calibration.source if calibration else ""
+        variants += measure_variant(model, precision, source, yardstick, allow_loss=allow_loss)
+    card = replace(card, variants=tuple(variants))
     on_stage("writing the bundle")
     return write_bundle(
         out,
         _files(models, config, card, golden),
-        _describe(config, name, version, parity),
-        check=lambda bundle: [Session(bundle, "cpu", precision=p) for p in bundle.manifest.precisions],
+        _describe(config, name, version, parity, tuple(precisions)),
+        check=check_graphs,
     )
 
 
@@ -142,7 +146,9 @@ def _files(models: dict[str, bytes], config: RunConfig, card: RobustnessCard, go
     }
 
 
-def _describe(config: RunConfig, name: str, version: str, parity: Parity) -> Callable[[dict[str, FileEntry]], Manifest]:
+def _describe(
+    config: RunConfig, name: str, version: str, parity: Parity, precisions: tuple[Precision, ...]
+) -> Callable[[dict[str, FileEntry]], Manifest]:
     def describe(files: dict[str, FileEntry]) -> Manifest:
         return Manifest(
             name=name,
@@ -150,7 +156,7 @@ def _describe(config: RunConfig, name: str, version: str, parity: Parity) -> Cal
             input=config.input,
             pairs=config.plan.pairs if config.plan else (),
             opset=OPSET,
-            precisions=tuple(p for p in get_args(Precision) if model_file(p) in files),
+            precisions=precisions,
             toolchain=_toolchain(),
             parity=parity,
             files=files,

@@ -11,7 +11,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from abnn_serve.lab.export.passes import Stage
-from abnn_serve.runtime.session import open_graph
+from abnn_serve.runtime.engine import open_graph
 
 _SECONDS = 0.5
 

@@ -1,15 +1,16 @@
-"""The int8 variant: made, measured, refused where it costs too much, served on demand."""
+"""Variants in other precisions: made, measured on each engine, refused where they cost too much, served on demand."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 
 import abnn_serve.lab.export.bundle as export_module
 from abnn_serve.bundle.store import load_bundle
-from abnn_serve.errors import ConfigError, ExportError
+from abnn_serve.errors import ConfigError, DeviceError, ExportError
 from abnn_serve.lab.attacks.gradient import PGD
 from abnn_serve.lab.evaluate import evaluate
 from abnn_serve.lab.export.bundle import export_bundle
@@ -36,43 +37,70 @@ def export(bundle, abnn_run, val_data, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def quantised(export, val_data):
-    return export("int8", val_data)[1]()
+def variants(export, val_data):
+    return export("variants", val_data, precisions=("fp32", "int8", "fp16"))[1]()
 
 
-def test_the_variant_stands_beside_the_fp32_graph_with_its_measurements(quantised, val_data):
-    assert quantised.manifest.precisions == ("fp32", "int8")
-    (variant,) = quantised.card.variants
-    session = Session(quantised, "cpu", precision="int8")
-    found = session.run(val_data.images)
+ENGINES = [
+    ("int8", "cpu", "CPUExecutionProvider"),
+    ("int8", "openvino", "OpenVINO"),
+    ("fp16", "cpu", "CPUExecutionProvider"),
+]
+
+
+@pytest.mark.parametrize(("precision", "device", "provider"), ENGINES)
+def test_a_variant_stands_on_the_card_with_what_was_measured_on_each_engine(
+    variants, val_data, precision, device, provider
+):
+    assert variants.manifest.precisions == ("fp32", "int8", "fp16")
+    (variant,) = (v for v in variants.card.variants if (v.precision, v.provider) == (precision, provider))
+    found = Session(variants, device, precision=precision).run(val_data.images)
     assert variant.clean.correct == int((found.argmax(axis=1) == val_data.labels).sum())
-    assert variant.clean.value >= quantised.card.clean.value - 0.005
+    assert variant.clean.value >= variants.card.clean.value - 0.005
     assert 0 < variant.max_error < 1
     assert variant.images == len(val_data)
     assert variant.robust is None
 
 
-def test_an_int8_answer_does_not_depend_on_its_neighbours(quantised, val_data):
-    session = Session(quantised, "cpu", precision="int8")
-    hostile = np.random.default_rng(0).integers(0, 256, (3, *val_data.images.shape[1:]), dtype=np.uint8)
+@pytest.mark.parametrize(("precision", "device", "provider"), ENGINES)
+def test_an_answer_in_any_precision_does_not_depend_on_its_neighbours(variants, val_data, precision, device, provider):
+    session = Session(variants, device, precision=precision)
+    hostile = np.random.default_rng(0).integers(0, 256, (9, *val_data.images.shape[1:]), dtype=np.uint8)
     alone = session.run(val_data.images[:1])
-    together = session.run(np.concatenate([hostile, val_data.images[:1]]))[-1:]
+    together = session.run(np.concatenate([hostile[:8], val_data.images[:1], hostile[8:]]))[8:9]
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
-def test_a_predictor_serves_it_on_demand(quantised, val_data):
-    predictor = Predictor.open(quantised.path, device="cpu", precision="int8")
-    expected = Session(quantised, "cpu", precision="int8").run(val_data.images[:2])
+def test_half_precision_keeps_statistics_and_adaptive_layers_in_float32(variants):
+    graph = onnx.shape_inference.infer_shapes(onnx.load_from_string(variants.read("model.fp16.onnx"))).graph
+    types = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
+    by_kind = {kind: {types[n.output[0]] for n in graph.node if n.op_type == kind} for kind in KINDS}
+    assert by_kind == KINDS
+
+
+KINDS = {
+    "Conv": {onnx.TensorProto.FLOAT16},
+    "InstanceNormalization": {onnx.TensorProto.FLOAT},
+    "GlobalAveragePool": {onnx.TensorProto.FLOAT},
+}
+
+
+def test_a_predictor_serves_it_on_demand(variants, val_data):
+    predictor = Predictor.open(variants.path, device="cpu", precision="int8")
+    expected = Session(variants, "cpu", precision="int8").run(val_data.images[:2])
     np.testing.assert_array_equal([p.logits for p in predictor.predict(val_data.images[:2])], expected)
 
 
 def test_a_variant_that_loses_accuracy_is_not_written_unless_that_is_allowed(export, val_data):
     black = replace(val_data, images=np.zeros_like(val_data.images))
-    out, work = export("lossy", black)
-    with pytest.raises(ExportError, match=r"int8 has .* points below fp32's .*--allow-loss; nothing was written"):
+    out, work = export("lossy", black, precisions=("fp32", "int8"))
+    with pytest.raises(
+        ExportError,
+        match=r"int8 on CPUExecutionProvider has .* points below fp32's .*--allow-loss; nothing was written",
+    ):
         work()
     assert not out.exists()
-    bundle = export("allowed", black, allow_loss=True)[1]()
+    bundle = export("allowed", black, precisions=("fp32", "int8"), allow_loss=True)[1]()
     assert bundle.card.variants[0].clean.value < bundle.card.clean.value - 0.005
 
 
@@ -81,12 +109,30 @@ def test_a_precision_that_is_not_there_says_which_are(bundle):
         Session(bundle, "cpu", precision="int8")
 
 
-def test_its_robust_accuracy_is_judged_on_the_white_box_images(quantised, abnn_run, val_data):
+def test_its_robust_accuracy_is_judged_on_the_white_box_images(variants, abnn_run, val_data):
     subject = Subject(network=abnn_run.network())
     trials = [Trial(threat_model="whitebox", attack=PGD(eps=eps, steps=5)) for eps in (0.0, 0.3)]
     whole = evaluate(subject, val_data, trials)
-    (variant,) = with_robust_accuracy(quantised, whole)
-    (harmless,) = with_robust_accuracy(quantised, replace(whole, outcomes=whole.outcomes[:1]))
-    assert harmless.robust == quantised.card.variants[0].clean
-    assert variant.robust.value < harmless.robust.value
-    assert load_bundle(quantised.path).card.variants[0].robust is None
+    judged = with_robust_accuracy(variants, whole)
+    harmless = with_robust_accuracy(variants, replace(whole, outcomes=whole.outcomes[:1]))
+    assert [v.robust for v in harmless] == [v.clean for v in variants.card.variants]
+    assert all(v.robust.value < h.robust.value for v, h in zip(judged, harmless, strict=True))
+    assert load_bundle(variants.path).card.variants[0].robust is None
+
+
+def test_int8_without_images_to_calibrate_on_says_so(export):
+    out, work = export("uncalibrated", None, precisions=("fp32", "int8"))
+    with pytest.raises(ExportError, match="int8 needs images that set its ranges"):
+        work()
+    assert not out.exists()
+
+
+def test_bf16_where_the_cpu_has_none_is_refused(export):
+    import openvino
+
+    if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        bundle = export("bf16", None, precisions=("fp32", "bf16"))[1]()
+        assert bundle.card.variants[0].provider == "OpenVINO"
+        return
+    with pytest.raises(DeviceError, match="ABNN_PRECISION is 'bf16', which this CPU does not have"):
+        export("bf16", None, precisions=("fp32", "bf16"))[1]()

@@ -1,0 +1,87 @@
+"""What runs a graph: the interface, and ONNX Runtime behind it as it is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+CPU = "CPUExecutionProvider"
+_SEVERITY_ERROR = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """An input or output of a graph; a dynamic dimension is None."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype} ({', '.join('N' if d is None else str(d) for d in self.shape)})"
+
+
+class Engine(Protocol):
+    """A graph ready to run.
+
+    Attributes:
+        inputs, outputs: what the graph declares.
+        placement: how many nodes of each kind run on which provider, the one with most nodes first.
+    """
+
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    placement: dict[str, dict[str, int]]
+
+    def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """uint8 (N, ...), contiguous, 1 <= N <= MAX_BATCH, to logits, float32 (N, classes)."""
+
+
+class OnnxEngine:
+    """ONNX Runtime on `providers`, first the one that is wanted."""
+
+    def __init__(self, model: bytes, threads: int, providers: Sequence[Any] = (CPU,)) -> None:
+        self.session = open_graph(model, threads, providers)
+        self.inputs, self.outputs = ports(self.session)
+        self.placement = placement(self.session)
+
+    def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = self.session.run(None, {self.inputs[0].name: images})[0]
+        return logits
+
+
+def open_graph(model: bytes, threads: int, providers: Sequence[Any] = (CPU,)) -> ort.InferenceSession:
+    """A serialised graph in ONNX Runtime, with the options that serving uses."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _SEVERITY_ERROR
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    return ort.InferenceSession(model, options, providers=list(providers))
+
+
+def ports(session: ort.InferenceSession) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    """Inputs and outputs of a session."""
+    dtypes = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
+    inputs, outputs = (
+        tuple(
+            Port(n.name, dtypes.get(n.type, n.type), tuple(d if isinstance(d, int) else None for d in n.shape))
+            for n in nodes
+        )
+        for nodes in (session.get_inputs(), session.get_outputs())
+    )
+    return inputs, outputs
+
+
+def placement(session: ort.InferenceSession) -> dict[str, dict[str, int]]:
+    """How many nodes of each kind run on which provider, as ONNX Runtime assigned them."""
+    found: dict[str, Counter[str]] = {}
+    for subgraph in session.get_provider_graph_assignment_info():
+        found.setdefault(subgraph.ep_name, Counter()).update(node.op_type for node in subgraph.get_nodes())
+    return {name: dict(sorted(found[name].items())) for name in sorted(found, key=lambda n: -found[n].total())}

@@ -1,0 +1,112 @@
+"""Which engine runs a graph: from the device that was asked for to what this machine has."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+
+from abnn_serve.errors import DeviceError
+from abnn_serve.hardware import has_cuda_device
+from abnn_serve.runtime.cuda import BUCKETS, CUDA, CudaEngine
+from abnn_serve.runtime.engine import CPU, Engine, OnnxEngine
+from abnn_serve.runtime.open_vino import OpenVinoEngine
+from abnn_serve.runtime.settings import Device
+from abnn_serve.spec import Precision
+
+log = logging.getLogger("abnn_serve")
+
+TENSORRT = "TensorrtExecutionProvider"
+_ARITHMETIC = ("Conv", "Gemm", "MatMul", "InstanceNormalization")
+
+
+def open_engine(model: bytes, device: Device, threads: int, precision: Precision = "fp32") -> Engine:
+    """A serialised graph on a device.
+
+    Args:
+        model: with one uint8 input of known sizes behind a dynamic batch.
+        device: `auto` is CUDA where there is one, else the CPU with one warning.
+        threads: of one run on the CPU.
+        precision: of the graph; `bf16` is arithmetic that OpenVINO does on the fp32 file.
+
+    Raises:
+        DeviceError: the device is not there, or would leave arithmetic to the CPU.
+    """
+    _warn_of_two_builds()
+    if device == "openvino":
+        return OpenVinoEngine(model, threads, bf16=precision == "bf16")
+    if precision == "bf16":
+        raise DeviceError(f"ABNN_PRECISION is 'bf16' and ABNN_DEVICE is {device!r}; set ABNN_DEVICE=openvino for it")
+    lacking = None if device == "cpu" else _what_cuda_lacks(TENSORRT if device == "tensorrt" else CUDA)
+    if lacking and device != "auto":
+        raise DeviceError(
+            f"ABNN_DEVICE is {device!r} but {lacking}; set ABNN_DEVICE=cpu, or install a driver and 'abnn_serve[cuda]'"
+        )
+    if lacking:
+        _say_once(f"running on the CPU: {lacking}")
+    if device == "cpu" or lacking:
+        return OnnxEngine(model, threads)
+    ort.preload_dlls()
+    engine: Engine = OnnxEngine(model, threads, _tensorrt(model)) if device == "tensorrt" else CudaEngine(model)
+    _check_placement(engine, device)
+    return engine
+
+
+def _what_cuda_lacks(provider: str) -> str | None:
+    if not has_cuda_device():
+        return "this machine has no CUDA device"
+    return None if provider in ort.get_available_providers() else f"this ONNX Runtime was built without {provider}"
+
+
+def _check_placement(engine: Engine, device: Device) -> None:
+    """That ONNX Runtime did not quietly fall back, whole or in part."""
+    left = {kind: count for kind, count in engine.placement.get(CPU, {}).items() if kind in _ARITHMETIC}
+    if not left:
+        return
+    problem = f"ONNX Runtime would run {', '.join(f'{count} {kind}' for kind, count in left.items())} on the CPU"
+    if device != "auto":
+        raise DeviceError(
+            f"ABNN_DEVICE is {device!r} but {problem}; install its CUDA libraries: pip install 'abnn_serve[cuda]'"
+        )
+    log.warning("%s", problem)
+
+
+def _tensorrt(model: bytes) -> list[Any]:
+    """TensorRT with one profile for every batch and an engine cache: building an engine takes a minute."""
+    port = OnnxEngine(model, 1).inputs[0]
+    sizes = "x".join(str(dimension) for dimension in port.shape[1:])
+    cache = Path.home() / ".cache" / "abnn_serve" / "tensorrt"
+    cache.mkdir(parents=True, exist_ok=True)
+    settings = {
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": str(cache),
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": str(cache),
+        "trt_profile_min_shapes": f"{port.name}:1x{sizes}",
+        "trt_profile_opt_shapes": f"{port.name}:8x{sizes}",
+        "trt_profile_max_shapes": f"{port.name}:{BUCKETS[-1]}x{sizes}",
+    }
+    return [(TENSORRT, settings), (CUDA, {"use_tf32": "0"}), CPU]
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    log.warning("%s", message)
+
+
+@functools.cache
+def _warn_of_two_builds() -> None:
+    installed = {d.metadata["Name"].lower() for d in importlib.metadata.distributions(name="onnxruntime")}
+    installed |= {d.metadata["Name"].lower() for d in importlib.metadata.distributions(name="onnxruntime-gpu")}
+    if {"onnxruntime", "onnxruntime-gpu"} <= installed:
+        warnings.warn(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other; "
+            "uninstall both, then install abnn_serve again",
+            RuntimeWarning,
+            stacklevel=2,
+        )
