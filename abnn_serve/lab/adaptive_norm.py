@@ -9,6 +9,7 @@ alone; mu_s and sigma_s are those of the paired substitute layer's BatchNorm out
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -38,6 +39,13 @@ def channel_statistics(features: Tensor, scope: StatsScope = "sample") -> tuple[
     return mean, (flat - mean.unsqueeze(2)).square().mean(dim=2)
 
 
+def _without_autocast(features: Tensor) -> AbstractContextManager[object]:
+    """Statistics in the precision that `_precise` gives them; the exporter would spend a quarter of its time on it."""
+    if torch.compiler.is_exporting():
+        return nullcontext()
+    return torch.autocast(features.device.type, enabled=False)
+
+
 def _precise(features: Tensor) -> Tensor:
     return features.to(torch.promote_types(features.dtype, torch.float32))
 
@@ -51,7 +59,7 @@ class StatisticsTap(nn.Module):
         self.statistics: tuple[Tensor, Tensor] | None = None
 
     def forward(self, features: Tensor) -> Tensor:
-        with torch.autocast(features.device.type, enabled=False):
+        with _without_autocast(features):
             mean, variance = channel_statistics(features, self.scope)
             self.statistics = mean, (variance + EPS).sqrt()
         return features
@@ -112,7 +120,7 @@ class AdaptiveNorm(nn.Module):
         """(N, C, *S) to the same shape and dtype. `style`, set by AdaptiveNetwork, must be there."""
         if self.style is None:
             raise RuntimeError("AdaptiveNorm has no statistics: call the AdaptiveNetwork, not its target")
-        with torch.autocast(features.device.type, enabled=False):
+        with _without_autocast(features):
             mean, variance = channel_statistics(features, self.scope)
             gamma, beta = self.modulation(*self.style)
             scale = gamma * (variance + EPS).rsqrt()

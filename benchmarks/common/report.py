@@ -1,0 +1,78 @@
+"""What every benchmark writes beside its figures, and the bars it is held against."""
+
+from __future__ import annotations
+
+import datetime as dt
+import importlib.metadata
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from abnn_serve.hardware import describe_cpu, usable_cores
+
+_PACKAGES = ("torch", "onnxruntime", "onnxruntime-gpu", "openvino", "bentoml", "numpy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """A ratio of two medians (sums, where several cases are named) and its limit; `least` turns it round."""
+
+    what: str
+    setting: str
+    over: tuple[str, ...]
+    under: tuple[str, ...]
+    limit: float
+    least: bool = False
+
+    def ratio(self, medians: dict[str, float]) -> float:
+        """The measured ratio."""
+        return sum(medians[name] for name in self.over) / sum(medians[name] for name in self.under)
+
+    def holds(self, ratio: float) -> bool:
+        """Whether a ratio is on the right side of the limit."""
+        return ratio >= self.limit if self.least else ratio <= self.limit
+
+
+def print_bars(bars: Iterable[Bar], medians: dict[str, dict[str, float]]) -> int:
+    """Print those bars whose cases were measured; how many were missed."""
+    missed = 0
+    print(f"\n{'what':<38} {'input':<11} {'measured':>8} {'bar':>8}")
+    for bar in _measured(bars, medians):
+        ratio = bar.ratio(medians[bar.setting])
+        missed += not bar.holds(ratio)
+        sign, verdict = (">=", "<=")[not bar.least], "" if bar.holds(ratio) else "  MISSED"
+        print(f"{bar.what:<38} {bar.setting:<11} {ratio:8.3f} {sign}{bar.limit:6.2f}{verdict}")
+    return missed
+
+
+def bar_records(bars: Iterable[Bar], medians: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
+    """The same as plain values."""
+    return [
+        {"what": b.what, "input": b.setting, "limit": b.limit, "measured": b.ratio(medians[b.setting])}
+        for b in _measured(bars, medians)
+    ]
+
+
+def _measured(bars: Iterable[Bar], medians: dict[str, dict[str, float]]) -> list[Bar]:
+    return [bar for bar in bars if set(bar.over + bar.under) <= medians.get(bar.setting, {}).keys()]
+
+
+def write_record(path: Path, settings: dict[str, Any], **figures: Any) -> None:
+    """A dated JSON file: hardware, versions, settings and figures."""
+    installed = {d.metadata["Name"]: d.version for name in _PACKAGES for d in _distributions(name)}
+    record = {
+        "date": dt.datetime.now(tz=dt.UTC).date().isoformat(),
+        "hardware": describe_cpu(),
+        "cores": usable_cores(),
+        "versions": installed,
+        "settings": {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()},
+        **figures,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record) + "\n")
+
+
+def _distributions(name: str) -> list[importlib.metadata.Distribution]:
+    return list(importlib.metadata.distributions(name=name))[:1]
