@@ -5,9 +5,10 @@ from __future__ import annotations
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from abnn_serve.service import models
+from abnn_serve.service import inference, models, pages
 from abnn_serve.service.classify import classify, classify_batch
 from abnn_serve.service.errors import HANDLERS
+from abnn_serve.service.openapi import openapi
 from abnn_serve.service.state import State
 
 
@@ -23,6 +24,9 @@ def create_app(state: State) -> Starlette:
             Route("/livez", models.live, methods=["GET"]),
             Route("/healthz", models.live, methods=["GET"]),
             Route("/readyz", models.ready, methods=["GET"]),
+            Route("/openapi.json", openapi, methods=["GET"]),
+            *inference.routes(),
+            *pages.routes(),
         ],
         exception_handlers=HANDLERS,
     )

@@ -22,10 +22,10 @@ from abnn_serve.service.batcher import Batcher
 from abnn_serve.service.errors import UnknownModelError
 from abnn_serve.service.metrics import Metrics
 from abnn_serve.service.settings import ServiceSettings
+from abnn_serve.service.store import PREFIX, find_in_store
 
 log = logging.getLogger("abnn_serve")
 
-_STORE = "bento:"
 _WARM_SECONDS = 2.0  # no larger batch is tried once one run takes this long
 _GOOD_ENOUGH = 0.95  # of the best throughput: a smaller batch answers sooner
 
@@ -145,7 +145,7 @@ def find_bundles(place: Path) -> list[str]:
     found: list[str] = []
     for part in filter(None, (part.strip() for part in str(place).split(","))):
         inside = sorted(str(file.parent) for file in Path(part).glob(f"[!.]*/{MANIFEST}"))
-        alone = part.startswith(_STORE) or (Path(part) / MANIFEST).is_file() or not inside
+        alone = part.startswith(PREFIX) or (Path(part) / MANIFEST).is_file() or not inside
         found += [part] if alone else inside
     if not found:
         raise ConfigError("ABNN_BUNDLE names no bundle, expected a directory, several with commas, or bento:TAG")
@@ -200,12 +200,4 @@ def _labels(served: Served) -> tuple[str, ...]:
 
 def locate(source: str) -> Path:
     """The directory; for a tag of the BentoML model store, that of the version which it means now."""
-    if not source.startswith(_STORE):
-        return Path(source)
-    import bentoml
-
-    tag = source.removeprefix(_STORE)
-    try:
-        return Path(bentoml.models.get(tag).path)
-    except bentoml.exceptions.BentoMLException as error:
-        raise ConfigError(f"the BentoML model store has no {tag!r}; `bentoml models list` shows what it has") from error
+    return find_in_store(source) if source.startswith(PREFIX) else Path(source)

@@ -55,7 +55,6 @@ class Edge:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 self._complete(MutableHeaders(raw=message["headers"]), known)
-                message["headers"] = [*message["headers"]]
             await send(message)
 
         try:

@@ -22,7 +22,7 @@ from abnn_serve.service.errors import (
 from abnn_serve.service.gate import Account
 
 _ENVELOPE = 16_384  # what multipart headers and boundaries may add to a file
-_MAX_FIELDS = 8
+MAX_FIELDS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +103,7 @@ async def _from_form(request: Request, spec: UploadSpec, account: Account) -> Up
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body
 
-    parser = MultiPartParser(request.headers, stream(), max_files=spec.max_files, max_fields=_MAX_FIELDS)
+    parser = MultiPartParser(request.headers, stream(), max_files=spec.max_files, max_fields=MAX_FIELDS)
     try:
         form = await parser.parse()
     except (MultiPartException, KeyError, ValueError, AttributeError) as error:
