@@ -36,6 +36,9 @@ def export(
     allow_loss: Annotated[
         bool, typer.Option("--allow-loss", help="write a variant that loses over 0.5 points of clean accuracy")
     ] = False,
+    bento_store: Annotated[
+        bool, typer.Option("--bento-store", help="also put it into BentoML's model store, to be served by tag")
+    ] = False,
 ) -> None:
     """Export target and substitute as one ONNX graph, prove it against torch, and write the bundle; or write nothing.
 
@@ -70,6 +73,10 @@ def export(
             on_passes=lambda gains: _print_gains(gains, console),
         )
     print_bundle(bundle)
+    if bento_store:
+        from abnn_serve.service.store import put_in_store
+
+        typer.echo(f"in BentoML's model store: abnn serve --bundle bento:{put_in_store(bundle)}")
 
 
 def _print_gains(gains: list[Gain], console: Console) -> None:

@@ -1,4 +1,4 @@
-"""abnn serve: check the bundle, then hand over to `bentoml serve`."""
+"""abnn serve: check the bundles, then hand over to `bentoml serve`."""
 
 from __future__ import annotations
 
@@ -16,25 +16,33 @@ from abnn_serve.runtime.settings import Settings
 
 def serve(
     bundle: Annotated[
-        Path | None, typer.Option(help="bundle directory; ABNN_BUNDLE or the default bundle if not given")
+        str | None,
+        typer.Option(help="bundle, folder of bundles, several with commas, or bento:TAG; else ABNN_BUNDLE"),
     ] = None,
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="port to listen on", min=1, max=65_535)] = 3000,
 ) -> None:
-    """Serve a bundle over HTTP until interrupted. ABNN_DEVICE, ABNN_THREADS and the ABNN_MAX_* limits apply.
+    """Serve bundles over HTTP until interrupted; the first is the default. The README lists the ABNN_* variables.
 
     Example: abnn serve --bundle models/cifar10-abnn --port 3000
     """
-    settings = Settings.from_environment()
-    settings = replace(settings, bundle=(bundle or settings.bundle).resolve())
-    found = Predictor.from_settings(settings).bundle  # a device or bundle that cannot serve is said here, in one line
-    typer.echo(f"serving {found.manifest.name} version {found.manifest.version} on http://{host}:{port}", err=True)
-    environment = {
-        "BENTOML_DO_NOT_TRACK": "True",
-        **os.environ,
-        "ABNN_BUNDLE": str(settings.bundle),
-        "ABNN_BUNDLE_DIGEST": found.digest,
-    }
+    from abnn_serve.service.catalog import find_bundles, locate, pins
+    from abnn_serve.service.keys import KeyRing
+    from abnn_serve.service.settings import ServiceSettings
+
+    environment = {"BENTOML_DO_NOT_TRACK": "True", **os.environ}
+    if bundle:
+        environment["ABNN_BUNDLE"] = bundle
+    settings, limits = Settings.from_environment(environment), ServiceSettings.from_environment(environment)
+    sources = find_bundles(settings.bundle)
+    for source, digest in zip(sources, pins(settings, len(sources)), strict=True):
+        # What cannot serve is said here, in one line.
+        found = Predictor.from_settings(replace(settings, bundle=locate(source), digest=digest)).bundle.manifest
+        typer.echo(f"serving {found.name} version {found.version} on http://{host}:{port}", err=True)
+    if limits.api_key_file:
+        KeyRing(limits.api_key_file)
+        environment["ABNN_API_KEY_FILE"] = str(limits.api_key_file.resolve())
+    environment["ABNN_BUNDLE"] = ",".join(s if s.startswith("bento:") else str(Path(s).resolve()) for s in sources)
     service = "abnn_serve.service:AbnnService"
     arguments = [sys.executable, "-m", "bentoml", "serve", service, "--host", host, "--port", str(port)]
     os.execve(sys.executable, arguments, environment)  # noqa: S606

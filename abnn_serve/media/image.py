@@ -45,15 +45,13 @@ class ImageLimits:
             raise ConfigError(f"max_pixels is {self.max_pixels}, expected at most {_PILLOWS_OWN_LIMIT}")
 
 
-def decode_image(data: bytes, limits: ImageLimits) -> Image.Image:
-    """Decode the first frame of a picture, upright, as an RGB Pillow image.
-
-    EXIF orientation is applied, transparency is laid over black, 16-bit greys are scaled to 8 bits.
+def open_image(data: bytes, limits: ImageLimits) -> Image.Image:
+    """Read a picture's header; no pixel is decoded yet.
 
     Raises:
         InputTooLargeError: more bytes or declared pixels than `limits`.
         UnsupportedFormatError: not one of FORMATS.
-        UnreadableInputError: empty, truncated or damaged.
+        UnreadableInputError: empty, or its header is damaged.
     """
     if len(data) > limits.max_bytes:
         raise InputTooLargeError(f"the file has {len(data):,} bytes, the limit is {limits.max_bytes:,}")
@@ -63,6 +61,17 @@ def decode_image(data: bytes, limits: ImageLimits) -> Image.Image:
     width, height = image.size
     if width * height > limits.max_pixels:
         raise InputTooLargeError(f"the image is {width}x{height} pixels, the limit is {limits.max_pixels:,} in all")
+    return image
+
+
+def to_pixels(image: Image.Image) -> Image.Image:
+    """Decode the first frame of an opened picture, upright, as an RGB Pillow image.
+
+    EXIF orientation is applied, transparency is laid over black, 16-bit greys are scaled to 8 bits.
+
+    Raises:
+        UnreadableInputError: truncated or damaged.
+    """
     try:
         image.load()
         return _to_rgb(_upright(image))
@@ -71,6 +80,11 @@ def decode_image(data: bytes, limits: ImageLimits) -> Image.Image:
     except Exception as error:
         # Pillow's decoders raise OSError, SyntaxError, struct.error and more on damaged data.
         raise UnreadableInputError(f"the {image.format} image is damaged: {one_line(error)}") from error
+
+
+def decode_image(data: bytes, limits: ImageLimits) -> Image.Image:
+    """The first frame of a picture as RGB. Raises as `open_image` and `to_pixels` do."""
+    return to_pixels(open_image(data, limits))
 
 
 def fit_image(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from abnn_serve.bundle.store import Bundle, load_bundle
 from abnn_serve.errors import ConfigError, InputShapeError
-from abnn_serve.media.image import ImageLimits, load_image
+from abnn_serve.media.image import ImageLimits, fit_image, load_image, open_image, to_pixels
 from abnn_serve.runtime.session import Session
 from abnn_serve.runtime.settings import Device, Settings
 from abnn_serve.spec import Precision
@@ -74,6 +74,12 @@ class Predictor:
         """Encoded image bytes to uint8 (H, W, 3) of the model's size; InputError says what is wrong with them."""
         return load_image(data, self.bundle.manifest.input, self.limits)
 
+    def decode_if_small(self, data: bytes, pixels: int) -> NDArray[np.uint8] | None:
+        """As `decode`; None, with nothing decoded, for a picture that declares more than `pixels`."""
+        image = open_image(data, self.limits)
+        small = image.width * image.height <= pixels
+        return fit_image(to_pixels(image), self.bundle.manifest.input) if small else None
+
     def predict(self, images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]], *, top_k: int = 5) -> list[Prediction]:
         """Classify samples, each as if it were alone.
 
@@ -93,9 +99,10 @@ class Predictor:
             raise InputShapeError(
                 f"inputs have {len(shapes)} different shapes or dtypes, expected one: {sorted(shapes)[:2]}"
             )
-        return [self._answer(logits, top_k) for logits in self.session.run(np.asarray(images))]
+        return [self.prediction(logits, top_k) for logits in self.session.run(np.asarray(images))]
 
-    def _answer(self, logits: NDArray[np.float32], top_k: int) -> Prediction:
+    def prediction(self, logits: NDArray[np.float32], top_k: int) -> Prediction:
+        """One sample's logits, float32 (classes,), as an answer that names `top_k` classes."""
         names = self.bundle.labels.names
         exact = logits.astype(np.float64)
         weights = np.exp(exact - exact.max())

@@ -27,7 +27,6 @@ class Settings:
         precision: of the graph; the bundle must have it.
         threads: of one inference, at least 1; None takes the cores that this process may use.
         limits: of one uploaded image.
-        upload_seconds: that an upload may take to arrive, at least 1.
     """
 
     bundle: Path
@@ -36,7 +35,6 @@ class Settings:
     precision: Precision = "fp32"
     threads: int | None = None
     limits: ImageLimits = field(default_factory=ImageLimits)
-    upload_seconds: int = 20
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -53,12 +51,11 @@ class Settings:
             digest=environ.get("ABNN_BUNDLE_DIGEST") or None,
             device=device,  # type: ignore[arg-type]
             precision=precision,  # type: ignore[arg-type]
-            threads=_count(environ, "ABNN_THREADS", None),
+            threads=read_count(environ, "ABNN_THREADS"),
             limits=ImageLimits(
-                max_bytes=_count(environ, "ABNN_MAX_UPLOAD_BYTES", limits.max_bytes) or limits.max_bytes,
-                max_pixels=_count(environ, "ABNN_MAX_PIXELS", limits.max_pixels) or limits.max_pixels,
+                max_bytes=read_count(environ, "ABNN_MAX_UPLOAD_BYTES") or limits.max_bytes,
+                max_pixels=read_count(environ, "ABNN_MAX_PIXELS") or limits.max_pixels,
             ),
-            upload_seconds=_count(environ, "ABNN_UPLOAD_SECONDS", 20) or 20,
         )
 
 
@@ -69,10 +66,11 @@ def default_bundle() -> Path:
     return beside if beside.is_dir() else inside
 
 
-def _count(environ: Mapping[str, str], name: str, default: int | None) -> int | None:
+def read_count(environ: Mapping[str, str], name: str, least: int = 1) -> int | None:
+    """The whole number in a variable, None where it is not set; ConfigError for anything else."""
     text = environ.get(name, "").strip()
     if not text:
-        return default
-    if not text.isdecimal() or int(text) < 1:
-        raise ConfigError(f"{name} is {text!r}, expected a whole number of at least 1")
+        return None
+    if not text.isdecimal() or int(text) < least:
+        raise ConfigError(f"{name} is {text!r}, expected a whole number of at least {least}")
     return int(text)

@@ -1,82 +1,35 @@
-"""The HTTP application: POST /classify and GET /model."""
+"""The HTTP application: which path is answered by what."""
 
 from __future__ import annotations
 
-import re
-from typing import Any
-
 from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from abnn_serve.bundle.store import Bundle
-from abnn_serve.codec import to_json
-from abnn_serve.runtime.answer import answer
-from abnn_serve.runtime.predictor import Predictor
-from abnn_serve.service.errors import HANDLERS, BadRequestError, request_id
-from abnn_serve.service.gate import Gate
-from abnn_serve.service.upload import read_image
-
-_MAX_TOP_K = 1000
+from abnn_serve.service import inference, models, pages
+from abnn_serve.service.classify import classify, classify_batch
+from abnn_serve.service.errors import HANDLERS
+from abnn_serve.service.openapi import openapi
+from abnn_serve.service.state import State
 
 
-def create_app() -> Starlette:
-    """The application; `app.state.predictor` must be set before the first request."""
+def create_app(state: State) -> Starlette:
+    """The application that answers from `state`, which must be loaded before the first request."""
     app = Starlette(
         routes=[
             Route("/classify", classify, methods=["POST"]),
-            Route("/model", model, methods=["GET"]),
+            Route("/classify_batch", classify_batch, methods=["POST"]),
+            Route("/model", models.model, methods=["GET"]),
+            Route("/models", models.models, methods=["GET"]),
+            Route("/metrics", models.metrics, methods=["GET"]),
+            Route("/livez", models.live, methods=["GET"]),
+            Route("/healthz", models.live, methods=["GET"]),
+            Route("/readyz", models.ready, methods=["GET"]),
+            Route("/openapi.json", openapi, methods=["GET"]),
+            *inference.routes(),
+            *pages.routes(),
         ],
         exception_handlers=HANDLERS,
     )
-    app.state.predictor = None
-    app.state.upload_seconds = 20
-    app.state.gate = Gate()
+    app.router.redirect_slashes = False
+    app.state.service = state
     return app
-
-
-async def classify(request: Request) -> Response:
-    """One image, as the multipart file field `image` or as the raw body, to its most probable classes."""
-    predictor: Predictor = request.app.state.predictor
-    top_k = _top_k(request)
-    gate: Gate = request.app.state.gate
-    with gate.admitted():
-        data = await read_image(request, predictor.limits.max_bytes, request.app.state.upload_seconds)
-        image = await gate.decode(predictor.decode, data)
-        (prediction,) = await gate.infer(lambda: predictor.predict(image[None], top_k=top_k))
-    return JSONResponse(
-        {**answer(prediction), "model": _identity(predictor.bundle), "provider": predictor.session.provider},
-        headers={"X-Request-ID": request_id(request)},
-    )
-
-
-async def model(request: Request) -> Response:
-    """Which bundle answers, where it runs, what it takes, and what was measured on it."""
-    predictor: Predictor = request.app.state.predictor
-    bundle = predictor.bundle
-    return JSONResponse(
-        {
-            **_identity(bundle),
-            "provider": predictor.session.provider,
-            "placement": predictor.session.placement,
-            "precision": predictor.session.precision,
-            "threads": predictor.session.threads,
-            "input": to_json(bundle.manifest.input),
-            "labels": list(bundle.labels.names),
-            "stats_scope": bundle.manifest.stats_scope,
-            "card": to_json(bundle.card),
-        },
-        headers={"X-Request-ID": request_id(request)},
-    )
-
-
-def _identity(bundle: Bundle) -> dict[str, Any]:
-    return {"name": bundle.manifest.name, "version": bundle.manifest.version, "digest": bundle.digest}
-
-
-def _top_k(request: Request) -> int:
-    text = request.query_params.get("top_k", "5")
-    if not re.fullmatch(r"[0-9]{1,4}", text) or not 1 <= int(text) <= _MAX_TOP_K:
-        raise BadRequestError(f"top_k is {text[:40]!r}, expected a whole number from 1 to {_MAX_TOP_K}", field="top_k")
-    return int(text)

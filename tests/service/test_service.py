@@ -10,7 +10,6 @@ import httpx
 import numpy as np
 import pytest
 
-from abnn_serve.bundle.store import Bundle
 from abnn_serve.runtime.answer import answer
 from tests.drawing import draw_shape, png
 from tests.media.test_image import _png_header
@@ -19,15 +18,48 @@ from tests.service.server import serving
 PICTURE = png(draw_shape(1, np.random.default_rng(3), 50))
 
 
-@pytest.fixture(scope="module")
-def client(bundle: Bundle, tmp_path_factory):
-    log = tmp_path_factory.mktemp("server") / "log"
-    with serving(bundle.path, log, ABNN_MAX_UPLOAD_BYTES="100000", ABNN_UPLOAD_SECONDS="2") as client:
-        yield client
-
-
 def _upload(client: httpx.Client, data: bytes, **options: object) -> httpx.Response:
     return client.post("/classify", files={"image": ("picture", data)}, **options)
+
+
+def test_several_images_have_an_outcome_each_in_their_order(client, predictor):
+    rng = np.random.default_rng(8)
+    pictures = [png(draw_shape(i % 3, rng)) for i in range(5)]
+    sent = [*pictures[:2], b"no picture", *pictures[2:]]
+    shown = client.post("/classify_batch?top_k=2", files=[("images", ("x", data)) for data in sent]).json()
+    assert shown["model"]["digest"] == predictor.bundle.digest
+    bad = shown["outcomes"].pop(2)
+    assert bad["error"]["code"] == "unsupported_format"
+    for outcome, picture in zip(shown["outcomes"], pictures, strict=True):
+        expected = answer(predictor.predict(predictor.decode(picture)[None], top_k=2)[0])
+        assert [row["label"] for row in outcome["top"]] == [row["label"] for row in expected["top"]]
+        assert outcome["probability"] == pytest.approx(expected["probability"], abs=1e-5)
+
+
+def test_too_many_images_in_one_request_are_413(client):
+    files = [("images", ("x", PICTURE))] * 9
+    assert "limit of 8" in _error(client.post("/classify_batch", files=files), 413, "too_many_parts")["message"]
+
+
+def test_a_batch_whose_images_are_all_bad_is_answered_all_the_same(client):
+    shown = client.post("/classify_batch", files=[("images", ("x", b"bad"))]).json()
+    assert shown["outcomes"][0]["error"]["code"] == "unsupported_format"
+
+
+def test_the_time_of_each_stage_is_told(client):
+    header = _upload(client, PICTURE).headers["server-timing"]
+    assert [part.split(";")[0] for part in header.split(", ")] == ["upload", "decode", "queue", "compute"]
+
+
+def test_a_model_that_is_not_served_is_404_and_names_those_that_are(client):
+    response = _upload(client, PICTURE, params={"model": "nix"})
+    assert "expected one of shapes" in _error(response, 404, "unknown_model")["message"]
+    assert [row["model"]["name"] for row in client.get("/models").json()["models"]] == ["shapes", "other"]
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/classify/", "/static_content/index.html", "/docs.json"])
+def test_bentomls_own_pages_and_what_is_not_there_are_404_in_the_same_schema(client, path):
+    _error(client.get(path), 404, "not_found")
 
 
 def _error(response: httpx.Response, status: int, code: str) -> dict:

@@ -1,0 +1,203 @@
+"""The bundles that are served, by name: loaded, warmed up, and replaced when a new version lies on disk."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from abnn_serve.bundle.manifest import MANIFEST
+from abnn_serve.errors import AbnnError, BundleError, ConfigError, one_line
+from abnn_serve.runtime.predictor import Predictor
+from abnn_serve.runtime.session import MAX_BATCH, Session
+from abnn_serve.runtime.settings import Settings
+from abnn_serve.service.batcher import Batcher
+from abnn_serve.service.errors import UnknownModelError
+from abnn_serve.service.metrics import Metrics
+from abnn_serve.service.settings import ServiceSettings
+from abnn_serve.service.store import PREFIX, find_in_store
+
+log = logging.getLogger("abnn_serve")
+
+_WARM_SECONDS = 2.0  # no larger batch is tried once one run takes this long
+_GOOD_ENOUGH = 0.95  # of the best throughput: a smaller batch answers sooner
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """One version of one bundle, ready to answer."""
+
+    predictor: Predictor
+    batcher: Batcher
+
+    @property
+    def name(self) -> str:
+        """The bundle's name."""
+        return self.predictor.bundle.manifest.name
+
+    @property
+    def version(self) -> str:
+        """The bundle's version."""
+        return self.predictor.bundle.manifest.version
+
+
+class Catalog:
+    """All bundles of the service; the first is the default.
+
+    Raises:
+        AbnnError: one of them cannot be served; nothing is then.
+    """
+
+    def __init__(self, settings: Settings, service: ServiceSettings, metrics: Metrics) -> None:
+        self._settings = settings
+        self._service = service
+        self._metrics = metrics
+        self._executor = ThreadPoolExecutor(1, "session")
+        self._names: dict[str, str] = {}
+        self._served: dict[str, Served] = {}
+        self._refused: dict[str, str] = {}
+        sources = find_bundles(settings.bundle)
+        self._pins = dict(zip(sources, pins(settings, len(sources)), strict=True))
+        for source in sources:
+            served = self._load(source)
+            if served.name in self._served:
+                raise ConfigError(f"{source} holds another bundle named {served.name!r}; names must differ")
+            self._put(source, served)
+
+    def get(self, name: str | None = None) -> Served:
+        """The bundle of that name, or the default one; UnknownModelError for another."""
+        if name is None:
+            return next(iter(self._served.values()))
+        if name not in self._served:
+            raise UnknownModelError(
+                f"no model named {name[:64]!r} here, expected one of {', '.join(self._served)}", field="model"
+            )
+        return self._served[name]
+
+    def all(self) -> list[Served]:
+        """Every bundle, the default first."""
+        return list(self._served.values())
+
+    async def watch(self, seconds: float, sleep: Callable[[float], object] = asyncio.sleep) -> None:
+        """Look for new versions for ever; a run in progress ends in the version that it began in."""
+        while True:
+            await sleep(seconds)  # type: ignore[misc]
+            await asyncio.to_thread(self.refresh)
+
+    def refresh(self) -> None:
+        """Load what changed on disk; what cannot be loaded leaves the version that answers in place."""
+        for source, name in list(self._names.items()):
+            identity = _identity(source)
+            if identity in {None, self._served[name].predictor.bundle.digest, self._refused.get(source)}:
+                continue
+            try:
+                served = self._load(source)
+                if served.name != name:
+                    raise BundleError(f"{source} now holds a bundle named {served.name!r}, not {name!r}")
+            except (AbnnError, OSError) as error:
+                self._refused[source] = str(identity)
+                self._metrics.reloads.labels(name, "failed").inc()
+                log.warning("the new version of %s is not served: %s", name, one_line(error))
+                continue
+            self._put(source, served)
+            self._metrics.reloads.labels(name, "served").inc()
+            log.info("%s: now serving version %s, %s", name, served.version, served.predictor.bundle.digest)
+
+    def _put(self, source: str, served: Served) -> None:
+        if (old := self._served.get(served.name)) is not None:
+            self._metrics.model.labels(*_labels(old)).set(0)
+        self._names[source] = served.name
+        self._served[served.name] = served
+        self._metrics.model.labels(*_labels(served)).set(1)
+
+    def _load(self, source: str) -> Served:
+        settings = replace(self._settings, bundle=locate(source), digest=self._pins[source])
+        predictor = Predictor.from_settings(settings)
+        sizes = warm_up(predictor.session)
+        name = predictor.bundle.manifest.name
+
+        def on_batch(size: int, seconds: float) -> None:
+            self._metrics.batch.labels(name).observe(size)
+            self._metrics.runs.labels(name).observe(seconds)
+
+        max_batch = self._service.max_batch or best_batch(sizes)
+        log.info("%s: at most %d samples in a run", name, max_batch)
+        batcher = Batcher(
+            predictor.session.run,
+            self._executor,
+            max_batch=max_batch,
+            max_queue=self._service.max_queue,
+            seconds=min(seconds / size for size, seconds in sizes.items()),
+            on_batch=on_batch,
+        )
+        return Served(predictor=predictor, batcher=batcher)
+
+
+def find_bundles(place: Path) -> list[str]:
+    """What ABNN_BUNDLE names: a directory, a folder of such, `bento:TAG`, or several with commas between."""
+    found: list[str] = []
+    for part in filter(None, (part.strip() for part in str(place).split(","))):
+        inside = sorted(str(file.parent) for file in Path(part).glob(f"[!.]*/{MANIFEST}"))
+        alone = part.startswith(PREFIX) or (Path(part) / MANIFEST).is_file() or not inside
+        found += [part] if alone else inside
+    if not found:
+        raise ConfigError("ABNN_BUNDLE names no bundle, expected a directory, several with commas, or bento:TAG")
+    return found
+
+
+def warm_up(session: Session) -> dict[int, float]:
+    """Run every batch size that is a power of two; the best of two times in seconds, by size."""
+    times: dict[int, float] = {}
+    size = 1
+    while size <= MAX_BATCH and (not times or max(times.values()) < _WARM_SECONDS):
+        zeros = np.zeros((size, *session.bundle.manifest.input.shape), np.uint8)
+        times[size] = min(_seconds(session, zeros) for _ in range(2))
+        size *= 2
+    return times
+
+
+def best_batch(times: dict[int, float]) -> int:
+    """The smallest batch that is nearly as fast for each sample as any."""
+    best = max(size / seconds for size, seconds in times.items())
+    return min(size for size, seconds in times.items() if size / seconds >= _GOOD_ENOUGH * best)
+
+
+def _seconds(session: Session, images: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> float:
+    started = time.perf_counter()
+    session.run(images)
+    return time.perf_counter() - started
+
+
+def pins(settings: Settings, bundles: int) -> list[str | None]:
+    """The identity that each bundle must have, by ABNN_BUNDLE_DIGEST; None accepts any."""
+    found: list[str | None] = [*settings.digest.split(",")] if settings.digest else [None] * bundles
+    if len(found) != bundles:
+        raise ConfigError(
+            f"ABNN_BUNDLE_DIGEST has {len(found)} identities for {bundles} bundles, expected one for each"
+        )
+    return found
+
+
+def _identity(source: str) -> str | None:
+    """Of what lies there now; None where nothing does, as while it is being replaced."""
+    try:
+        return hashlib.sha256((locate(source) / MANIFEST).read_bytes()).hexdigest()
+    except (OSError, ConfigError):
+        return None
+
+
+def _labels(served: Served) -> tuple[str, ...]:
+    session, digest = served.predictor.session, served.predictor.bundle.digest
+    return served.name, served.version, digest, session.provider, session.precision
+
+
+def locate(source: str) -> Path:
+    """The directory; for a tag of the BentoML model store, that of the version which it means now."""
+    return find_in_store(source) if source.startswith(PREFIX) else Path(source)

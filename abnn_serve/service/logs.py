@@ -1,0 +1,44 @@
+"""Logs as one JSON object a line, each with the id of the request that it belongs to."""
+
+from __future__ import annotations
+
+import contextvars
+import datetime as dt
+import json
+import logging
+import sys
+
+request_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("request_id", default=None)
+
+
+class JsonFormatter(logging.Formatter):
+    """time, level, logger, message, request_id; `extra={"facts": {...}}` adds fields; a traceback is one field."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": dt.datetime.fromtimestamp(record.created, dt.UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if (known := request_id.get()) is not None:
+            line["request_id"] = known
+        line |= getattr(record, "facts", {})
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def log_as_json() -> None:
+    """Send every logger of this process to stdout as JSON, those that BentoML and uvicorn set up included."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(JsonFormatter())
+    root = logging.getLogger()
+    root.handlers = [handler]
+    for name, logger in logging.Logger.manager.loggerDict.items():
+        if isinstance(logger, logging.Logger):
+            logger.handlers, logger.propagate = [], True
+            if name.split(".")[0] == "abnn_serve":
+                logger.setLevel(logging.NOTSET)
+    logging.getLogger("abnn_serve").setLevel(logging.INFO)
+    logging.captureWarnings(capture=True)

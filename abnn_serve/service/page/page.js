@@ -1,0 +1,207 @@
+// The page: a picture to /classify, its answer as bars, the time's split, and the model's robustness card.
+
+// What can be dropped, by media type: where it is sent, and in which field.
+const KINDS = { image: { path: "/classify", field: "image", noun: "picture" } };
+const SAMPLES = ["ship", "airplane", "automobile", "frog"];
+const SAMPLE_SIZE = 256;
+const STAGES = [
+  ["upload", "arriving"], ["decode", "decoding"], ["queue", "in line"], ["compute", "computing"], ["rest", "network and browser"],
+];
+const ATTACKERS = {
+  whitebox: ["Knows everything", "has both networks and follows their gradients: the figure to rely on"],
+  artifact: ["Knows everything, sends files", "the same pictures, rounded to whole pixel values and judged by the served file"],
+  graybox: ["Knows the target only", "sees what the substitute does but cannot follow its gradient"],
+  blackbox: ["May only ask", "sends many queries to this service and watches the answers"],
+  transfer: ["Has the undefended twin", "makes pictures against the same network without the defence"],
+  "substitute-transfer": ["Has the public substitute", "makes pictures against a classifier built on it"],
+};
+
+const $ = (id) => document.getElementById(id);
+let key = "";
+
+function element(tag, text, properties = {}) {
+  return Object.assign(document.createElement(tag), { textContent: text, ...properties });
+}
+
+function bar(share, kind = "") {
+  const track = element("div", "", { className: "track", ariaHidden: "true" });
+  const filled = element("div", "", { className: `bar ${kind}` });
+  filled.style.width = `${100 * share}%`;
+  track.append(filled);
+  return track;
+}
+
+const percent = (share) => `${(100 * share).toFixed(1)}%`;
+
+async function ask(path, options = {}) {
+  const headers = key ? { Authorization: `Bearer ${key}` } : {};
+  const response = await fetch(path, { ...options, headers });
+  const body = await response.json();
+  if (response.status === 401) $("key-form").hidden = false;
+  if (!response.ok) throw new Error(body.error.message);
+  return [body, response];
+}
+
+function query() {
+  const chosen = $("model").value;
+  return chosen ? `?model=${encodeURIComponent(chosen)}` : "";
+}
+
+// One list of bars for each moment of what was sent: a picture has one.
+function showMoments(moments) {
+  $("classes").replaceChildren(...moments.flatMap((moment) => moment.top.map((row) => {
+    const item = element("li", "");
+    const name = element("div", "", { className: "name" });
+    name.append(element("span", row.label), element("span", percent(row.probability)));
+    item.append(name, bar(row.probability));
+    return item;
+  })));
+}
+
+function showTime(response, total) {
+  const timing = (response.headers.get("Server-Timing") ?? "").matchAll(/(\w+);dur=([\d.]+)/g);
+  const spent = Object.fromEntries([...timing].map(([, stage, milliseconds]) => [stage, Number(milliseconds)]));
+  spent.rest = Math.max(0, total - Object.values(spent).reduce((sum, value) => sum + value, 0));
+  const seen = STAGES.filter(([stage]) => stage in spent);
+  $("split").replaceChildren(...seen.map(([stage]) => {
+    const part = element("div", "", { className: stage });
+    part.style.width = `${(100 * spent[stage]) / total}%`;
+    return part;
+  }));
+  $("legend").replaceChildren(...seen.map(([stage, words]) => {
+    const item = element("li", "");
+    item.append(element("i", "", { className: stage }), `${words} ${spent[stage].toFixed(1)} ms`);
+    return item;
+  }));
+}
+
+function showWho(body) {
+  const rows = { Bundle: `${body.model.name}, version ${body.model.version}`, Provider: body.provider, Identity: body.model.digest };
+  $("who").replaceChildren(...Object.entries(rows).flatMap(([name, value]) => [element("dt", name), element("dd", value)]));
+}
+
+function say(text, bad = false) {
+  $("status").textContent = text;
+  $("status").classList.toggle("bad", bad);
+}
+
+async function send(blob, name) {
+  const kind = KINDS[blob.type.split("/")[0]];
+  if (!kind) return say(`${name} is no ${Object.values(KINDS).map(({ noun }) => noun).join(" or ")}.`, true);
+  preview(blob, name);
+  say(`Asking about ${name}…`);
+  const form = new FormData();
+  form.append(kind.field, blob, name);
+  const started = performance.now();
+  try {
+    const [body, response] = await ask(kind.path + query(), { method: "POST", body: form });
+    const total = performance.now() - started;
+    say(`${name}: ${body.label}, ${percent(body.probability)}.`);
+    showMoments([body]);
+    showTime(response, total);
+    showWho(body);
+    $("details").hidden = false;
+  } catch (problem) {
+    say(`${name}: ${problem.message}`, true);
+    $("classes").replaceChildren();
+    $("details").hidden = true;
+  }
+}
+
+function preview(blob, name) {
+  URL.revokeObjectURL($("preview").src);
+  Object.assign($("preview"), { src: URL.createObjectURL(blob), alt: `The ${name} that was sent`, hidden: false });
+  $("invitation").hidden = true;
+}
+
+// The samples are drawings; the service gets them as PNG pictures.
+async function rasterised(image) {
+  const canvas = element("canvas", "", { width: SAMPLE_SIZE, height: SAMPLE_SIZE });
+  canvas.getContext("2d").drawImage(image, 0, 0, SAMPLE_SIZE, SAMPLE_SIZE);
+  return new Promise((done) => canvas.toBlob(done, "image/png"));
+}
+
+function offerSamples() {
+  $("samples").append(...SAMPLES.map((name) => {
+    const button = element("button", "", { type: "button" });
+    const image = element("img", "", { src: `/page/${name}.svg`, alt: "", width: SAMPLE_SIZE, height: SAMPLE_SIZE });
+    button.append(image, name);
+    button.addEventListener("click", async () => send(await rasterised(image), name));
+    const item = element("li", "");
+    item.append(button);
+    return item;
+  }));
+}
+
+// Wilson 1927, as on the card.
+function interval({ correct, n }) {
+  const z = 1.959964, p = correct / n;
+  const middle = (p + (z * z) / (2 * n)) / (1 + (z * z) / n);
+  const half = (z * Math.sqrt((p * (1 - p)) / n + (z * z) / (4 * n * n))) / (1 + (z * z) / n);
+  return [Math.max(0, middle - half), Math.min(1, middle + half)];
+}
+
+function chartRow([title, words], accuracy, kind) {
+  const share = accuracy.correct / accuracy.n;
+  const [low, high] = interval(accuracy);
+  const row = element("tr", "", { className: kind });
+  const who = element("th", "", { scope: "row" });
+  who.append(element("strong", title), element("span", words));
+  const cell = element("td", `${percent(share)} of ${accuracy.n.toLocaleString("en")}`);
+  const track = bar(share);
+  const whisker = element("div", "", { className: "whisker", title: `95%: ${percent(low)} to ${percent(high)}` });
+  whisker.style.left = `${100 * low}%`;
+  whisker.style.width = `${100 * (high - low)}%`;
+  track.append(whisker);
+  cell.append(track);
+  row.append(who, cell);
+  return row;
+}
+
+function showCard({ card, name }) {
+  const worst = Object.entries(card.worst).sort(([a], [b]) => Object.keys(ATTACKERS).indexOf(a) - Object.keys(ATTACKERS).indexOf(b));
+  const budgets = [...new Set(card.attacks.filter(({ norm }) => norm === "Linf").map(({ eps }) => `${Math.round(255 * eps)}/255`))];
+  const rows = card.clean ? [chartRow(["Nobody", "clean pictures"], card.clean, "plain")] : [];
+  rows.push(...worst.map(([threat, accuracy]) => chartRow(ATTACKERS[threat] ?? [threat, ""], accuracy, "")));
+  const relied = card.worst.whitebox;
+  $("worth-lead").textContent = relied
+    ? `Against an attacker who knows everything, ${name} keeps ${percent(relied.correct / relied.n)} of the pictures right.`
+    : `How ${name} fares under attack has not been measured.`;
+  $("chart-caption").textContent = `Measured on ${card.data}, the worst of all attacks for each picture`
+    + (budgets.length ? `, which may change each pixel by up to ${budgets.join(" or ")}` : "") + ". The line in a bar is the 95% interval.";
+  $("chart").tBodies[0].replaceChildren(...rows);
+  $("chart-frame").hidden = rows.length === 0;
+  const raised = card.sanity.filter((check) => check.raised).map((check) => `A sign of a misleading evaluation: ${check.check} (${check.detail}).`);
+  $("limits").replaceChildren(...[...raised, ...card.limits].map((text) => element("li", text)));
+}
+
+async function describe() {
+  try {
+    const [{ models }] = await ask("/models");
+    if (!$("model").options.length) $("model").append(...models.map(({ model }) => element("option", model.name, { value: model.name })));
+    $("model-choice").hidden = models.length < 2;
+    const [body] = await ask(`/model${query()}`);
+    showCard(body);
+  } catch (problem) {
+    $("worth-lead").textContent = problem.message;
+  }
+}
+
+$("file").addEventListener("change", ({ target }) => target.files[0] && send(target.files[0], target.files[0].name));
+$("model").addEventListener("change", describe);
+$("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  key = $("key").value;
+  $("key-form").hidden = true;
+  describe();
+});
+for (const [name, over] of [["dragover", true], ["dragleave", false], ["drop", false]]) {
+  $("drop").addEventListener(name, (event) => {
+    event.preventDefault();
+    $("drop").classList.toggle("over", over);
+    const file = name === "drop" && event.dataTransfer.files[0];
+    if (file) send(file, file.name);
+  });
+}
+offerSamples();
+describe();

@@ -1,0 +1,140 @@
+"""Requests that a service on the internet gets and nobody meant well with, each with the answers that are right."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+FORM = "multipart/form-data; boundary=x"
+KINDS = ("mutated", "spliced", "video", "form", "type", "bomb", "tensor", "text", "cut", "slow")
+_WEIGHTS = (0.32, 0.2, 0.06, 0.12, 0.06, 0.06, 0.1, 0.04, 0.035, 0.005)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Malformed:
+    """One request; `cut` sends that many bytes of the body and goes away, `slow` sends one and waits."""
+
+    kind: str
+    path: str
+    content_type: str
+    body: bytes
+    right: frozenset[int]
+
+
+def read_media(folder: Path, fallback: Sequence[bytes]) -> tuple[list[bytes], list[bytes]]:
+    """The odd images and videos of the project's data, or the fallback where there are none."""
+    images = [path.read_bytes() for path in sorted((folder / "odd-media" / "images").glob("*"))]
+    videos = [path.read_bytes() for path in sorted((folder / "odd-media" / "videos").glob("*"))]
+    return images or list(fallback), [v for v in videos if len(v) < 400_000] or [b"\0\0\0\x18ftypmp42" + bytes(4000)]
+
+
+def malformed(count: int, images: Sequence[bytes], videos: Sequence[bytes], shape: Sequence[int]) -> list[Malformed]:
+    """`count` requests, the same for the same arguments."""
+    rng = np.random.default_rng(11)
+    kinds = rng.choice(KINDS, count, p=_WEIGHTS)
+    return [_one(str(kind), rng, images, videos, shape) for kind in kinds]
+
+
+def _one(  # noqa: C901 - one branch a kind
+    kind: str, rng: np.random.Generator, images: Sequence[bytes], videos: Sequence[bytes], shape: Sequence[int]
+) -> Malformed:
+    image = images[rng.integers(len(images))]
+    path, content_type, right = "/classify", "image/png", {200, 400, 413, 415}
+    body = image
+    if kind == "mutated":
+        body = _flipped(rng, image)
+    elif kind == "spliced":
+        other = images[rng.integers(len(images))]
+        body = image[: rng.integers(len(image) + 1)] + other[rng.integers(len(other) + 1) :]
+    elif kind == "video":
+        body, right = _flipped(rng, videos[rng.integers(len(videos))]), {400, 413, 415}
+    elif kind == "form":
+        body, right = _flipped(rng, _form(image), head=120), {200, 400, 413, 415, 422}
+        path, content_type = str(rng.choice(["/classify", "/classify_batch"])), FORM
+        if path == "/classify_batch":
+            body = body.replace(b'name="image"', b'name="images"')
+    elif kind == "type":
+        content_type = str(rng.choice(["text/html", "application/json", "video/mp4", "x", "multipart/mixed"]))
+        right = {415}
+    elif kind == "bomb":
+        body, right = _bomb(rng), {413}
+    elif kind == "tensor":
+        path, content_type, body = "/v2/models/{model}/infer", "application/json", _tensor(rng, shape)
+        right = {200, 400, 413, 415, 422}
+    elif kind == "text":
+        body = b'--x\r\nContent-Disposition: form-data; name="image"\r\n\r\nhttp://127.0.0.1:1/a.png\r\n--x--\r\n'
+        content_type, right = FORM, {422}
+    elif kind == "cut":
+        right = {-1, 400}
+    elif kind == "slow":
+        right = {408}
+    return Malformed(kind=kind, path=path, content_type=content_type, body=body, right=frozenset(right))
+
+
+def _flipped(rng: np.random.Generator, data: bytes, head: int | None = None) -> bytes:
+    """Some bytes changed, some taken out, perhaps cut."""
+    changed = bytearray(data or b"\0")
+    for at in rng.integers(0, min(len(changed), head or len(changed)), rng.integers(1, 12)):
+        changed[at] = rng.integers(256)
+    if rng.random() < 0.4:
+        start = int(rng.integers(len(changed)))
+        del changed[start : start + int(rng.integers(1, 64))]
+    return bytes(changed[: rng.integers(len(changed) + 1)] if rng.random() < 0.3 else changed)
+
+
+def _form(data: bytes) -> bytes:
+    head = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\nContent-Type: image/png\r\n\r\n'
+    return head + data + b"\r\n--x--\r\n"
+
+
+def _bomb(rng: np.random.Generator) -> bytes:
+    """A PNG whose header declares gigapixels, or a GIF screen of four."""
+    width, height = (int(v) for v in rng.integers(7000, 60_000, 2))
+    if rng.random() < 0.5:
+        out = io.BytesIO()
+        Image.new("P", (8, 8)).save(out, "GIF")
+        data = bytearray(out.getvalue())
+        data[6:10] = struct.pack("<HH", width, height)
+        return bytes(data)
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunk = b"IHDR" + header
+    pixels = b"IDAT" + zlib.compress(bytes(1000))
+    parts = [struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part)) for part in (chunk, pixels)]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def _tensor(rng: np.random.Generator, shape: Sequence[int]) -> bytes:
+    size = int(np.prod(shape))
+    tensor = {"name": "image", "datatype": "UINT8", "shape": [1, *shape], "data": [7] * size}
+    changes = [{"shape": [2, *shape]}, {"shape": "x"}, {"data": [[1, 2], [3]]}, {"data": [1e99] * 3}, {"datatype": 3}]
+    request = {"inputs": [{**tensor, **changes[rng.integers(len(changes))]}]}
+    return _flipped(rng, json.dumps(request).encode()) if rng.random() < 0.5 else json.dumps(request).encode()
+
+
+async def send_partly(host: str, port: int, request: Malformed, seconds: float) -> int:
+    """Send a body in part; the status of the answer, -1 where none came."""
+    reader, writer = await asyncio.open_connection(host, port)
+    head = (
+        f"POST {request.path} HTTP/1.1\r\nhost: x\r\ncontent-type: {request.content_type}\r\n"
+        f"content-length: {len(request.body) + 1000}\r\n\r\n"
+    )
+    try:
+        writer.write(head.encode() + request.body[: 1 if request.kind == "slow" else len(request.body)])
+        await writer.drain()
+        if request.kind == "cut":
+            writer.write_eof()
+        line = await asyncio.wait_for(reader.readline(), seconds)
+        return int(line.split()[1]) if line else -1
+    except (OSError, TimeoutError, IndexError):
+        return -1
+    finally:
+        writer.close()

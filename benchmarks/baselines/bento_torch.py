@@ -1,0 +1,40 @@
+"""The same network as a BentoML service in PyTorch, as BentoML's guide writes one: adaptive batching of images."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import bentoml
+import numpy as np
+import torch
+from PIL import Image
+
+from abnn_serve.lab.export.graph import ServedNetwork
+from abnn_serve.lab.run import Run
+from abnn_serve.media.image import fit_image
+
+torch.set_num_threads(int(os.environ["ABNN_THREADS"]))
+
+
+@bentoml.service(name="bento_torch", traffic={"timeout": 120})
+class BentoTorch:
+    """Loads the run's checkpoint and answers with the most probable class."""
+
+    def __init__(self) -> None:
+        run = Run(os.environ["BENCH_RUN"])
+        self.spec = run.config.input
+        self.names = run.config.labels.names
+        self.network = ServedNetwork(run.network()).eval()
+
+    @bentoml.api(batchable=True, max_batch_size=32, max_latency_ms=10_000)  # type: ignore[untyped-decorator]
+    def classify(self, images: list[Image.Image]) -> list[dict[str, Any]]:
+        """The best class of each image."""
+        pixels = np.stack([fit_image(image.convert("RGB"), self.spec) for image in images])
+        with torch.inference_mode():
+            probabilities = torch.softmax(self.network(torch.from_numpy(pixels)), 1)
+        best = probabilities.max(1)
+        return [
+            {"label": self.names[int(index)], "probability": float(value)}
+            for value, index in zip(best.values, best.indices, strict=True)
+        ]

@@ -1,0 +1,63 @@
+"""The same network behind LitServe in PyTorch, as its guide writes one: decode, batch, predict."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+from typing import Any
+
+import litserve
+import numpy as np
+import torch
+from PIL import Image
+from starlette.datastructures import UploadFile
+
+from abnn_serve.lab.export.graph import ServedNetwork
+from abnn_serve.lab.run import Run
+from abnn_serve.media.image import fit_image
+
+
+class Api(litserve.LitAPI):  # type: ignore[misc]
+    """One image in, the most probable class out."""
+
+    def setup(self, device: str) -> None:
+        """Load the run's checkpoint."""
+        torch.set_num_threads(int(os.environ["ABNN_THREADS"]))
+        run = Run(os.environ["BENCH_RUN"])
+        self.spec = run.config.input
+        self.names = run.config.labels.names
+        self.network = ServedNetwork(run.network()).to(device).eval()
+
+    def decode_request(self, request: Any) -> Any:
+        """A form's file to pixels."""
+        file: UploadFile = request["image"]
+        return fit_image(Image.open(io.BytesIO(file.file.read())).convert("RGB"), self.spec)
+
+    def batch(self, inputs: list[Any]) -> Any:
+        """Pixels of several requests to one array."""
+        return np.stack(inputs)
+
+    def predict(self, x: Any) -> Any:
+        """Probabilities of a batch."""
+        with torch.inference_mode():
+            return torch.softmax(self.network(torch.from_numpy(x)), 1)
+
+    def unbatch(self, output: Any) -> list[Any]:
+        """Rows of their own."""
+        return list(output)
+
+    def encode_response(self, output: Any) -> dict[str, Any]:
+        """The best class."""
+        index = int(output.argmax())
+        return {"label": self.names[index], "probability": float(output[index])}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--host")
+    parser.add_argument("--port", type=int)
+    options = parser.parse_args()
+    api = Api(max_batch_size=32, batch_timeout=0.005)
+    server = litserve.LitServer(api, accelerator="cpu", timeout=120)
+    server.run(host=options.host, port=options.port, generate_client_file=False, log_level="warning")

@@ -1,0 +1,58 @@
+"""One real server for the tests of this folder: two bundles, an API key, small limits."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import httpx
+import pytest
+
+from abnn_serve.bundle.store import Bundle, load_bundle, write_bundle
+from abnn_serve.service.keys import new_key
+from tests.service.server import serving
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """A running service: a client that has the key, and where its bundles, keys and log lie."""
+
+    client: httpx.Client
+    bundles: Path
+    key_file: Path
+    log: Path
+
+
+def write_version(bundle: Bundle, path: Path, version: str, name: str = "other") -> Bundle:
+    """A bundle under another name and version, in its place in one step."""
+    files = {file: bundle.read(file) for file in bundle.manifest.files}
+    return write_bundle(
+        path, files, lambda entries: replace(bundle.manifest, name=name, version=version, files=entries)
+    )
+
+
+@pytest.fixture(scope="session")
+def server(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copytree(bundle.path, folder / "bundles" / "a-shapes")
+    write_version(load_bundle(bundle.path), folder / "bundles" / "b-other", "1")
+    key, line = new_key("tests")
+    (folder / "keys").write_text(f"# keys\n\n{line}\n")
+    limits = {
+        "ABNN_MAX_UPLOAD_BYTES": "100000",
+        "ABNN_UPLOAD_SECONDS": "2",
+        "ABNN_HEADER_SECONDS": "1",
+        "ABNN_MAX_PARTS": "8",
+        "ABNN_RELOAD_SECONDS": "1",
+        "ABNN_API_KEY_FILE": str(folder / "keys"),
+    }
+    with serving(folder / "bundles", folder / "log", **limits) as client:
+        client.headers["authorization"] = f"Bearer {key}"
+        yield Server(client=client, bundles=folder / "bundles", key_file=folder / "keys", log=folder / "log")
+
+
+@pytest.fixture
+def client(server: Server) -> httpx.Client:
+    return server.client

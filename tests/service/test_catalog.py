@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from abnn_serve.bundle.store import load_bundle
+from abnn_serve.errors import ConfigError
+from abnn_serve.runtime.settings import Settings
+from abnn_serve.service.catalog import best_batch, find_bundles, pins
+from tests.drawing import draw_shape, png
+from tests.service.conftest import write_version
+
+PICTURE = png(draw_shape(2, np.random.default_rng(4)))
+
+
+def test_a_bundle_a_folder_and_a_list_are_told_apart(bundle, tmp_path):
+    for name in ("b", "a"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "bundle.json").write_text("{}")
+    assert find_bundles(bundle.path) == [str(bundle.path)]
+    assert find_bundles(tmp_path) == [str(tmp_path / "a"), str(tmp_path / "b")]
+    assert find_bundles(Path(f"{tmp_path / 'b'}, {bundle.path}")) == [str(tmp_path / "b"), str(bundle.path)]
+    assert find_bundles(Path("bento:mine:latest")) == ["bento:mine:latest"]
+    with pytest.raises(ConfigError, match="names no bundle"):
+        find_bundles(Path(","))
+
+
+def test_there_is_an_identity_for_each_bundle_or_none():
+    settings = Settings(bundle=Path("x"), digest="a,b")
+    assert pins(settings, 2) == ["a", "b"]
+    with pytest.raises(ConfigError, match="2 identities for 3 bundles"):
+        pins(settings, 3)
+
+
+def test_the_smallest_batch_that_is_nearly_as_fast_as_any_is_taken():
+    assert best_batch({1: 1.0, 2: 1.2, 4: 2.0, 8: 3.9, 16: 8.0}) == 4
+    assert best_batch({1: 0.1}) == 1
+
+
+def test_every_bundle_answers_under_its_name_and_the_first_without_one(client):
+    shown = [client.post("/classify", params=p, files={"image": PICTURE}).json() for p in ({}, {"model": "other"})]
+    assert [row["model"]["name"] for row in shown] == ["shapes", "other"]
+    assert shown[0]["top"] == shown[1]["top"]
+    assert client.get("/model?model=other").json()["name"] == "other"
+
+
+def test_a_new_version_on_disk_takes_over_without_a_lost_request_and_a_damaged_one_does_not(server, bundle):
+    seen, stop = [], threading.Event()
+
+    def ask():
+        while not stop.is_set():
+            response = server.client.post("/classify?model=other", files={"image": PICTURE})
+            seen.append((response.status_code, response.json().get("model", {}).get("version")))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        write_version(load_bundle(bundle.path), server.bundles / "b-other", "2")
+        _until(lambda: (200, "2") in seen)
+        (server.bundles / "b-other" / "labels.json").write_bytes(b"[]")
+        (server.bundles / "b-other" / "bundle.json").write_bytes(b"{}")
+        _until(lambda: "the new version of other is not served" in server.log.read_text())
+    finally:
+        stop.set()
+        asking.join()
+    assert {status for status, _ in seen} == {200}
+    versions = [version for _, version in seen]
+    assert versions == sorted(versions)
+    assert versions[-1] == "2"
+
+
+def _until(true) -> None:
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -1,0 +1,108 @@
+"""What every request passes: keys, ids, the log, metrics, and connections that misbehave."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+
+import httpx
+import numpy as np
+import pytest
+
+from abnn_serve.service.keys import new_key
+from tests.drawing import draw_shape, png
+
+PICTURE = png(draw_shape(1, np.random.default_rng(3), 50))
+
+
+def _raw(server, data: bytes, seconds: float = 5.0) -> bytes:
+    """What the server answers to bytes on a socket, until it closes the connection."""
+    url = server.client.base_url
+    with socket.create_connection((url.host, url.port), timeout=seconds) as connection:
+        connection.sendall(data)
+        answer = b""
+        while part := connection.recv(65_536):
+            answer += part
+    return answer
+
+
+def _problem(answer: bytes) -> tuple[int, dict]:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return int(head.split()[1]), json.loads(body)["error"]
+
+
+@pytest.mark.parametrize(
+    "headers", [{}, {"authorization": "Bearer nix"}, {"x-api-key": "é"}, {"authorization": "Basic x"}]
+)
+def test_without_a_known_key_nothing_is_answered_but_health_and_the_page(server, headers):
+    url = str(server.client.base_url)
+    for method, path in [("POST", "/classify"), ("GET", "/model"), ("GET", "/metrics"), ("GET", "/nothing")]:
+        refused = httpx.request(method, url + path, headers={k: v.encode() for k, v in headers.items()})
+        assert refused.status_code == 401
+        assert refused.json()["error"]["code"] == "unauthorized"
+        assert refused.headers["www-authenticate"] == "Bearer"
+    for path in ("/livez", "/readyz", "/healthz"):
+        assert httpx.get(url + path).status_code == 200
+
+
+def test_a_key_that_is_added_or_removed_counts_without_a_restart(server):
+    key, line = new_key("another")
+    before = server.key_file.read_text()
+    url = f"{server.client.base_url}/model"
+    assert httpx.get(url, headers={"x-api-key": key}).status_code == 401
+    server.key_file.write_text(f"{before}{line}\n")
+    assert httpx.get(url, headers={"x-api-key": key}).status_code == 200
+    server.key_file.write_text(f"{before}{line}\nnonsense\n")
+    assert httpx.get(url, headers={"x-api-key": key}).status_code == 200
+    server.key_file.write_text(before)
+    assert httpx.get(url, headers={"x-api-key": key}).status_code == 401
+
+
+def test_every_log_line_is_json_and_a_requests_line_has_its_id_and_no_picture(server):
+    server.client.post("/classify?top_k=1", files={"image": PICTURE}, headers={"x-request-id": "find-me"})
+    lines = [json.loads(line) for line in server.log.read_text().splitlines() if line.startswith("{")]
+    (line,) = [line for line in lines if line.get("request_id") == "find-me"]
+    assert (line["method"], line["path"], line["status"], line["key"]) == ("POST", "/classify", 200, "tests")
+    assert {"upload_ms", "decode_ms", "queue_ms", "compute_ms", "batch", "model"} <= set(line)
+    assert len(json.dumps(line)) < 1000
+
+
+def test_metrics_name_the_model_the_stages_and_the_causes_of_refusals_but_no_path_that_a_client_made_up(server):
+    server.client.post("/classify", files={"image": b"nix"})
+    server.client.get("/made-up-by-a-client")
+    shown = server.client.get("/metrics").text
+    digest = server.client.get("/model").json()["digest"]
+    assert f'abnn_model_info{{digest="{digest}",name="shapes",precision="fp32",provider="CPUExecutionProvider"' in shown
+    assert 'abnn_rejects_total{code="unsupported_format"}' in shown
+    for series in ("abnn_batch_size_bucket", 'stage="queue"', 'stage="compute"', "abnn_run_seconds_sum"):
+        assert series in shown
+    assert "made-up" not in shown
+
+
+def test_no_answer_says_what_software_runs_here(client):
+    for answer in (client.get("/livez"), client.get("/nothing"), client.post("/classify", content=b"x")):
+        assert "server" not in answer.headers
+        assert not {"bentoml", "uvicorn", "starlette", "traceback"} & set(answer.text.lower().split())
+
+
+def test_what_is_not_http_is_refused_in_the_same_schema(server):
+    assert _problem(_raw(server, b"\x16\x03\x01 hello\r\n\r\n"))[0] == 400
+    assert _problem(_raw(server, b"GET /livez HTTP/1.1\r\nbad header\r\n\r\n"))[1]["code"] == "bad_request"
+
+
+def test_a_head_that_does_not_arrive_is_408_and_one_without_end_is_431(server):
+    started = time.monotonic()
+    status, error = _problem(_raw(server, b"POST /classify HTTP/1.1\r\nhost: x\r\n"))
+    assert (status, error["code"]) == (408, "request_timeout")
+    assert 0.5 < time.monotonic() - started < 4
+    status, error = _problem(_raw(server, b"GET / HTTP/1.1\r\nhost: x\r\n" + b"a: " + b"b" * 90_000))
+    assert status in (400, 431)
+
+
+def test_a_websocket_is_answered_as_the_request_that_it_also_is(server):
+    head = (
+        b"GET /nothing HTTP/1.1\r\nhost: x\r\nconnection: upgrade, close\r\nupgrade: websocket\r\n"
+        b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n\r\n"
+    )
+    assert _problem(_raw(server, head))[0] == 401

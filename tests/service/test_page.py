@@ -1,0 +1,143 @@
+"""The page at / in headless Chromium, against a real server."""
+
+from __future__ import annotations
+
+import shutil
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.drawing import draw_shape, png
+
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as engine:
+        try:
+            browser = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        except playwright.Error as error:
+            pytest.skip(f"needs Chromium: {str(error).splitlines()[0]}")
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, server):
+    page = browser.new_page(viewport={"width": 1100, "height": 900})
+    page.problems, page.elsewhere = [], []
+    page.on("pageerror", lambda error: page.problems.append(str(error)))
+    page.on("console", lambda message: page.problems.append(message.text) if message.type == "error" else None)
+    url = str(server.client.base_url)
+    page.on(
+        "request", lambda r: page.elsewhere.append(r.url) if not r.url.startswith((url, "blob:", "data:")) else None
+    )
+    page.goto(url)
+    page.get_by_label("API key").fill(server.client.headers["authorization"].removeprefix("Bearer "))
+    page.keyboard.press("Enter")
+    page.get_by_text("Against an attacker", exact=False).or_(page.get_by_text("has not been measured")).wait_for()
+    page.problems.clear()  # the refusal before the key was there
+    yield page
+    assert (page.problems, page.elsewhere) == ([], [])
+    page.close()
+
+
+def _answered(page) -> None:
+    page.wait_for_selector("#details:not([hidden])")
+
+
+def test_a_drawn_sample_is_answered_with_bars_the_times_split_and_who_answered(page):
+    page.get_by_role("button", name="ship").press("Enter")
+    _answered(page)
+    rows = page.locator("#classes li")
+    assert rows.count() == 3
+    assert page.get_by_role("status").inner_text().startswith("ship: ")
+    shares = [
+        float(text.removesuffix("%")) for text in page.locator("#classes .name span:last-child").all_inner_texts()
+    ]
+    assert sum(shares) == pytest.approx(100, abs=0.2)
+    assert [part.split()[0] for part in page.locator("#legend li").all_inner_texts()] == [
+        "arriving", "decoding", "in", "computing", "network",
+    ]  # fmt: skip
+    assert "CPUExecutionProvider" in page.locator("#who").inner_text()
+
+
+def test_a_picture_can_be_dropped_and_a_refusal_is_said_in_words(page, tmp_path):
+    (tmp_path / "square.png").write_bytes(png(draw_shape(1, np.random.default_rng(5))))
+    page.locator("#file").set_input_files(tmp_path / "square.png")
+    _answered(page)
+    assert page.get_by_role("status").inner_text().startswith("square.png: ")
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    page.locator("#file").set_input_files(tmp_path / "broken.png")
+    page.wait_for_selector("#status.bad")
+    assert "damaged" in page.get_by_role("status").inner_text()
+    page.problems.clear()  # the browser notes the 400 in its console
+
+
+def test_the_model_can_be_chosen_and_everything_is_reached_by_the_keyboard(page):
+    page.get_by_label("Model").select_option("other")
+    page.get_by_role("button", name="frog").click()
+    _answered(page)
+    assert "other, version" in page.locator("#who").inner_text()
+    page.locator("body").evaluate("document.activeElement.blur()")
+    reached = set()
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.id || document.activeElement.textContent"))
+    assert {"model", "file", "ship", "airplane", "automobile", "frog"} <= reached
+
+
+def test_names_roles_and_captions_are_there_for_a_screen_reader(page):
+    assert page.get_by_role("heading", level=1).count() == 1
+    assert page.get_by_role("table", name="Measured on").count() == 1
+    assert page.locator("img:not([alt])").count() == 0
+    assert page.evaluate("[...document.querySelectorAll('input,select')].filter(e => !e.labels.length).length") == 0
+    assert page.locator("html").get_attribute("lang") == "en"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1100])
+def test_nothing_runs_over_the_edge_and_text_stands_out_in_either_scheme(page, width, scheme):
+    page.set_viewport_size({"width": width, "height": 800})
+    page.emulate_media(color_scheme=scheme)
+    page.get_by_role("button", name="ship").click()
+    _answered(page)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    for selector in ("#status", "header p", "#limits li", "#legend li"):
+        assert _contrast(page, selector) >= 4.5, selector
+
+
+def _contrast(page, selector: str) -> float:
+    """WCAG 2 contrast of an element's text with the first opaque ground behind it."""
+    colours = page.evaluate(
+        """(selector) => {
+          let node = document.querySelector(selector), ground;
+          const text = getComputedStyle(node).color;
+          do { ground = getComputedStyle(node).backgroundColor; node = node.parentElement; }
+          while (ground === "rgba(0, 0, 0, 0)" && node);
+          return [text, ground];
+        }""",
+        selector,
+    )
+
+    def light(colour: str) -> float:
+        parts = [int(v) / 255 for v in colour[colour.index("(") + 1 : -1].split(",")[:3]]
+        linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted(light(colour) for colour in colours)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_the_page_may_load_nothing_from_elsewhere(server):
+    answer = httpx.get(f"{server.client.base_url}/")
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert httpx.get(f"{server.client.base_url}/page/page.js").status_code == 200
+    assert httpx.get(f"{server.client.base_url}/page/../app.py").status_code in (401, 404)
