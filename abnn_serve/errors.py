@@ -12,6 +12,7 @@
     │   ├── BundleIntegrityError     bytes, files or graph are not what the manifest says
     │   └── BundleVersionError       written by a newer abnn_serve
     ├── DataError                a data set that cannot be read
+    ├── ScoringError             offline scoring cannot start, go on or write
     ├── NetworkError             a network that cannot be built, or does not return logits
     ├── SurgeryError             a target and a substitute that cannot be joined
     ├── TrainingError            training cannot start, go on or resume
@@ -83,6 +84,10 @@ class BundleVersionError(BundleError):
 
 class DataError(AbnnError):
     """A data set that cannot be read."""
+
+
+class ScoringError(AbnnError):
+    """Offline scoring cannot start, go on or write."""
 
 
 class NetworkError(AbnnError):

@@ -112,7 +112,7 @@ def write_bundle(
             name: FileEntry(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data)) for name, data in files.items()
         }
         for name, data in [*files.items(), (MANIFEST, describe(entries).to_bytes())]:
-            _write_durably(aside / name, data)
+            write_durably(aside / name, data)
         aside.chmod(0o755)
         check(load_bundle(aside))
         _put_in_place(aside, path)
@@ -201,7 +201,8 @@ def _golden(data: bytes, path: Path) -> Golden:
     return golden
 
 
-def _write_durably(file: Path, data: bytes) -> None:
+def write_durably(file: Path, data: bytes) -> None:
+    """Write a file and bring it to the disk."""
     with file.open("wb") as out:
         out.write(data)
         out.flush()
@@ -209,7 +210,7 @@ def _write_durably(file: Path, data: bytes) -> None:
 
 
 def _put_in_place(aside: Path, path: Path) -> None:
-    _sync_directory(aside)
+    sync_directory(aside)
     if path.exists():
         old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         path.replace(old / "old")
@@ -222,10 +223,11 @@ def _put_in_place(aside: Path, path: Path) -> None:
             shutil.rmtree(old)
     else:
         aside.replace(path)
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Bring what was renamed into a directory to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

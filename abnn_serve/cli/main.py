@@ -11,6 +11,7 @@ from abnn_serve.cli.evaluate import evaluate
 from abnn_serve.cli.export import export
 from abnn_serve.cli.key import key
 from abnn_serve.cli.predict import predict
+from abnn_serve.cli.score import score
 from abnn_serve.cli.serve import serve
 from abnn_serve.cli.show import show, verify
 from abnn_serve.cli.train import train
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _command in (train, evaluate, export, verify, show, predict, serve, key):
+for _command in (train, evaluate, export, verify, show, predict, score, serve, key):
     app.command()(_command)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench)
 

@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from abnn_serve.errors import DataError, InputError, one_line
-from abnn_serve.media.image import FORMATS, ImageLimits, fit_image, load_image
+from abnn_serve.media.image import FORMATS, SUFFIXES, ImageLimits, fit_image, load_image
 from abnn_serve.spec import InputSpec, Labels
 
 MAX_CORRUPT = 0.01
 _LIMITS = ImageLimits(max_bytes=100_000_000, max_pixels=100_000_000)
-_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +109,7 @@ def _from_folder(source: str) -> tuple[list[_Row], Labels]:
         _Row(str(path), path, label)
         for label, folder in enumerate(folders)
         for path in sorted(folder.iterdir())
-        if path.suffix.lower() in _SUFFIXES
+        if path.suffix.lower() in SUFFIXES
     ]
     if not rows:
         raise DataError(f"{source}: no images found, expected <class>/<image> in {', '.join(FORMATS)}")

@@ -20,6 +20,7 @@ from abnn_serve.errors import (
 from abnn_serve.spec import InputSpec
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*")
 _PILLOWS_OWN_LIMIT = 178_956_970  # pixels past which Pillow itself refuses a picture
 

@@ -28,10 +28,18 @@ class ClassScore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """One sample's answer: the most probable classes, first the best, and all logits, float32 (classes,)."""
+    """One sample's answer.
+
+    Attributes:
+        top: the most probable classes, first the best.
+        logits: all of them, float32 (classes,).
+        drift: distance of each adaptive layer's statistics from clean data, float32 (layers,); None where the session
+            does not measure it.
+    """
 
     top: tuple[ClassScore, ...]
     logits: NDArray[np.float32]
+    drift: NDArray[np.float32] | None = None
 
 
 class Predictor:

@@ -1,0 +1,106 @@
+"""abnn score: a whole data source to Parquet of predictions, each row exactly once."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from abnn_serve.cli.bars import progress_bar
+from abnn_serve.hardware import usable_cores
+from abnn_serve.runtime.predictor import Predictor
+from abnn_serve.runtime.settings import Settings
+from abnn_serve.scoring.ledger import PREDICTIONS
+from abnn_serve.scoring.run import Begun
+from abnn_serve.scoring.run import score as run_score
+from abnn_serve.scoring.scorer import Columns
+from abnn_serve.scoring.summary import QUARANTINE, Summary
+from abnn_serve.spec import Labels
+
+
+def score(
+    source: Annotated[str, typer.Argument(help="folder, file, quoted pattern or URL (s3://, gs://, ...)")],
+    out: Annotated[Path, typer.Option(help="directory of the output; a killed run goes on there")],
+    bundle: Annotated[
+        Path | None, typer.Option(help="bundle directory; ABNN_BUNDLE or the default bundle if not given")
+    ] = None,
+    top_k: Annotated[int, typer.Option(help="classes in the column `top`", min=1)] = 5,
+    logits: Annotated[bool, typer.Option("--logits", help="a column with all logits")] = False,
+    row_id: Annotated[str, typer.Option("--id", help="row ids: path, or content for its sha256")] = "path",
+    column: Annotated[str, typer.Option(help="of the encoded samples in Parquet")] = "image",
+    max_errors: Annotated[int | None, typer.Option(help="stop past so many bad rows; no limit if not given")] = None,
+    shard_rows: Annotated[int, typer.Option(help="rows of a shard; a kill costs at most one", min=1)] = 4096,
+    workers: Annotated[
+        int | None, typer.Option(help="processes that decode; a quarter of the cores if not given", min=0)
+    ] = None,
+) -> None:
+    """Classify everything in a folder, Parquet files, WebDataset tars or a list of paths, to Parquet.
+
+    OUT/predictions holds the shards, OUT/quarantine.jsonl the rows that could not be scored, OUT/summary.json what came
+    of it; where the source names classes, accuracy and confusion.png too. Run it again after a kill, a full disk or
+    too many errors: it goes on, and ends with what an uninterrupted run would have written.
+
+    Example: abnn score 'photos/*.parquet' --out scored
+    """
+    settings = Settings.from_environment()
+    cores = usable_cores()
+    workers = max(1, cores // 4) if workers is None else workers
+    settings = replace(settings, bundle=bundle or settings.bundle, threads=settings.threads or max(1, cores - workers))
+    columns = Columns(top_k=top_k, logits=logits, id=row_id)  # type: ignore[arg-type]
+    predictor = Predictor.from_settings(settings)
+    with progress_bar(Console(stderr=True)) as bar:
+        shown = _Shown(bar)
+        summary = run_score(
+            predictor,
+            source,
+            out,
+            columns=columns,
+            column=column,
+            shard_rows=shard_rows,
+            workers=workers,
+            max_errors=max_errors,
+            on_begin=shown.begin,
+            on_rows=shown.update,
+        )
+    _report(out, summary, predictor.bundle.labels)
+
+
+class _Shown:
+    """The bar: rows, rows a second, errors."""
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar, self._task = bar, bar.add_task("reading the source", total=None, shown="")
+        self._begun = self._errors = 0
+
+    def begin(self, begun: Begun) -> None:
+        self._begun, self._errors = begun.rows, begun.errors
+        self._bar.reset(self._task, description="scoring", total=begun.total, completed=begun.rows)
+
+    def update(self, rows: int, errors: int) -> None:
+        task = self._bar.tasks[self._task]
+        done = int(task.completed) + rows
+        self._errors += errors
+        rate = (done - self._begun) / max(task.elapsed or 0, 1e-3)
+        shown = f"{done:,} rows  {rate:,.0f}/s  {self._errors:,} errors"
+        self._bar.update(self._task, advance=rows, shown=shown)
+
+
+def _report(out: Path, summary: Summary, labels: Labels) -> None:
+    typer.echo(f"{out / PREDICTIONS}: {summary.rows:,} rows")
+    if summary.errors:
+        typer.echo(f"{out / QUARANTINE}: {summary.errors:,} rows that could not be scored")
+    if summary.accuracy is None or summary.confusion is None:
+        return
+    typer.echo(f"accuracy {summary.accuracy}")
+    if importlib.util.find_spec("matplotlib") is None:
+        typer.echo("no picture of the confusion: that needs matplotlib: pip install 'abnn_serve[score]'")
+        return
+    from abnn_serve.scoring.picture import draw_confusion
+
+    draw_confusion(summary.confusion, summary.accuracy, labels, out / "confusion.png")
+    typer.echo(f"{out / 'confusion.png'}: true classes and answers")

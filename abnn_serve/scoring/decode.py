@@ -1,0 +1,157 @@
+"""Rows to pixels, in other processes: Python decodes small pictures under its lock, which threads would wait for."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing as mp
+import os
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from types import TracebackType
+from typing import Self, TypeVar
+
+import fsspec
+import numpy as np
+from numpy.typing import NDArray
+
+from abnn_serve.errors import InputError, ScoringError, one_line
+from abnn_serve.media.image import ImageLimits, load_image, quiet_pillow
+from abnn_serve.scoring.row import Row
+from abnn_serve.spec import InputSpec
+
+_READS_AT_ONCE = 16  # of one process: a remote file takes tens of milliseconds to begin
+_AHEAD = 4  # chunks for each process that wait for the predictor
+
+Key = TypeVar("Key")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoded:
+    """What came of some rows: a problem for each, empty where there is none, and the pixels of those without.
+
+    Attributes:
+        pixels: uint8 (good rows, *spec.shape).
+        digests: sha256 of each row's content, in hexadecimal; empty where it could not be read.
+    """
+
+    pixels: NDArray[np.uint8]
+    problems: tuple[str, ...]
+    digests: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoder:
+    """Brings the content of rows to a model's input, as `Predictor.decode` does."""
+
+    spec: InputSpec
+    limits: ImageLimits
+
+    def __call__(self, rows: Sequence[Row]) -> Decoded:
+        """Read and decode; what is wrong with a row's content is its problem and no error."""
+        contents = self._read(rows)
+        samples, problems = [], []
+        for row, content in zip(rows, contents, strict=True):
+            problem = row.problem
+            if not problem and isinstance(content, OSError):
+                problem = f"cannot be read: {content.strerror or one_line(content)}"
+            if not problem and isinstance(content, bytes):
+                try:
+                    samples.append(load_image(content, self.spec, self.limits))
+                except InputError as error:
+                    problem = str(error)
+            problems.append(problem)
+        return Decoded(
+            pixels=np.stack(samples) if samples else np.empty((0, *self.spec.shape), np.uint8),
+            problems=tuple(problems),
+            digests=tuple(hashlib.sha256(c).hexdigest() if isinstance(c, bytes) and c else "" for c in contents),
+        )
+
+    def _read(self, rows: Sequence[Row]) -> list[bytes | OSError]:
+        if all(isinstance(row.content, bytes) or row.problem for row in rows):
+            return [row.content if isinstance(row.content, bytes) else b"" for row in rows]
+        with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
+            return list(pool.map(self._content, rows))
+
+    def _content(self, row: Row) -> bytes | OSError:
+        if isinstance(row.content, bytes) or row.problem:
+            return row.content if isinstance(row.content, bytes) else b""
+        try:
+            system, path = fsspec.core.url_to_fs(row.content)
+            return bytes(system.cat_file(path, end=self.limits.max_bytes + 1))
+        except OSError as error:
+            return error
+        except Exception as error:  # each file system raises its own
+            return OSError(one_line(error))
+
+
+class DecodePool:
+    """A decoder in `workers` processes; in this one where there are none.
+
+    Use it as a context. Its processes end with this one, even if that is killed.
+    """
+
+    def __init__(self, decoder: Decoder, workers: int) -> None:
+        self._decoder, self._workers = decoder, workers
+        self._processes: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Self:
+        if self._workers:
+            self._processes = ProcessPoolExecutor(self._workers, mp.get_context("spawn"), _start, (self._decoder,))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._processes:
+            self._processes.shutdown(cancel_futures=True)
+
+    def map(self, chunks: Iterable[tuple[Key, list[Row]]]) -> Iterator[tuple[Key, list[Row], Decoded]]:
+        """Chunks, each with a key, in their order; some are decoded ahead of the one that is asked for."""
+        if self._processes is None:
+            for key, rows in chunks:
+                yield key, rows, self._decoder(rows)
+            return
+        ahead: deque[tuple[Key, list[Row], Future[Decoded]]] = deque()
+        for key, rows in chunks:
+            ahead.append((key, rows, self._processes.submit(_decode, rows)))
+            if len(ahead) > _AHEAD * self._workers:
+                yield _taken(*ahead.popleft())
+        while ahead:
+            yield _taken(*ahead.popleft())
+
+
+def _taken(key: Key, rows: list[Row], future: Future[Decoded]) -> tuple[Key, list[Row], Decoded]:
+    try:
+        return key, rows, future.result()
+    except BrokenProcessPool as error:
+        raise ScoringError(
+            "a decoding process died, perhaps for want of memory; give fewer --workers, and run again to go on"
+        ) from error
+
+
+_decoder: Decoder | None = None
+
+
+def _start(decoder: Decoder) -> None:
+    global _decoder  # noqa: PLW0603 - a process has one
+    _decoder = decoder
+    quiet_pillow()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # C libraries print there what the row's error says
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = mp.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _decode(rows: list[Row]) -> Decoded:
+    assert _decoder is not None  # noqa: S101
+    return _decoder(rows)

@@ -1,0 +1,67 @@
+"""score: a source to a directory of predictions, each row exactly once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from abnn_serve.runtime.predictor import Predictor
+from abnn_serve.scoring.engine import Seen, score_here
+from abnn_serve.scoring.ledger import Request, open_ledger
+from abnn_serve.scoring.scorer import Columns, Scorer
+from abnn_serve.scoring.sources import open_source
+from abnn_serve.scoring.summary import Summary, summarise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begun:
+    """Where a run begins: rows in all (None where only reading will tell), rows and errors that are done already."""
+
+    total: int | None
+    rows: int
+    errors: int
+
+
+def score(
+    predictor: Predictor,
+    source: str,
+    out: Path,
+    *,
+    columns: Columns | None = None,
+    column: str = "image",
+    shard_rows: int = 4096,
+    workers: int = 0,
+    max_errors: int | None = None,
+    on_begin: Callable[[Begun], None] = lambda _: None,
+    on_rows: Seen = lambda *_: None,
+) -> Summary:
+    """Classify every row of a source, or what an earlier call with the same arguments has left.
+
+    Args:
+        predictor: answers.
+        source: see `open_source`.
+        out: directory of the output; see `ledger` and `summary` for what is in it.
+        columns: of the output.
+        column: of the encoded samples in Parquet.
+        shard_rows: rows of one shard.
+        workers: processes that decode; 0 decodes in this one.
+        max_errors: bad rows past which it stops; None for no limit.
+        on_begin: told where it begins.
+        on_rows: told of rows that were answered, and of the errors among them.
+
+    Raises:
+        DataError: the source cannot be read.
+        ScoringError: `out` is in use or holds something else, the disk is full, or too many rows are bad.
+    """
+    labels, columns = predictor.bundle.labels, columns or Columns()
+    plan = open_source(source, labels, shard_rows=shard_rows, column=column)
+    with open_ledger(out, Request.of(plan, predictor, columns)) as ledger:
+        on_begin(Begun(total=plan.rows, rows=ledger.rows, errors=ledger.errors))
+        try:
+            score_here(
+                plan, Scorer(predictor, columns), ledger, workers=workers, max_errors=max_errors, on_rows=on_rows
+            )
+        finally:
+            summary = summarise(ledger, labels)
+    return summary

@@ -1,0 +1,96 @@
+"""A source by name, local or a URL, to a plan: what to read, in which units."""
+
+from __future__ import annotations
+
+import hashlib
+import posixpath
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from abnn_serve.errors import DataError, one_line
+from abnn_serve.media.image import SUFFIXES
+from abnn_serve.scoring.files import LISTS, plan_folder, plan_list
+from abnn_serve.scoring.parquet import plan_parquet
+from abnn_serve.scoring.row import Found, Plan
+from abnn_serve.scoring.tars import TARS, plan_tars
+from abnn_serve.spec import Labels
+
+_PARQUET = (".parquet", ".pq")
+_EXPECTED = "give a folder, Parquet files, WebDataset tars, or a .csv or .jsonl list with a column `path`"
+
+
+def open_source(name: str, labels: Labels, *, shard_rows: int = 4096, column: str = "image") -> Plan:
+    """Look at a source without reading its samples.
+
+    Args:
+        name: a folder, a file or a quoted pattern, local or an fsspec URL, of images, Parquet files (encoded samples in
+            `column`, optionally `label`, class names one a line under the schema's metadata key `classes`), WebDataset
+            tars (an image, optionally `cls`, for each key); or a .csv or .jsonl file with a column `path`, optionally
+            `label`. In a folder of images a parent folder named as a class is the label.
+        labels: of the bundle.
+        shard_rows: rows of one shard; a tar is one shard whatever it holds.
+        column: of the encoded samples in Parquet.
+
+    Raises:
+        DataError: nothing there, nothing that can be scored, or several kinds at once.
+    """
+    address, found = _list(name)
+    if len(found) == 1 and found[0].name.lower().endswith(LISTS):
+        source, units = plan_list(found[0], labels, shard_rows)
+    else:
+        kinds = {
+            "images": [file for file in found if file.name.lower().endswith(SUFFIXES)],
+            "Parquet files": [file for file in found if file.name.lower().endswith(_PARQUET)],
+            "tars": [file for file in found if file.name.lower().endswith(TARS)],
+        }
+        there = [kind for kind, files in kinds.items() if files]
+        if not there:
+            raise DataError(f"{name}: nothing to score among {len(found):,} files; {_EXPECTED}")
+        if len(there) > 1:
+            held = " and ".join(f"{len(kinds[kind]):,} {kind}" for kind in there)
+            raise DataError(f"{name} holds {held}, expected one kind; give a quoted pattern such as '{name}/*.tar'")
+        files = kinds[there[0]]
+        if there == ["images"]:
+            source, units = plan_folder(files, labels, shard_rows)
+        elif there == ["tars"]:
+            source, units = plan_tars(files, labels)
+        else:
+            source, units = plan_parquet(files, labels, shard_rows, column)
+    state = hashlib.sha256(f"{address} {shard_rows} {column}\n".encode(errors="surrogateescape"))
+    for file in found:
+        state.update(f"{file.name}\0{file.size}\n".encode(errors="surrogateescape"))
+    return Plan(source=source, units=tuple(units), digest=state.hexdigest())
+
+
+def _list(name: str) -> tuple[str, list[Found]]:
+    """The whole address of a folder, a pattern or one file, and its files by name; hidden ones are left out."""
+    try:
+        system, path = fsspec.core.url_to_fs(name)
+        path = posixpath.normpath(path) if isinstance(system, LocalFileSystem) else path
+        if system.isfile(path):
+            root, details = posixpath.dirname(path), {path: system.info(path)}
+        elif system.isdir(path):
+            root, details = path, system.find(path, detail=True)
+        else:
+            steps = path.split("/")
+            fixed = next((i for i, step in enumerate(steps) if set(step) & set("*?[")), len(steps) - 1)
+            root, details = "/".join(steps[:fixed]), system.glob(path, detail=True)
+    except ImportError as error:
+        raise DataError(f"{name}: {one_line(error)}") from error  # fsspec says which package to install
+    except Exception as error:  # each file system raises its own
+        raise DataError(f"{name}: cannot be listed: {one_line(error)}") from error
+    found = [
+        Found(address=_address(system, path), name=posixpath.relpath(path, root or "/"), size=int(info["size"] or 0))
+        for path, info in sorted(details.items())
+        if info["type"] == "file"
+    ]
+    found = [file for file in found if not any(step.startswith(".") for step in file.name.split("/"))]
+    if not found:
+        raise DataError(f"{name}: no such data; {_EXPECTED}")
+    return _address(system, path), found
+
+
+def _address(system: Any, path: str) -> str:
+    return path if isinstance(system, LocalFileSystem) else str(system.unstrip_protocol(path))
