@@ -23,7 +23,7 @@ from abnn_serve.spec import Precision, model_file
 log = logging.getLogger("abnn_serve")
 
 GOLDEN_TOLERANCE = 1e-3  # processors differ in the last digits of fp32; a wrong graph differs by far more
-MAX_BATCH = 64
+MAX_BATCH = 64  # pictures, or frames, in one run
 CPU = "CPUExecutionProvider"
 _SEVERITY_ERROR = 3
 _VARIANT_SLACK = 1.5  # other processors round elsewhere
@@ -62,28 +62,31 @@ class Session:
         self._check_golden()
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """uint8 (N, H, W, 3) to logits, float32 (N, classes); N is at least 1.
+        """uint8 (N, H, W, 3), or clips (N, T, H, W, 3), to logits, float32 (N, classes); N is at least 1.
 
         Raises:
             InputShapeError: another dtype or shape.
         """
-        shape = self.bundle.manifest.input.shape
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape or len(images) == 0:
+        spec = self.bundle.manifest.input
+        shape, batch = spec.shape, MAX_BATCH
+        if spec.sampling:
+            batch = max(1, MAX_BATCH // spec.sampling.frames)
+        if images.dtype != np.uint8 or images.shape[1:] != shape or len(images) == 0:
             raise InputShapeError(
                 f"input is {images.dtype} {images.shape}, expected uint8 (N, {', '.join(map(str, shape))}), N >= 1"
             )
         parts = [
-            self._session.run(["logits"], {"image": np.ascontiguousarray(images[start : start + MAX_BATCH])})[0]
-            for start in range(0, len(images), MAX_BATCH)
+            self._session.run(["logits"], {spec.modality: np.ascontiguousarray(images[start : start + batch])})[0]
+            for start in range(0, len(images), batch)
         ]
         logits: NDArray[np.float32] = np.concatenate(parts)
         return logits
 
     def _check_signature(self) -> None:
         where = self.bundle.path / model_file(self.precision)
-        height, width, channels = self.bundle.manifest.input.shape
+        spec = self.bundle.manifest.input
         (wanted_in, wanted_out) = (
-            ("image", "tensor(uint8)", [height, width, channels]),
+            (spec.modality, "tensor(uint8)", list(spec.shape)),
             ("logits", "tensor(float)", [len(self.bundle.labels)]),
         )
         for kind, nodes, wanted in (

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
 from abnn_serve.errors import ConfigError
+from abnn_serve.media.container import VideoLimits
 from abnn_serve.media.image import ImageLimits
 from abnn_serve.spec import Precision
 
 Device = Literal["auto", "cpu", "cuda"]
 DEFAULT_BUNDLE = "cifar10-abnn"
+DEFAULT_VIDEO_BUNDLE = "motions-abnn"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +30,8 @@ class Settings:
         threads: of one inference, at least 1; None takes the cores that this process may use.
         limits: of one uploaded image.
         upload_seconds: that an upload may take to arrive, at least 1.
+        video_bundle: directory of the bundle that classifies videos; None where there is none.
+        video_limits: of one uploaded video.
     """
 
     bundle: Path
@@ -37,6 +41,8 @@ class Settings:
     threads: int | None = None
     limits: ImageLimits = field(default_factory=ImageLimits)
     upload_seconds: int = 20
+    video_bundle: Path | None = None
+    video_limits: VideoLimits = field(default_factory=VideoLimits)
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -47,7 +53,7 @@ class Settings:
         precision = environ.get("ABNN_PRECISION", "fp32")
         if precision not in get_args(Precision):
             raise ConfigError(f"ABNN_PRECISION is {precision!r}, expected one of {', '.join(get_args(Precision))}")
-        limits = ImageLimits()
+        limits, video = ImageLimits(), VideoLimits()
         return cls(
             bundle=Path(environ["ABNN_BUNDLE"]) if environ.get("ABNN_BUNDLE") else default_bundle(),
             digest=environ.get("ABNN_BUNDLE_DIGEST") or None,
@@ -59,14 +65,33 @@ class Settings:
                 max_pixels=_count(environ, "ABNN_MAX_PIXELS", limits.max_pixels) or limits.max_pixels,
             ),
             upload_seconds=_count(environ, "ABNN_UPLOAD_SECONDS", 20) or 20,
+            video_bundle=_video_bundle(environ.get("ABNN_VIDEO_BUNDLE", "")),
+            video_limits=VideoLimits(
+                max_bytes=_count(environ, "ABNN_MAX_VIDEO_BYTES", video.max_bytes) or video.max_bytes,
+                max_pixels=_count(environ, "ABNN_MAX_VIDEO_PIXELS", video.max_pixels) or video.max_pixels,
+                max_frames=_count(environ, "ABNN_MAX_FRAMES", video.max_frames) or video.max_frames,
+                max_seconds=_count(environ, "ABNN_MAX_VIDEO_SECONDS", None) or video.max_seconds,
+                decode_seconds=_count(environ, "ABNN_DECODE_SECONDS", None) or video.decode_seconds,
+            ),
         )
 
+    def for_video(self) -> Settings:
+        """The same, of the bundle that classifies videos; ConfigError where there is none."""
+        if self.video_bundle is None:
+            raise ConfigError("there is no bundle for videos here; name one with ABNN_VIDEO_BUNDLE or --bundle")
+        return replace(self, bundle=self.video_bundle, digest=None, precision="fp32")
 
-def default_bundle() -> Path:
-    """The bundle that comes with abnn_serve: beside the package in a checkout or a bento, inside it when installed."""
+
+def default_bundle(name: str = DEFAULT_BUNDLE) -> Path:
+    """A bundle that comes with abnn_serve: beside the package in a checkout or a bento, inside it when installed."""
     package = Path(__file__).parents[1]
-    beside, inside = package.parent / "models" / DEFAULT_BUNDLE, package / "models" / DEFAULT_BUNDLE
+    beside, inside = package.parent / "models" / name, package / "models" / name
     return beside if beside.is_dir() else inside
+
+
+def _video_bundle(named: str) -> Path | None:
+    path = Path(named) if named else default_bundle(DEFAULT_VIDEO_BUNDLE)
+    return path if named or path.is_dir() else None
 
 
 def _count(environ: Mapping[str, str], name: str, default: int | None) -> int | None:

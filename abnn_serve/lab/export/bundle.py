@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime
 
 import abnn_serve
-from abnn_serve.bundle.manifest import FileEntry, Manifest, Parity
+from abnn_serve.bundle.manifest import FileEntry, Manifest, Parity, format_of
 from abnn_serve.bundle.store import Bundle, Golden, pack_golden, pack_json, write_bundle
 from abnn_serve.card import Accuracy, RobustnessCard
 from abnn_serve.errors import BundleIntegrityError, ExportError, ParityError
@@ -154,6 +154,7 @@ def _describe(config: RunConfig, name: str, version: str, parity: Parity) -> Cal
             toolchain=_toolchain(),
             parity=parity,
             files=files,
+            format_version=format_of(config.input),
         )
 
     return describe
