@@ -86,3 +86,16 @@ def encode_video(
             file.mux(stream.encode(shown))
         file.mux(stream.encode(None))
     return out.getvalue()
+
+
+def passing_square(rng: np.random.Generator, *, rightwards: bool, count: int = 12, side: int = 32) -> list[np.ndarray]:
+    """Frames of a bright square that passes over noise."""
+    noise, y = rng.integers(0, 90, (side, side, 3), dtype=np.uint8), int(rng.integers(0, side - 12))
+    colour = rng.integers(160, 256, 3)
+    frames = []
+    for i in range(count):
+        x = (side - 12) * (i if rightwards else count - 1 - i) // (count - 1)
+        frame = noise.copy()
+        frame[y : y + 12, x : x + 12] = colour
+        frames.append(frame)
+    return frames

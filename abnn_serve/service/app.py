@@ -1,24 +1,20 @@
-"""The HTTP application: POST /classify and GET /model."""
+"""The HTTP application: POST /classify, POST /classify_video and GET /model."""
 
 from __future__ import annotations
-
-import re
-from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from abnn_serve.bundle.store import Bundle
 from abnn_serve.codec import to_json
 from abnn_serve.runtime.answer import answer
 from abnn_serve.runtime.predictor import Predictor
-from abnn_serve.service.errors import HANDLERS, BadRequestError, request_id
+from abnn_serve.service.errors import HANDLERS, request_id
 from abnn_serve.service.gate import Gate
-from abnn_serve.service.upload import read_image
-
-_MAX_TOP_K = 1000
+from abnn_serve.service.parameters import identity, read_top_k
+from abnn_serve.service.upload import read_upload
+from abnn_serve.service.video import classify_video
 
 
 def create_app() -> Starlette:
@@ -26,11 +22,13 @@ def create_app() -> Starlette:
     app = Starlette(
         routes=[
             Route("/classify", classify, methods=["POST"]),
+            Route("/classify_video", classify_video, methods=["POST"]),
             Route("/model", model, methods=["GET"]),
         ],
         exception_handlers=HANDLERS,
     )
     app.state.predictor = None
+    app.state.video_predictor = None
     app.state.upload_seconds = 20
     app.state.gate = Gate()
     return app
@@ -39,14 +37,14 @@ def create_app() -> Starlette:
 async def classify(request: Request) -> Response:
     """One image, as the multipart file field `image` or as the raw body, to its most probable classes."""
     predictor: Predictor = request.app.state.predictor
-    top_k = _top_k(request)
+    top_k = read_top_k(request)
     gate: Gate = request.app.state.gate
     with gate.admitted():
-        data = await read_image(request, predictor.limits.max_bytes, request.app.state.upload_seconds)
+        data = await read_upload(request, "image", predictor.limits.max_bytes, request.app.state.upload_seconds)
         image = await gate.decode(predictor.decode, data)
         (prediction,) = await gate.infer(lambda: predictor.predict(image[None], top_k=top_k))
     return JSONResponse(
-        {**answer(prediction), "model": _identity(predictor.bundle), "provider": predictor.session.provider},
+        {**answer(prediction), "model": identity(predictor.bundle), "provider": predictor.session.provider},
         headers={"X-Request-ID": request_id(request)},
     )
 
@@ -57,7 +55,7 @@ async def model(request: Request) -> Response:
     bundle = predictor.bundle
     return JSONResponse(
         {
-            **_identity(bundle),
+            **identity(bundle),
             "provider": predictor.session.provider,
             "precision": predictor.session.precision,
             "threads": predictor.session.threads,
@@ -68,14 +66,3 @@ async def model(request: Request) -> Response:
         },
         headers={"X-Request-ID": request_id(request)},
     )
-
-
-def _identity(bundle: Bundle) -> dict[str, Any]:
-    return {"name": bundle.manifest.name, "version": bundle.manifest.version, "digest": bundle.digest}
-
-
-def _top_k(request: Request) -> int:
-    text = request.query_params.get("top_k", "5")
-    if not re.fullmatch(r"[0-9]{1,4}", text) or not 1 <= int(text) <= _MAX_TOP_K:
-        raise BadRequestError(f"top_k is {text[:40]!r}, expected a whole number from 1 to {_MAX_TOP_K}", field="top_k")
-    return int(text)

@@ -17,12 +17,17 @@ app = create_app()
 # BentoML's own limits stand above those of the application, whose refusals keep the one error schema.
 @bentoml.service(name="abnn_serve", traffic={"timeout": 120, "max_concurrency": 1024})
 class AbnnService:
-    """Image classification with one bundle; settings come from ABNN_* environment variables."""
+    """Classification with a bundle of images, and one of videos; settings come from ABNN_* environment variables."""
 
     def __init__(self) -> None:
         settings = Settings.from_environment()
         app.state.upload_seconds = settings.upload_seconds
-        app.state.predictor = Predictor.from_settings(settings)
+        predictor = Predictor.from_settings(settings)
+        if predictor.bundle.manifest.input.modality == "video":
+            app.state.video_predictor = predictor
+        elif settings.video_bundle:
+            app.state.video_predictor = Predictor.from_settings(settings.for_video())
+        app.state.predictor = predictor
 
     def __is_ready__(self) -> bool:
         return app.state.predictor is not None

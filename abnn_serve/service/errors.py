@@ -72,7 +72,12 @@ def request_id(request: Request) -> str:
 
 async def _input_error(request: Request, error: InputError) -> Response:
     headers = {"Retry-After": "1"} if isinstance(error, BusyError) else None
-    return _refusal(request, error.status, error.code, str(error), getattr(error, "field", "image"), headers)
+    return _refusal(request, error.status, error.code, str(error), getattr(error, "field", _field(request)), headers)
+
+
+def _field(request: Request) -> str:
+    """What the endpoint calls the file that it takes."""
+    return getattr(request.state, "field", "image")
 
 
 async def _http_error(request: Request, error: HTTPException) -> Response:

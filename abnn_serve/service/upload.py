@@ -1,4 +1,4 @@
-"""The image bytes of a request, never more than the limit: a multipart file field `image`, or the raw body."""
+"""The bytes of a file in a request, never more than the limit: a multipart field, or the raw body."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from abnn_serve.service.errors import BadRequestError, SlowUploadError, Unsuppor
 _ENVELOPE = 16_384  # what multipart headers and boundaries may add to the file
 
 
-async def read_image(request: Request, max_bytes: int, seconds: int) -> bytes:
-    """The encoded image that a client sent.
+async def read_upload(request: Request, kind: str, max_bytes: int, seconds: int) -> bytes:
+    """The encoded file that a client sent; `kind` is the name of its form field and its media type.
 
     Raises:
         InputTooLargeError: more than `max_bytes`.
         SlowUploadError: not all there after `seconds`.
-        UnsupportedMediaTypeError: the body is neither multipart nor image/* nor application/octet-stream.
-        BadRequestError, WrongPartError: a damaged form, or one without a file `image`. Text is never taken for a URL.
+        UnsupportedMediaTypeError: the body is neither multipart nor `kind`/* nor application/octet-stream.
+        BadRequestError, WrongPartError: a damaged form, or one without a file `kind`. Text is never taken for a URL.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == "multipart/form-data":
-        return await _from_form(request, max_bytes, seconds)
-    if kind.startswith("image/") or kind == "application/octet-stream":
+    sent = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if sent == "multipart/form-data":
+        return await _from_form(request, kind, max_bytes, seconds)
+    if sent.startswith(f"{kind}/") or sent == "application/octet-stream":
         return await _body(request, max_bytes, max_bytes, seconds)
     raise UnsupportedMediaTypeError(
-        f"content type is {kind[:80] or 'missing'!r}, expected multipart/form-data with a file field 'image', "
-        "or a raw image/* body",
+        f"content type is {sent[:80] or 'missing'!r}, expected multipart/form-data with a file field {kind!r}, "
+        f"or a raw {kind}/* body",
         field="content-type",
     )
 
@@ -56,7 +56,7 @@ async def _body(request: Request, limit: int, max_bytes: int, seconds: int) -> b
     return bytes(body)
 
 
-async def _from_form(request: Request, max_bytes: int, seconds: int) -> bytes:
+async def _from_form(request: Request, kind: str, max_bytes: int, seconds: int) -> bytes:
     body = await _body(request, max_bytes + _ENVELOPE, max_bytes, seconds)
 
     async def stream() -> AsyncGenerator[bytes, None]:
@@ -66,13 +66,13 @@ async def _from_form(request: Request, max_bytes: int, seconds: int) -> bytes:
         form = await MultiPartParser(request.headers, stream(), max_files=1, max_fields=8).parse()
     except (MultiPartException, KeyError, ValueError) as error:
         reason = getattr(error, "message", None) or "malformed"
-        raise BadRequestError(f"the multipart form cannot be read: {reason}", field="image") from error
+        raise BadRequestError(f"the multipart form cannot be read: {reason}", field=kind) from error
     try:
-        part = form.get("image")
+        part = form.get(kind)
         if part is None:
-            raise BadRequestError("the form has no field 'image', expected one file under that name", field="image")
+            raise BadRequestError(f"the form has no field {kind!r}, expected one file under that name", field=kind)
         if not isinstance(part, UploadFile):
-            raise WrongPartError("field 'image' is text, expected a file; addresses are not fetched", field="image")
+            raise WrongPartError(f"field {kind!r} is text, expected a file; addresses are not fetched", field=kind)
         return await part.read()
     finally:
         await form.close()
