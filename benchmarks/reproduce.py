@@ -1,9 +1,12 @@
 """Both papers' recipes, trained and attacked, to one table: Markdown, JSON and a picture; resumable row by row.
 
 python benchmarks/reproduce.py image --preset cpu --data DATA --out benchmarks/results/image-cpu
+python benchmarks/reproduce.py video --preset gpu --data UCF --out benchmarks/results/video-gpu
 
 DATA holds cifar10-train-*.parquet, cifar10-test.parquet, tinyimagenet32-train-*.parquet and tinyimagenet32-val.parquet
-(columns image and label), or is given as --train, --test, --big and --big-test in any form that `abnn train` takes.
+(columns image and label). UCF holds UCF-101/<class>/*.avi and ucfTrainTestlist/trainlist01.txt and testlist01.txt, or
+any videos as train/<class>/ and test/<class>/; the substitute learns motions made of their frames, unless --substitute
+names one. All are also given as --train, --test, --big and --big-test in any form that `abnn train` takes.
 """
 
 from __future__ import annotations
@@ -12,8 +15,9 @@ import argparse
 import datetime as dt
 import json
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -28,96 +32,7 @@ from abnn_serve.lab.robustness import draw, filled, measure
 from abnn_serve.lab.run import Run
 from abnn_serve.lab.start import TrainRequest, train
 from abnn_serve.lab.suites import choose_trials
-from abnn_serve.spec import InputSpec
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One trained network of the table.
-
-    `init` and `substitute` name other rows; `epochs` and `lr` are of the cpu preset; `evaluated` rows are in the table.
-    """
-
-    name: str
-    recipe: str
-    epochs: int
-    init: str | None = None
-    substitute: str | None = None
-    form: str = "linear"
-    big: bool = False
-    evaluated: bool = True
-    settings: dict[str, object] = field(default_factory=dict)
-    published: str = ""
-
-
-_SHORT: dict[str, object] = {"lr": 0.03}  # from weights that are trained already
-
-ROWS = (
-    Row(name="substitute", recipe="standard", epochs=8, big=True, evaluated=False),
-    Row(name="robust-substitute", recipe="fast-at", epochs=8, big=True, evaluated=False),
-    Row(name="standard", recipe="standard", epochs=30, settings={"cutout": 8}, published="93.4 / 0.0 at 2N"),
-    Row(name="probe", recipe="probe", epochs=3, init="substitute", evaluated=False),
-    Row(name="abnn-scratch", recipe="abnn", epochs=10, substitute="substitute", published="87.5 / 31.5 at 3N"),
-    Row(name="abnn", recipe="abnn", epochs=7, init="standard", substitute="substitute", settings=_SHORT),
-    Row(name="abnn-adain", recipe="abnn", epochs=10, substitute="substitute", form="adain"),
-    Row(name="pgd-at", recipe="pgd-at", epochs=10, published="83.3 / 51.6 at 12N"),
-    Row(name="fast-at", recipe="fast-at", epochs=10),
-    Row(name="bn-at", recipe="bn-at", epochs=2, init="standard"),
-    Row(name="bn-head-at", recipe="bn-at", epochs=2, init="standard", settings={"trained": "norm+head"}),
-    Row(name="bn-at-scratch", recipe="bn-at-scratch", epochs=2),
-    Row(
-        name="abnn-robust",
-        recipe="abnn",
-        epochs=7,
-        init="standard",
-        substitute="robust-substitute",
-        settings=_SHORT,
-    ),
-    Row(name="robust-probe", recipe="probe", epochs=3, init="robust-substitute"),
-    Row(name="abnn-at", recipe="abnn-at", epochs=2, init="abnn-robust"),
-    Row(
-        name="abnn-at-whole",
-        recipe="abnn-at",
-        epochs=4,
-        init="abnn-robust",
-        settings={"trained": "all", "attack_steps": 1, **_SHORT},
-    ),
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preset:
-    """Size of everything; `scale` multiplies the epochs of ROWS."""
-
-    target: str
-    adain_target: str
-    substitute: str
-    batch_size: int
-    lr: float
-    scale: int
-    images: int
-
-
-PRESETS = {
-    "cpu": Preset(
-        target="resnet10-w16",
-        adain_target="resnet8s-w32",
-        substitute="resnet8s-w32",
-        batch_size=128,
-        lr=0.2,
-        scale=1,
-        images=1000,
-    ),
-    "gpu": Preset(
-        target="cifar-resnet50",
-        adain_target="cifar-resnet18",
-        substitute="cifar-resnet18",
-        batch_size=256,
-        lr=0.1,
-        scale=4,
-        images=10_000,
-    ),
-}
+from tables import TABLES, Preset, Row, Table
 
 
 def main() -> None:
@@ -126,7 +41,7 @@ def main() -> None:
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     for seed in options.seeds:
-        for row in _with_needs(options.rows):
+        for row in _with_needs(options):
             _train(row, options, seed)
             if row.evaluated:
                 _evaluate(row, options, seed)
@@ -135,53 +50,66 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["image"], help="which table")
-    parser.add_argument("--preset", choices=sorted(PRESETS), default="cpu")
-    parser.add_argument("--data", help="folder with the four data sets under the names above")
+    parser.add_argument("what", choices=sorted(TABLES), help="which table")
+    parser.add_argument("--preset", choices=["cpu", "gpu"], default="cpu")
+    parser.add_argument("--data", help="folder with the data sets under the names above")
     for name in ("train", "test", "big", "big-test"):
         parser.add_argument(f"--{name}", help="in the place of DATA's")
-    parser.add_argument("--out", default="benchmarks/results/image", help="results; runs are kept in RUNS")
+    parser.add_argument("--substitute", help="finished run or NAME@WEIGHTS, such as r3d_18@DEFAULT; not trained here")
+    parser.add_argument("--out", help="results, benchmarks/results/WHAT if not given; runs are kept in RUNS")
     parser.add_argument("--runs", default="runs/reproduce", help="checkpoints, one folder a row and seed")
-    parser.add_argument("--rows", nargs="*", default=[row.name for row in ROWS if row.evaluated])
+    parser.add_argument("--rows", nargs="*", help="all that are evaluated, if not given")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     parser.add_argument("-n", type=int, help="images to attack")
     parser.add_argument("--autoattack", action="store_true", help="AutoAttack too: by far the longest")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()
-    names = {"train": "cifar10-train-*", "test": "cifar10-test", "big": "tinyimagenet32-train-*"}
-    for name, stem in {**names, "big_test": "tinyimagenet32-val"}.items():
+    table = TABLES[options.what]
+    options.out = options.out or f"benchmarks/results/{options.what}"
+    options.rows = options.rows or [row.name for row in table.rows if row.evaluated]
+    for name, source in table.sources(options.data).items() if options.data else ():
         if getattr(options, name) is None:
-            if options.data is None:
-                parser.error(f"give --data, or --{name.replace('_', '-')}")
-            setattr(options, name, str(Path(options.data) / f"{stem}.parquet"))
-    if unknown := set(options.rows) - {row.name for row in ROWS}:
-        parser.error(f"no row named {min(unknown)}, expected some of {', '.join(row.name for row in ROWS)}")
+            setattr(options, name, source)
+    for name in ("train", "test", *(() if options.substitute else ("big", "big_test"))):
+        if getattr(options, name) is None:
+            parser.error(f"give --data, or --{name.replace('_', '-')}")
+    if unknown := set(options.rows) - {row.name for row in table.rows}:
+        parser.error(f"no row named {min(unknown)}, expected some of {', '.join(row.name for row in table.rows)}")
     return options
 
 
-def _with_needs(names: list[str]) -> list[Row]:
-    """The named rows, those that they are made from, and what every evaluation holds; in the order of ROWS."""
-    wanted = {*names, "standard", "probe"}
-    for row in reversed(ROWS):
+def _with_needs(options: argparse.Namespace) -> list[Row]:
+    """The named rows, those that they are made from, and what every evaluation holds; in the order of the table."""
+    rows = TABLES[options.what].rows
+    wanted = {*options.rows, "standard", "probe"}
+    for row in reversed(rows):
         if row.name in wanted:
             wanted |= {need for need in (row.init, row.substitute) if need}
-    return [row for row in ROWS if row.name in wanted]
+    there = {"substitute"} if options.substitute else set()
+    return [row for row in rows if row.name in wanted - there]
+
+
+def _preset(options: argparse.Namespace) -> Preset:
+    return TABLES[options.what].presets[str(options.preset)]
 
 
 def _run(name: str, options: argparse.Namespace, seed: int) -> Path:
-    return Path(str(options.runs), options.preset, f"{name}-{seed}")
+    folder = options.preset if options.what == "image" else f"{options.what}-{options.preset}"
+    return Path(str(options.runs), folder, f"{name}-{seed}")
 
 
 def _recipe(row: Row, preset: Preset) -> Recipe:
     settings: dict[str, object] = {"batch_size": preset.batch_size, "epochs": row.epochs * preset.scale}
+    if recipe_by_name(row.recipe).attack_steps:
+        settings["attack_eps"] = preset.eps
     if recipe_by_name(row.recipe).trained == "all":
         settings["lr"] = preset.lr
     return replace(recipe_by_name(row.recipe), **settings | row.settings)  # type: ignore[arg-type]
 
 
 def _train(row: Row, options: argparse.Namespace, seed: int) -> None:
-    preset, out = PRESETS[options.preset], _run(row.name, options, seed)
+    preset, out = _preset(options), _run(row.name, options, seed)
     if (out / "weights.pt").is_file():
         return
     target = preset.adain_target if row.form == "adain" else preset.substitute if row.big else preset.target
@@ -189,11 +117,11 @@ def _train(row: Row, options: argparse.Namespace, seed: int) -> None:
         recipe=_recipe(row, preset),
         target=None if row.init else target,
         init=str(_run(row.init, options, seed)) if row.init else None,
-        substitute=str(_run(row.substitute, options, seed)) if row.substitute else None,
+        substitute=_substitute(row, options, seed),
         form=row.form,  # type: ignore[arg-type]
         data=options.big if row.big else options.train,
         val=options.big_test if row.big else options.test,
-        input=InputSpec(height=32, width=32),
+        input=preset.input,
         seed=seed,
     )
 
@@ -211,22 +139,40 @@ def _train(row: Row, options: argparse.Namespace, seed: int) -> None:
     print(f"{row.name} (seed {seed}): {Run(out).metrics[-1]}", file=sys.stderr)
 
 
+def _substitute(row: Row, options: argparse.Namespace, seed: int) -> str | None:
+    if row.substitute == "substitute" and options.substitute:
+        return str(options.substitute)
+    return str(_run(row.substitute, options, seed)) if row.substitute else None
+
+
 def _evaluate(row: Row, options: argparse.Namespace, seed: int) -> None:
     folder = _run(row.name, options, seed) / "evaluation"
     if (folder / "card.json").is_file():
         return
+    table, preset = TABLES[options.what], _preset(options)
+    probe = _run("probe", options, seed)
     opened = open_subject(
         _run(row.name, options, seed),
         twin=_run("standard", options, seed),
-        probe=_run("probe", options, seed),
+        probe=probe if probe.is_dir() else None,
     )
     data = load_data(options.test, opened.input)
-    trials = choose_trials(opened.subject, seed=seed, autoattack=options.autoattack)
+    threats = [threat for threat in table.threats if threat in opened.subject.threat_models]
+    trials = choose_trials(
+        opened.subject,
+        eps=preset.eps,
+        seed=seed,
+        attacks=table.attacks,
+        threats=threats,
+        autoattack=options.autoattack,
+    )
     folder.mkdir(exist_ok=True)
     report = measure(
         opened.subject,
-        data.spread(options.n or PRESETS[options.preset].images),
+        data.spread(options.n or preset.images),
         trials,
+        eps=preset.eps,
+        curve_images=table.curve_images,
         device=pick_device(options.device),
         store=folder / "batches",
         on_progress=lambda trial, n, left: print(
@@ -240,7 +186,7 @@ def _evaluate(row: Row, options: argparse.Namespace, seed: int) -> None:
 
 def _write(options: argparse.Namespace) -> None:
     found: list[tuple[Row, int, RobustnessCard]] = []
-    for row in ROWS:
+    for row in TABLES[options.what].rows:
         for seed in options.seeds:
             path = _run(row.name, options, seed) / "evaluation" / "card.json"
             if path.is_file():
@@ -248,29 +194,17 @@ def _write(options: argparse.Namespace) -> None:
                     (row, seed, from_json(RobustnessCard, json.loads(path.read_text()), str(path), ConfigError))
                 )
     out = Path(options.out)
-    record = {
+    record: dict[str, Any] = {
         "date": dt.datetime.now(tz=dt.UTC).date().isoformat(),
         "hardware": describe_device(pick_device(options.device)),
         "preset": options.preset,
+        "eps": _preset(options).eps,
         "rows": [{"name": row.name, "seed": seed, "card": to_json(card)} for row, seed, card in found],
     }
     (out / "table.json").write_text(json.dumps(record, indent=1) + "\n")
-    (out / "table.md").write_text(_markdown(record, found))
+    (out / "table.md").write_text(_markdown(record, found, TABLES[options.what]))
     if found:
         _draw(found, out / "table.png")
-
-
-COLUMNS = (
-    ("whitebox FGSM", "whitebox", "FGSM"),
-    ("whitebox PGD-20", "whitebox", "PGD-20"),
-    ("whitebox worst case", "whitebox", "worst case"),
-    ("AutoAttack", "whitebox", "AutoAttack"),
-    ("Square", "whitebox", "Square"),
-    ("ROA 10%", "whitebox", "ROA"),
-    ("graybox PGD-20", "graybox", "PGD-20"),
-    ("transfer PGD-20", "transfer", "PGD-20"),
-    ("substitute-transfer PGD-20", "substitute-transfer", "PGD-20"),
-)
 
 
 def _figure(card: RobustnessCard, threat: str, attack: str) -> float | None:
@@ -279,16 +213,27 @@ def _figure(card: RobustnessCard, threat: str, attack: str) -> float | None:
     return 100 * exact[0].accuracy.value if exact else None
 
 
-def _markdown(record: dict[str, object], found: list[tuple[Row, int, RobustnessCard]]) -> str:
-    head = ["row", "seed", "published (clean / PGD)", "clean", *(name for name, _, _ in COLUMNS), "cost", "seconds"]
+def _markdown(record: dict[str, Any], found: list[tuple[Row, int, RobustnessCard]], table: Table) -> str:
+    head = [
+        "row",
+        "seed",
+        "published (clean / PGD)",
+        "clean",
+        *(name for name, _, _ in table.columns),
+        "cost",
+        "seconds",
+    ]
     lines = [
-        f"{record['date']}, {record['hardware']}, preset {record['preset']}; Linf 8/255; accuracy in %.",
+        (
+            f"{record['date']}, {record['hardware']}, preset {record['preset']}; "
+            f"Linf {255 * record['eps']:.3g}/255; accuracy in %."
+        ),
         "",
         f"| {' | '.join(head)} |",
         "|" + "---|" * len(head),
     ]
     for row, seed, card in found:
-        cost, figures = card.training, [_figure(card, threat, attack) for _, threat, attack in COLUMNS]
+        cost, figures = card.training, [_figure(card, threat, attack) for _, threat, attack in table.columns]
         before = f" + {cost.init_seconds:,.0f}" if cost.init_seconds else ""
         cells = [
             row.name,

@@ -17,8 +17,8 @@ from abnn_serve.lab.recipes import RECIPES
 from abnn_serve.lab.run import Run
 from abnn_serve.lab.start import TrainRequest, train
 from abnn_serve.runtime.predictor import Predictor
-from abnn_serve.spec import InputSpec
-from tests.drawing import SHAPES, draw_shape, png, write_parquet
+from abnn_serve.spec import InputSpec, Sampling
+from tests.drawing import SHAPES, draw_shape, encode_video, passing_square, png, write_parquet
 
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 
@@ -26,6 +26,7 @@ settings.register_profile("abnn", deadline=None)  # a first call loads libraries
 settings.load_profile("abnn")
 
 SPEC = InputSpec(height=32, width=32)
+CLIPS = InputSpec(height=16, width=16, sampling=Sampling(frames=4, stride=2, clips=2))
 SEED = 7
 
 
@@ -132,3 +133,39 @@ def bundle(abnn_run: Run, val_data: ImageData, tmp_path_factory: pytest.TempPath
 @pytest.fixture(scope="session")
 def predictor(bundle: Bundle) -> Predictor:
     return Predictor.open(bundle.path, device="cpu", threads=1)
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Folders of drawn videos, a square that passes to the left or to the right: `train`, `val`."""
+    folder, rng = tmp_path_factory.mktemp("videos"), np.random.default_rng(SEED)
+    for split, count in (("train", 16), ("val", 6)):
+        for name in ("left", "right"):
+            place = folder / split / name
+            place.mkdir(parents=True)
+            for i in range(count):
+                frames = passing_square(rng, rightwards=name == "right")
+                (place / f"{name}{i:02}.avi").write_bytes(encode_video(frames, container="avi", codec="mpeg4"))
+    return {split: str(folder / split) for split in ("train", "val")}
+
+
+def clip_request(videos: dict[str, str], recipe: str = "standard", **options: object) -> TrainRequest:
+    """A request for a run of seconds on the drawn videos."""
+    return request_for(videos, recipe, **{"target": "resnet3d7-w4", "input": CLIPS, "batch_size": 16, **options})
+
+
+@pytest.fixture(scope="session")
+def clip_run(videos: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return train(clip_request(videos), tmp_path_factory.mktemp("runs") / "clips")
+
+
+@pytest.fixture(scope="session")
+def abnn_clip_run(videos: dict[str, str], clip_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    request = clip_request(videos, "abnn", substitute=str(clip_run.path))
+    return train(request, tmp_path_factory.mktemp("runs") / "abnn-clips")
+
+
+@pytest.fixture(scope="session")
+def video_bundle(abnn_clip_run: Run, videos: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    folder = tmp_path_factory.mktemp("bundles")
+    return export_bundle(abnn_clip_run, folder / "clips", load_data(videos["val"], CLIPS))

@@ -12,10 +12,15 @@ from abnn_serve.codec import canonical, from_json, to_json
 from abnn_serve.errors import BundleIntegrityError, BundleVersionError, ConfigError
 from abnn_serve.spec import InputSpec, Precision, model_file
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "bundle.json"
 REQUIRED = ("model.onnx", "labels.json", "card.json", "golden.npz")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+
+def format_of(spec: InputSpec) -> int:
+    """The format that a bundle is written in: 1 for pictures, which older readers know; 2 for videos."""
+    return FORMAT_VERSION if spec.sampling else 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,11 +72,13 @@ class Manifest:
     parity: Parity
     files: dict[str, FileEntry]
     stats_scope: Literal["sample"] = "sample"
-    format_version: int = FORMAT_VERSION
+    format_version: int = 1
 
     def __post_init__(self) -> None:
-        if self.format_version != FORMAT_VERSION:
-            raise ConfigError(f"format_version is {self.format_version}, expected {FORMAT_VERSION}")
+        if self.format_version != format_of(self.input):
+            raise ConfigError(
+                f"format_version is {self.format_version}, expected {format_of(self.input)} for {self.input.modality}s"
+            )
         if not _NAME.fullmatch(self.name):
             raise ConfigError(
                 f"bundle name is {self.name!r}, expected at most 64 lower-case letters, digits, '.', '_' or '-'"
@@ -89,6 +96,8 @@ class Manifest:
     def to_bytes(self) -> bytes:
         """The canonical bytes of `bundle.json`; its `checksum` is the sha256 of the same bytes without it."""
         value = to_json(self)
+        if self.input.sampling is None:  # format 1 does not know it
+            del value["input"]["sampling"]
         return canonical({**value, "checksum": _checksum(value)})
 
     @classmethod

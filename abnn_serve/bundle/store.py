@@ -29,7 +29,7 @@ _AGAIN = "get the bundle again, or export it again"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Golden:
-    """A few inputs, uint8 (n, H, W, 3), and the logits they must give, float32 (n, classes)."""
+    """A few inputs, uint8 (n, H, W, 3) or (n, T, H, W, 3), and the logits they must give, float32 (n, classes)."""
 
     inputs: NDArray[np.uint8]
     logits: NDArray[np.float32]

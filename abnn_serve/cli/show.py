@@ -66,7 +66,8 @@ def print_bundle(bundle: Bundle) -> None:
         ("identity", bundle.digest),
         (
             "input",
-            f"uint8 (N, {', '.join(map(str, spec.shape))}), fit {spec.fit}, {spec.interpolation}",
+            f"uint8 (N, {', '.join(map(str, spec.shape))}), fit {spec.fit}, {spec.interpolation}"
+            + (f", {spec.sampling}" if spec.sampling else ""),
         ),
         (
             "classes",

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 def train(
     recipe: Annotated[str, typer.Argument(help=", ".join(RECIPES))],
-    data: Annotated[str, typer.Option(help="training data: Parquet file or quoted pattern, folder of class folders")],
+    data: Annotated[
+        str, typer.Option(help="training data: Parquet file or quoted pattern, folder of class folders, motions:SOURCE")
+    ],
     val: Annotated[str, typer.Option(help="validation data, in the same forms")],
     out: Annotated[Path, typer.Option(help="directory of the run")],
     target: Annotated[
@@ -35,6 +37,9 @@ def train(
         int | None, typer.Option(help="bound of the linear maps' rank; 64 makes networks of 500 channels cheap", min=1)
     ] = None,
     size: Annotated[int, typer.Option(help="height and width of the input in pixels")] = 32,
+    sampling: Annotated[
+        str | None, typer.Option(help="train on clips: frames=16,stride=2,clips=3,placement=windows,crops=1,fps=15")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="passes over the data")] = None,
     batch_size: Annotated[int | None, typer.Option(help="images a step")] = None,
     lr: Annotated[float | None, typer.Option(help="peak learning rate")] = None,
@@ -54,7 +59,7 @@ def train(
     --data 'data/train-*.parquet' --val data/test.parquet --out runs/abnn
     """
     require_lab()
-    from abnn_serve.cli.files import read_plan
+    from abnn_serve.cli.files import read_plan, read_sampling
     from abnn_serve.lab.device import pick_device
     from abnn_serve.lab.recipes import recipe_by_name, with_settings
     from abnn_serve.lab.start import TrainRequest
@@ -73,7 +78,7 @@ def train(
         rank=rank,
         data=data,
         val=val,
-        input=InputSpec(height=size, width=size),
+        input=InputSpec(height=size, width=size, sampling=read_sampling(sampling) if sampling else None),
         seed=seed,
     )
     console = Console(stderr=True)

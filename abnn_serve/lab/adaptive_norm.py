@@ -46,6 +46,17 @@ def _without_autocast(features: Tensor) -> AbstractContextManager[object]:
     return torch.autocast(features.device.type, enabled=False)
 
 
+def over_frames(statistics: tuple[Tensor, Tensor], frames: int) -> tuple[Tensor, Tensor]:
+    """(mean, standard deviation) of each frame, (N * T, K), to those over the T frames of each clip, (N, K).
+
+    By the law of total variance: the frames are of one size.
+    """
+    mean, deviation = (value.view(-1, frames, value.shape[1]) for value in statistics)
+    whole = mean.mean(dim=1)
+    variance = deviation.square() + (mean - whole.unsqueeze(1)).square()
+    return whole, variance.mean(dim=1).sqrt()
+
+
 def _precise(features: Tensor) -> Tensor:
     return features.to(torch.promote_types(features.dtype, torch.float32))
 

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from abnn_serve.lab.data import ImageData
 from abnn_serve.lab.recipes import Recipe
+from abnn_serve.lab.samples import ImageData
 
 
 def training_batches(
@@ -20,28 +20,33 @@ def training_batches(
     order = rng.permutation(len(data))
     for start in range(0, len(order) - recipe.batch_size + 1, recipe.batch_size):
         chosen = order[start : start + recipe.batch_size]
-        pixels = _augment(data.images[chosen], recipe, rng)
+        pixels = _augment(data.images[chosen], recipe, rng, mirrors=data.mirrors)
         yield to_input(pixels, place), torch.from_numpy(data.labels[chosen]).to(place)
 
 
-def _augment(images: NDArray[np.uint8], recipe: Recipe, rng: np.random.Generator) -> NDArray[np.uint8]:
-    pad, (count, height, width, _) = recipe.crop_padding, images.shape
+def _augment(
+    images: NDArray[np.uint8], recipe: Recipe, rng: np.random.Generator, *, mirrors: bool
+) -> NDArray[np.uint8]:
+    """The same for every frame of a clip."""
+    pad, count, (height, width) = recipe.crop_padding, len(images), images.shape[-3:-1]
     if pad:
-        padded = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="reflect")
+        around = [(0, 0)] * (images.ndim - 3) + [(pad, pad), (pad, pad), (0, 0)]
+        padded = np.pad(images, around, mode="reflect")
         shifts = rng.integers(0, 2 * pad + 1, size=(count, 2))
-        images = np.stack([padded[i, y : y + height, x : x + width] for i, (y, x) in enumerate(shifts)])
-    if recipe.flip:
+        images = np.stack([padded[i, ..., y : y + height, x : x + width, :] for i, (y, x) in enumerate(shifts)])
+    if recipe.flip and mirrors:
         mirrored = rng.random(count) < 0.5
-        images[mirrored] = images[mirrored, :, ::-1]
+        images[mirrored] = images[mirrored][..., ::-1, :]
     if recipe.cutout:
         rows, columns = (
             np.abs(rng.integers(0, side, size=(count, 1)) - np.arange(side) + 0.5) < recipe.cutout / 2
             for side in (height, width)
         )
-        images[rows[:, :, None] & columns[:, None]] = 128
+        hidden = (rows[:, :, None] & columns[:, None]).reshape(count, *[1] * (images.ndim - 4), height, width)
+        images[np.broadcast_to(hidden, images.shape[:-1])] = 128
     return images
 
 
 def to_input(images: NDArray[np.uint8], device: torch.device | str = "cpu") -> Tensor:
-    """uint8 (N, H, W, 3) to a network's input: float32 (N, 3, H, W) in [0, 1], channels last in memory."""
-    return torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float().div_(255)
+    """uint8 (N, [T,] H, W, 3) to a network's input: float32 (N, 3, [T,] H, W) in [0, 1], channels last in memory."""
+    return torch.from_numpy(np.ascontiguousarray(images)).to(device).movedim(-1, 1).float().div_(255)

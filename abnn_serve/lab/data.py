@@ -1,12 +1,10 @@
-"""A data source by name to pixels and labels in memory: Parquet, image folders, torchvision data sets."""
+"""A data source by name to pixels and labels in memory: Parquet, image folders, torchvision data sets, clips."""
 
 from __future__ import annotations
 
 import glob
-import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,50 +15,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from abnn_serve.errors import DataError, InputError, one_line
+from abnn_serve.lab.clips import load_clips, names_videos
+from abnn_serve.lab.motions import MOTIONS, moving
+from abnn_serve.lab.samples import ImageData
 from abnn_serve.media.image import FORMATS, SUFFIXES, ImageLimits, fit_image, load_image
-from abnn_serve.spec import InputSpec, Labels
+from abnn_serve.spec import InputSpec, Labels, Sampling
+
+__all__ = ["ImageData", "agree", "load_data"]
 
 MAX_CORRUPT = 0.01
 _LIMITS = ImageLimits(max_bytes=100_000_000, max_pixels=100_000_000)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageData:
-    """A labelled image data set.
-
-    Attributes:
-        images: uint8 (N, H, W, 3), RGB.
-        labels: int64 (N,), each in [0, len(classes)).
-        classes: names in label order.
-        corrupt: one line for each row that was skipped.
-    """
-
-    source: str
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-    classes: Labels
-    corrupt: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @cached_property
-    def digest(self) -> str:
-        """sha256 over pixels, labels and class names: the same data in another file has the same digest."""
-        state = hashlib.sha256()
-        for part in (self.images, self.labels):
-            state.update(np.ascontiguousarray(part).data)
-        state.update("\n".join(self.classes.names).encode())
-        return state.hexdigest()
-
-    def spread(self, count: int) -> ImageData:
-        """At most `count` samples, evenly spaced: a folder's are sorted by class."""
-        chosen = np.unique(np.linspace(0, len(self) - 1, min(count, len(self))).astype(np.int64))
-        return replace(self, images=self.images[chosen], labels=self.labels[chosen])
-
-    def part(self, start: int, stop: int) -> ImageData:
-        """Samples start to stop."""
-        return replace(self, images=self.images[start:stop], labels=self.labels[start:stop])
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +40,18 @@ def load_data(source: str, spec: InputSpec) -> ImageData:
     Args:
         source: a Parquet file or pattern (columns `image`, encoded bytes or a struct with `bytes`, and `label`; class
             names one a line under the schema's metadata key `classes`), a folder with one folder of images for each
-            class, or `torchvision:NAME:ROOT:SPLIT`, such as `torchvision:CIFAR10:data:train`.
+            class, or `torchvision:NAME:ROOT:SPLIT`, such as `torchvision:CIFAR10:data:train`. With a `sampling` in
+            `spec`: a folder with one folder of videos for each class, `FOLDER:LIST` or `FOLDER:LIST:SPLIT` for those
+            that a file lists (see `clips.load_clips`), or `motions:SOURCE`, whose pictures are set in motion.
         spec: the size that every image is brought to, as it will be in serving.
 
     Raises:
         DataError: missing, empty, more than 1% corrupt rows, or a label outside the classes.
     """
+    if source.startswith("motions:"):
+        return _in_motion(source, spec)
+    if spec.sampling:
+        return load_clips(source, spec)
     if source.startswith("torchvision:"):
         return _from_torchvision(source, spec)
     rows, classes = _from_folder(source) if Path(source).is_dir() else _from_parquet(source)
@@ -101,6 +71,23 @@ def agree(classes: Labels, data: ImageData) -> ImageData:
     raise DataError(
         f"{data.source} has other classes than the network was trained with: {first[1]!r}, expected {first[0]!r}"
     )
+
+
+def _in_motion(source: str, spec: InputSpec) -> ImageData:
+    if spec.sampling is None:
+        raise DataError(f"{source}: motions are clips; say how long with --frames")
+    stills = _stills(source.removeprefix("motions:"), spec)
+    clips, labels = moving(stills.images, spec.sampling)
+    classes = Labels(names=MOTIONS)
+    return ImageData(source=source, images=clips, labels=labels, classes=classes, corrupt=stills.corrupt, mirrors=False)
+
+
+def _stills(source: str, spec: InputSpec) -> ImageData:
+    """Pictures, or the middle frame of each video."""
+    if not names_videos(source):
+        return load_data(source, replace(spec, sampling=None))
+    found = load_clips(source, replace(spec, sampling=Sampling(frames=1)))
+    return replace(found, images=found.images[:, 0], videos=None)
 
 
 def _from_folder(source: str) -> tuple[list[_Row], Labels]:

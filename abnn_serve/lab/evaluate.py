@@ -20,7 +20,7 @@ from abnn_serve.lab.data import ImageData
 from abnn_serve.lab.outcomes import Evaluation, Outcome, OutcomeStore, Trial
 from abnn_serve.lab.threats import ServedModel, Subject
 
-_BATCH = 250
+_BATCH = 250  # images; clips by their frames
 _CHECKED = 16  # images on which the white-box gradient is compared with finite differences
 
 
@@ -52,7 +52,7 @@ def evaluate(
     for trial in trials:
         subject.attacked(trial.threat_model)
     if any(trial.threat_model == "whitebox" for trial in trials):
-        subject.check_whitebox(to_input(data.spread(_CHECKED).images, device))
+        subject.check_whitebox(to_input(data.spread(data.chunk(_CHECKED)).images, device))
     clean = _right(subject.own, data, device)
     identity = _identity(subject, data)
     outcomes = tuple(
@@ -63,10 +63,11 @@ def evaluate(
 
 
 def _right(model: Model, data: ImageData, device: str) -> NDArray[np.bool_]:
+    size = data.chunk(_BATCH)
     with torch.no_grad():
         found = [
-            model(to_input(data.images[start : start + _BATCH], device)).argmax(dim=1).cpu().numpy()
-            for start in range(0, len(data), _BATCH)
+            model(to_input(data.images[start : start + size], device)).argmax(dim=1).cpu().numpy()
+            for start in range(0, len(data), size)
         ]
     right: NDArray[np.bool_] = np.concatenate(found) == data.labels
     return right
@@ -81,10 +82,11 @@ def _run(
     on_progress: Callable[[Trial, int, float], None],
 ) -> Outcome:
     parts: list[Outcome] = []
-    for start in range(0, len(data), _BATCH):
+    size = data.chunk(_BATCH)
+    for start in range(0, len(data), size):
         part = store.load(start) if store else None
         if part is None:
-            part = _attack(trial, subject, data.part(start, start + _BATCH), device, start)
+            part = _attack(trial, subject, data.part(start, start + size), device, start)
             if store:
                 store.save(start, part)
         parts.append(part)
@@ -137,8 +139,8 @@ def inside(attack: Attack, x: torch.Tensor, moved: torch.Tensor, *, whole: bool)
     """`moved` put back into the attack's budget around x, whatever the attack did; `whole` also rounds it to uint8."""
     if attack.budget == "patch":
         moved = (moved.clamp(0, 1) * 255).round() / 255 if whole else moved.clamp(0, 1)
-        area = (moved != x).any(dim=1).flatten(1).float().mean(dim=1)
-        return torch.where((area <= attack.eps + 1e-6)[:, None, None, None], moved, x)
+        area = (moved != x).any(dim=1).float().mean(dim=(-2, -1)).view(len(x), -1).amax(dim=1)  # of the worst frame
+        return torch.where((area <= attack.eps + 1e-6).view(-1, *[1] * (x.dim() - 1)), moved, x)
     moved = ball(attack.budget, attack.eps).project(x, moved)
     if not whole:
         return moved

@@ -9,21 +9,23 @@ import torch
 from torch import Tensor, nn
 
 from abnn_serve.errors import NetworkError, one_line
-from abnn_serve.lab.adaptive_norm import AdaptiveNorm, StatisticsTap
+from abnn_serve.lab.adaptive_norm import AdaptiveNorm, StatisticsTap, over_frames
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+KINETICS_MEAN = (0.43216, 0.394666, 0.37645)  # of torchvision's weights for videos
+KINETICS_STD = (0.22803, 0.22145, 0.216989)
 
 Statistics = list[tuple[Tensor, Tensor]]
 
 
 class PixelNetwork(nn.Module):
-    """A classifier whose input is pixels: float (N, 3, H, W) in [0, 1] to logits (N, classes).
+    """A classifier whose input is pixels: float (N, 3, H, W), or (N, 3, T, H, W), in [0, 1] to logits (N, classes).
 
     Args:
         body: takes normalised pixels and returns logits.
         mean, std: normalisation of each channel, in units of [0, 1].
-        size: (H, W) that the body works at; None leaves the input's size.
+        size: (H, W) that the body works at; None leaves the input's size. T is always the input's.
     """
 
     mean: Tensor
@@ -42,24 +44,41 @@ class PixelNetwork(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
+    @property
+    def takes_clips(self) -> bool:
+        """The body has 3D convolutions."""
+        return any(isinstance(module, nn.Conv3d) for module in self.body.modules())
+
     def forward(self, x: Tensor) -> Tensor:
-        if self.size is not None and tuple(x.shape[2:]) != self.size:
-            x = nn.functional.interpolate(x, self.size, mode="bilinear", align_corners=False)
-        logits: Tensor = self.body((x - self.mean) / self.std)
+        mean, std = self.mean, self.std
+        if x.dim() == 5:
+            mean, std = mean.unsqueeze(2), std.unsqueeze(2)
+        if self.size is not None and tuple(x.shape[-2:]) != self.size:
+            mode = "trilinear" if x.dim() == 5 else "bilinear"  # T stays, so both scale each frame alone
+            x = nn.functional.interpolate(x, [*x.shape[2:-2], *self.size], mode=mode, align_corners=False)
+        logits: Tensor = self.body((x - mean) / std)
         return logits
 
 
 class AdaptiveNetwork(nn.Module):
     """A target whose normalisation layers are driven by a frozen substitute that sees the same input.
 
-    forward(x): float (N, 3, H, W) in [0, 1] to logits (N, classes). The substitute stays in eval mode and its weights
-    get no gradient; its *input* does, so that an attack sees the whole network. Made by `surgery.apply_plan`.
+    forward(x): float (N, 3, [T,] H, W) in [0, 1] to logits (N, classes). The substitute stays in eval mode and its
+    weights get no gradient; its *input* does, so that an attack sees the whole network. Made by `surgery.apply_plan`.
+    With `framewise`, a substitute of images sees each frame of a clip alone; its statistics are taken over all of them.
     """
 
     def __init__(
-        self, target: PixelNetwork, substitute: PixelNetwork, layers: Sequence[str], taps: Sequence[str]
+        self,
+        target: PixelNetwork,
+        substitute: PixelNetwork,
+        layers: Sequence[str],
+        taps: Sequence[str],
+        *,
+        framewise: bool = False,
     ) -> None:
         super().__init__()
+        self.framewise = framewise
         self.target = target
         self.substitute = substitute.requires_grad_(requires_grad=False)
         self._layers = tuple(layers)
@@ -80,11 +99,11 @@ class AdaptiveNetwork(nn.Module):
     def statistics(self, x: Tensor) -> Statistics:
         """The substitute's (mean, standard deviation), each float32 (N, K), for each pair of the plan."""
         taps: list[StatisticsTap] = [self.substitute.body.get_submodule(name) for name in self._taps]  # type: ignore[misc]
-        self.substitute(x)
-        found = [tap.statistics for tap in taps]
+        self.substitute(x.transpose(1, 2).flatten(0, 1) if self.framewise else x)
+        found: Statistics = [tap.statistics for tap in taps]  # type: ignore[misc]
         for tap in taps:
             tap.statistics = None
-        return found  # type: ignore[return-value]
+        return [over_frames(pair, x.shape[2]) for pair in found] if self.framewise else found
 
     @torch.no_grad()
     def calibrate(self, batches: Iterable[Tensor]) -> None:
@@ -108,7 +127,7 @@ class AdaptiveNetwork(nn.Module):
 
 
 def check_logits(network: nn.Module, x: Tensor, classes: int) -> None:
-    """Run `network` once on x, (N, 3, H, W); raise NetworkError unless it returns float logits (N, classes)."""
+    """Run `network` once on x, (N, 3, [T,] H, W); raise NetworkError unless it returns float logits (N, classes)."""
     training = network.training
     try:
         with torch.no_grad():
@@ -123,3 +142,12 @@ def check_logits(network: nn.Module, x: Tensor, classes: int) -> None:
         )
     if tuple(out.shape) != (len(x), classes):
         raise NetworkError(f"the network returned shape {tuple(out.shape)}, expected logits {(len(x), classes)}")
+
+
+def in_fast_layout(network: nn.Module) -> nn.Module:
+    """`network` with its convolutions' weights channels-last in memory, in place."""
+    for parameter in network.parameters():
+        if parameter.dim() in (4, 5):
+            layout = torch.channels_last if parameter.dim() == 4 else torch.channels_last_3d
+            parameter.data = parameter.data.to(memory_format=layout)
+    return network

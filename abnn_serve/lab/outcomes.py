@@ -25,7 +25,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a trial did: which samples stayed right, bool (N,), and the adversarial images, float32 (N, 3, H, W)."""
+    """What a trial did: which samples stayed right, bool (N,), and its images, float32 (N, 3, [T,] H, W)."""
 
     trial: Trial
     right: NDArray[np.bool_]

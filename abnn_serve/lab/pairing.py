@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from abnn_serve.bundle.manifest import Pair
@@ -18,15 +18,19 @@ from abnn_serve.lab.network import PixelNetwork
 class SurgeryPlan:
     """Every pair, in the order in which the target runs them, and the form of the adaptive layers. JSON by `codec`.
 
-    `rank` bounds the rank of the linear form's maps; None leaves them full.
+    `rank` bounds the rank of the linear form's maps; None leaves them full. `framewise` lets a substitute of images
+    serve a target of clips: it sees each frame alone, and its statistics are taken over (T, H, W) all the same.
     """
 
     pairs: tuple[Pair, ...]
     form: Form = "linear"
     scope: StatsScope = "sample"
     rank: int | None = None
+    framewise: bool = False
 
     def __post_init__(self) -> None:
+        if self.framewise and self.scope != "sample":
+            raise SurgeryError(f"scope is {self.scope!r} for a framewise substitute, expected sample")
         if self.rank is not None and (self.rank < 1 or self.form != "linear"):
             raise SurgeryError(
                 f"rank is {self.rank} for the {self.form} form, expected at least 1, and the linear form"
@@ -70,6 +74,7 @@ def plan_pairs(
     form: Form = "linear",
     scope: StatsScope = "sample",
     rank: int | None = None,
+    framewise: bool = False,
 ) -> SurgeryPlan:
     """Pair every BatchNorm of the target with the substitute's at the same relative depth in running order.
 
@@ -79,14 +84,16 @@ def plan_pairs(
         form: of the adaptive layers.
         scope: of the statistics.
         rank: bound of the maps' rank.
-        example: an input of the size that will be served, float (N, 3, H, W) in [0, 1]; both networks run on it once.
+        framewise: a substitute of images may serve a target of clips, frame by frame.
+        example: an input of the size that will be served, float (N, 3, [T,] H, W) in [0, 1]; both networks run on it.
 
     Raises:
         SurgeryError: a network without BatchNorm, one that never runs, a map with a single value for each channel, or
             for the adain form no layer of equal width; the message names both sides.
     """
+    check_modalities(target, substitute, framewise=framewise)
     ours = _running_norms(target, "target", example)
-    theirs = _running_norms(substitute, "substitute", example)
+    theirs = _running_norms(substitute, "substitute", example.transpose(1, 2).flatten(0, 1) if framewise else example)
     for norm in ours:
         if _values(norm) == 1:
             raise SurgeryError(
@@ -106,7 +113,23 @@ def plan_pairs(
             )
         other = theirs[min(usable, key=lambda i: abs(i / max(len(theirs) - 1, 1) - depth))]
         pairs.append(Pair(target=norm.name, substitute=other.name, channels=norm.channels, statistics=other.channels))
-    return SurgeryPlan(pairs=tuple(pairs), form=form, scope=scope, rank=rank)
+    return SurgeryPlan(pairs=tuple(pairs), form=form, scope=scope, rank=rank, framewise=framewise)
+
+
+def check_modalities(target: PixelNetwork, substitute: PixelNetwork, *, framewise: bool) -> None:
+    """SurgeryError unless both networks take clips or both images, or a plan says how to go between them."""
+    ours, theirs = type(target.body).__name__, type(substitute.body).__name__
+    if substitute.takes_clips and not target.takes_clips:
+        raise SurgeryError(f"the substitute ({theirs}) takes clips and the target ({ours}) images; use one of images")
+    if target.takes_clips and not substitute.takes_clips and not framewise:
+        raise SurgeryError(
+            f"the substitute ({theirs}) takes images and the target ({ours}) clips: say that this is meant with a plan "
+            'that has "framewise": true (plan_pairs(..., framewise=True)), or use a substitute of clips'
+        )
+    if framewise and (substitute.takes_clips or not target.takes_clips):
+        raise SurgeryError(
+            f"a framewise plan is for a target of clips and a substitute of images, not {ours}, {theirs}"
+        )
 
 
 def _running_norms(network: PixelNetwork, side: str, example: Tensor) -> list[_Norm]:
@@ -115,7 +138,8 @@ def _running_norms(network: PixelNetwork, side: str, example: Tensor) -> list[_N
     norms = {module: name for name, module in body.named_modules() if isinstance(module, _BatchNorm)}
     if not norms:
         raise SurgeryError(
-            f"the {side} ({type(body).__name__}) has no BatchNorm layer, expected a network with BatchNorm1d/2d/3d"
+            f"the {side} ({type(body).__name__}) has no BatchNorm layer{_other_norms(body)}, "
+            "expected a network with BatchNorm1d/2d/3d"
         )
     seen: dict[_BatchNorm, _Norm] = {}
 
@@ -147,3 +171,8 @@ def _running_norms(network: PixelNetwork, side: str, example: Tensor) -> list[_N
 
 def _values(norm: _Norm) -> int:
     return int(torch.Size(norm.spatial).numel())
+
+
+def _other_norms(body: nn.Module) -> str:
+    kinds = sorted({type(m).__name__ for m in body.modules() if isinstance(m, (nn.LayerNorm, nn.GroupNorm))})
+    return f" (it normalises with {', '.join(kinds)})" if kinds else ""

@@ -31,6 +31,7 @@ class Recipe:
         cutout: side in pixels of a grey square put somewhere on every image (DeVries & Taylor 2017).
         flip: mirror half of the images.
         fine_tunes: starts from the weights of a finished run.
+        restored: the target gets an OUDefend block.
         trained: what learns: `all`; `norm`, the BatchNorm or adaptive layers; `head`, the classifier; or `norm+head`.
         attack_steps: PGD steps that craft each training image; 0 trains on clean images.
         attack_eps: their Linf budget, in units of [0, 1] pixels.
@@ -55,6 +56,7 @@ class Recipe:
     cutout: int = 0
     flip: bool = True
     fine_tunes: bool = False
+    restored: bool = False
     trained: Trained = "all"
     attack_steps: int = 0
     attack_eps: float = 8 / 255
@@ -109,6 +111,12 @@ RECIPES = {
         Recipe(name="standard", summary="the network alone, on clean data; also pre-trains substitutes"),
         Recipe(name="abnn", summary="ABNN: adaptive layers and a frozen substitute, on clean data", adaptive=True),
         Recipe(name="pgd-at", summary="adversarial training with PGD (Madry et al. 2018)", attack_steps=5),
+        Recipe(
+            name="oudefend",
+            summary="adversarial training of a network with a feature-restoration block (Lo et al. 2021)",
+            restored=True,
+            attack_steps=5,
+        ),
         Recipe(name="fast-at", summary="adversarial training with one step (Wong et al. 2020)", attack_steps=1),
         Recipe(
             name="bn-at",
@@ -172,7 +180,7 @@ def with_settings(recipe: Recipe, settings: Iterable[str]) -> Recipe:
     return replace(recipe, **given)
 
 
-_FIXED = frozenset({"name", "summary", "adaptive", "fine_tunes"})
+_FIXED = frozenset({"name", "summary", "adaptive", "fine_tunes", "restored"})
 _PARSERS: dict[str, Any] = {
     "int": int,
     "float": float,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from abnn_serve.card import Curve, RobustnessCard, SanityCheck, TrainingCost
 from abnn_serve.lab.batches import to_input
@@ -94,7 +95,7 @@ def measure(
     curves: tuple[Curve, ...] = ()
     if curve_images and subject.network is not None:
         curves = eps_curve(subject, few, device=device), steps_curve(subject, few, eps=eps, device=device)
-    own = check_network(subject.own, data.spread(_SANITY_IMAGES), eps=eps)
+    own = check_network(subject.own, data.spread(data.chunk(_SANITY_IMAGES)), eps=eps)
     return Report(evaluation=evaluation, curves=curves, sanity=(*own, *check_evaluation(evaluation, *curves)))
 
 
@@ -111,7 +112,9 @@ def filled(card: RobustnessCard, report: Report, data: ImageData) -> RobustnessC
         curves=report.curves,
         sanity=report.sanity,
         limits=(
-            f"Attacks were run on {n:,} of {len(data):,} images, evenly spaced.",
+            f"Attacks were run on {n:,} of {len(data):,} images, evenly spaced."
+            if data.frames == 1
+            else f"Attacks were run on {n:,} of {len(data):,} clips, at most one of each video, the middle one.",
             _ONLY_THESE,
             *((_MASKED,) if masked else ()),
         ),
@@ -127,15 +130,20 @@ def draw(subject: Subject, report: Report, folder: Path) -> None:
     data, names = report.evaluation.data, report.evaluation.data.classes.names
     broken = np.flatnonzero(report.evaluation.clean & ~outcome.right)
     shown = (broken if len(broken) else np.arange(len(data)))[:8]
-    clean = to_input(data.images[shown]).numpy()
+    clean = _middle(to_input(data.images[shown]).numpy())
     judge = subject.judge(outcome.trial.threat_model)
     place = next((p.device for p in judge.parameters()), None) if isinstance(judge, torch.nn.Module) else None
     with torch.no_grad():
         after = judge(torch.from_numpy(outcome.images[shown]).to(place)).argmax(dim=1).tolist()
     draw_samples(
         clean,
-        outcome.images[shown],
+        _middle(outcome.images[shown]),
         [(names[data.labels[i]], names[found]) for i, found in zip(shown, after, strict=True)],
         f"{outcome.trial.threat_model}: {outcome.trial.attack.name}, eps {outcome.trial.attack.eps:.3g}",
         folder / "samples.png",
     )
+
+
+def _middle(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Images as they are, of clips the middle frame."""
+    return samples if samples.ndim == 4 else samples[:, :, samples.shape[2] // 2]

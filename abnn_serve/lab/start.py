@@ -14,7 +14,7 @@ from abnn_serve.errors import ConfigError, TrainingError
 from abnn_serve.lab.adaptive_norm import Form, StatsScope
 from abnn_serve.lab.batches import to_input
 from abnn_serve.lab.data import ImageData, agree, load_data
-from abnn_serve.lab.network import AdaptiveNetwork, PixelNetwork, check_logits
+from abnn_serve.lab.network import KINETICS_MEAN, KINETICS_STD, AdaptiveNetwork, PixelNetwork, check_logits
 from abnn_serve.lab.pairing import SurgeryPlan, plan_pairs
 from abnn_serve.lab.recipes import Recipe
 from abnn_serve.lab.run import Network, NetworkConfig, Run, RunConfig
@@ -143,7 +143,8 @@ def assemble(request: TrainRequest, data: ImageData, val: ImageData) -> tuple[Ru
 
 def _target(request: TrainRequest, init: Run | None, classes: int) -> tuple[NetworkConfig, PixelNetwork]:
     if init is None:
-        config = NetworkConfig(name=str(request.target), classes=classes)
+        name = f"oudefend:{request.target}" if request.recipe.restored else str(request.target)
+        config = _by_name(name, classes, request.input)
         return config, config.build(weights=True)
     config = replace(init.config.target, classes=classes)
     if request.target not in (None, config.name):
@@ -177,10 +178,17 @@ def _go_on(request: TrainRequest, init: Run, data: ImageData, val: ImageData) ->
     ), init.network().train()
 
 
+def _by_name(name: str, classes: int, spec: InputSpec) -> NetworkConfig:
+    """A network that is not a run's, with the normalisation that goes with the weights there are for it."""
+    if spec.sampling:
+        return NetworkConfig(name=name, classes=classes, mean=KINETICS_MEAN, std=KINETICS_STD)
+    return NetworkConfig(name=name, classes=classes)
+
+
 def load_substitute(source: str, spec: InputSpec) -> tuple[NetworkConfig, PixelNetwork]:
     """A substitute with its weights: a finished run's directory, or a name, best with weights (`resnet18@DEFAULT`)."""
     if not Path(source).is_dir():
-        config = NetworkConfig(name=source, classes=1000)
+        config = _by_name(source, 400 if spec.sampling else 1000, spec)
         return config, config.build(weights=True).eval()
     run = Run(source)
     network = run.network()
@@ -189,14 +197,14 @@ def load_substitute(source: str, spec: InputSpec) -> tuple[NetworkConfig, PixelN
             f"{source} is an ABNN run; a substitute is a plain network, trained with the recipe 'standard'"
         )
     own = run.config.input
-    size = None if own.shape == spec.shape else (own.height, own.width)
+    size = None if (own.height, own.width) == (spec.height, spec.width) else (own.height, own.width)
     network.size = size
     return replace(run.config.target, size=size), network
 
 
 def _calibrate(network: AdaptiveNetwork, data: ImageData) -> None:
-    images = data.spread(_CALIBRATION).images
-    network.calibrate(to_input(images[start : start + 256]) for start in range(0, len(images), 256))
+    images, size = data.spread(_CALIBRATION).images, data.chunk(256)
+    network.calibrate(to_input(images[start : start + size]) for start in range(0, len(images), size))
 
 
 def _same(found: RunConfig, asked: RunConfig, path: Path) -> None:

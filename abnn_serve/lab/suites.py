@@ -26,6 +26,7 @@ ATTACKS: dict[str, Callable[[float], Attack]] = {
     "worst": worst_case,
     "square": lambda eps: Square(eps=eps, queries=1000),
     "roa": lambda _: ROA(),
+    "roa-moving": lambda _: ROA(moving=True),
     "autoattack": lambda eps: AutoAttack(eps=eps),
 }
 

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from abnn_serve.errors import SurgeryError
 from abnn_serve.lab.adaptive_norm import AdaptiveNorm, StatisticsTap
 from abnn_serve.lab.network import AdaptiveNetwork, PixelNetwork
-from abnn_serve.lab.pairing import SurgeryPlan
+from abnn_serve.lab.pairing import SurgeryPlan, check_modalities
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -22,9 +22,10 @@ def apply_plan(target: PixelNetwork, substitute: PixelNetwork, plan: SurgeryPlan
     The adaptive layers start from the replaced BatchNorms' affine; training flag, device and dtype are kept.
 
     Raises:
-        SurgeryError: the plan names a layer that is not there, is not a BatchNorm, has another width, or leaves a
-            BatchNorm of the target unpaired.
+        SurgeryError: images meet clips without a framewise plan; or the plan names a layer that is not there, is not a
+            BatchNorm, has another width, or leaves a BatchNorm of the target unpaired.
     """
+    check_modalities(target, substitute, framewise=plan.framewise)
     target, substitute = _prepared(target), _prepared(substitute)
     norms = {name for name, module in target.body.named_modules() if isinstance(module, _BatchNorm)}
     if left := sorted(norms - {pair.target for pair in plan.pairs}):
@@ -43,7 +44,7 @@ def apply_plan(target: PixelNetwork, substitute: PixelNetwork, plan: SurgeryPlan
                 substitute, pair.substitute, source, StatisticsTap(plan.scope), keep=True
             )
         taps.append(tapped[pair.substitute])
-    return AdaptiveNetwork(target, substitute, layers, taps)
+    return AdaptiveNetwork(target, substitute, layers, taps, framewise=plan.framewise)
 
 
 def _prepared(network: PixelNetwork) -> PixelNetwork:

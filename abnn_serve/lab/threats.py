@@ -16,7 +16,7 @@ from abnn_serve.lab.attacks.base import Model
 from abnn_serve.lab.gradients import TOLERANCE, gradient_error
 from abnn_serve.lab.network import AdaptiveNetwork, PixelNetwork
 
-ServedLogits = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # uint8 (N, H, W, 3) to logits (N, classes)
+ServedLogits = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # uint8 (N, [T,] H, W, 3) to logits (N, classes)
 
 MEANINGS: dict[ThreatModel, str] = {
     "transfer": "made on the undefended twin",
@@ -54,8 +54,8 @@ class ServedModel:
 
 
 def to_uint8(x: Tensor) -> NDArray[np.uint8]:
-    """Float (N, 3, H, W) in [0, 1] to the nearest uint8 (N, H, W, 3)."""
-    pixels: NDArray[np.uint8] = (x.detach() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    """Float (N, 3, [T,] H, W) in [0, 1] to the nearest uint8 (N, [T,] H, W, 3)."""
+    pixels: NDArray[np.uint8] = (x.detach() * 255).round().to(torch.uint8).movedim(1, -1).cpu().numpy()
     return pixels
 
 

@@ -20,6 +20,7 @@ from abnn_serve.lab.attacks.gradient import PGD
 from abnn_serve.lab.batches import to_input, training_batches
 from abnn_serve.lab.data import ImageData
 from abnn_serve.lab.device import describe_device
+from abnn_serve.lab.network import in_fast_layout
 from abnn_serve.lab.plots import draw_curves
 from abnn_serve.lab.recipes import Recipe
 from abnn_serve.lab.run import Network, Run
@@ -64,7 +65,7 @@ def fit(
     recipe, seed = run.config.recipe, run.config.seed
     steps = len(data) // recipe.batch_size
     place = torch.device(device)
-    network = network.to(place).to(memory_format=torch.channels_last)
+    in_fast_layout(network.to(place))
     freeze(network, recipe.trained)
     state = TrainingState(network, recipe, steps)
     if run.checkpoints:
@@ -78,7 +79,8 @@ def fit(
             raise TrainingError(_not_finite(run, "the validation loss", state, state.steps))
         entry |= {"val_loss": loss, "val_accuracy": accuracy, "hardware": describe_device(device)}
         if recipe.attack_steps:
-            entry["val_pgd_accuracy"] = _pgd_accuracy(state.average, val.spread(_PGD_IMAGES), recipe, device)
+            few = val.spread(val.chunk(_PGD_IMAGES))
+            entry["val_pgd_accuracy"] = _pgd_accuracy(state.average, few, recipe, device)
         state.finish_epoch(entry)
         run.checkpoint(state.epoch, state.dump())
         if state.epoch < recipe.epochs:
@@ -167,16 +169,16 @@ def _fast_bf16(place: torch.device) -> bool:
 def evaluate_clean(
     network: Network, data: ImageData, *, device: str = "cpu", batch_size: int = 500
 ) -> tuple[float, float]:
-    """Accuracy in [0, 1] and mean cross-entropy of a network in eval mode."""
+    """Accuracy in [0, 1] and mean cross-entropy of a network in eval mode; of videos by the mean over their clips.
+
+    `batch_size` counts images, or the frames of clips.
+    """
     network.eval()
-    right, loss = 0.0, 0.0
-    for start in range(0, len(data), batch_size):
-        x = to_input(data.images[start : start + batch_size], device)
-        y = torch.from_numpy(data.labels[start : start + batch_size]).to(device)
-        logits = network(x)
-        right += float((logits.argmax(dim=1) == y).sum())
-        loss += float(nn.functional.cross_entropy(logits, y, reduction="sum"))
-    return right / len(data), loss / len(data)
+    size = data.chunk(batch_size)
+    parts = [network(to_input(data.images[i : i + size], device)).float().cpu() for i in range(0, len(data), size)]
+    scores, labels = data.by_video(torch.cat(parts).numpy())
+    likelihood = scores[np.arange(len(labels)), labels]
+    return float((scores.argmax(axis=1) == labels).mean()), float(-np.log(np.maximum(likelihood, 1e-38)).mean())
 
 
 def _pgd_accuracy(network: Network, data: ImageData, recipe: Recipe, device: str) -> float:

@@ -40,10 +40,15 @@ def _learning(network: Network, trained: Trained) -> list[nn.Module]:
 
 
 def _head(body: nn.Module) -> nn.Module:
-    linear = [module for module in body.modules() if isinstance(module, nn.Linear)]
+    linear = [module for module in body.modules() if isinstance(module, nn.Linear) or _is_pointwise(module)]
     if not linear:
         raise NetworkError(f"{type(body).__name__} has no linear layer, expected a head to train")
     return linear[-1]
+
+
+def _is_pointwise(module: nn.Module) -> bool:
+    """A 1x1 convolution with a bias, which is how S3D classifies."""
+    return isinstance(module, (nn.Conv2d, nn.Conv3d)) and set(module.kernel_size) == {1} and module.bias is not None
 
 
 def _body(network: Network) -> nn.Module:

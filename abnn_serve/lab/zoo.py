@@ -14,6 +14,8 @@ from torch import nn
 
 from abnn_serve.errors import NetworkError, one_line
 from abnn_serve.lab.cifar import SmallResNet, ThinStemResNet, WideResNet
+from abnn_serve.lab.clip_networks import ResNeXt3d, SmallResNet3d
+from abnn_serve.lab.oudefend import with_oudefend
 
 _OWN: dict[str, Callable[..., nn.Module]] = {
     r"resnet9-w(\d+)": SmallResNet,
@@ -22,6 +24,9 @@ _OWN: dict[str, Callable[..., nn.Module]] = {
     r"resnet10-w(\d+)": ThinStemResNet,
     r"cifar-(resnet\d+)": lambda classes, name: _cifar_resnet(name, classes),
     r"wrn-(\d+)-(\d+)": WideResNet,
+    r"resnet3d7-w(\d+)": SmallResNet3d,
+    r"resnext3d-(\d+)": ResNeXt3d,
+    r"resnext3d-(\d+)-w(\d+)": ResNeXt3d,
 }
 EXAMPLES = (
     "resnet9-w64",
@@ -29,6 +34,9 @@ EXAMPLES = (
     "cifar-resnet50",
     "wrn-28-10",
     "resnet18",
+    "r3d_18",
+    "resnext3d-101",
+    "resnet3d7-w16",
     "timm:resnetv2_50",
     "package.module:callable",
 )
@@ -43,11 +51,13 @@ def build_network(name: str, num_classes: int) -> nn.Module:
             `cifar-resnet50` (torchvision's with a stem for 32x32), a torchvision name (`resnet18`), a timm name
             (`timm:resnetv2_50`), or `package.module:callable`, called with `num_classes`. `NAME@WEIGHTS` loads weights:
             a local state-dict file, torchvision's tag (`DEFAULT`), or for timm `pretrained`; a head with another number
-            of classes is left as initialised.
+            of classes is left as initialised. For clips: torchvision's `r3d_18`, `mc3_18`, `r2plus1d_18` and `s3d`,
+            `resnet3d7-w16` (width 16, for CPUs), `resnext3d-101` (depth; `resnext3d-50-w64` has another width).
+            `oudefend:NAME` is any ResNet with an OUDefend block.
         num_classes: length of the logits.
 
     Returns:
-        a module: float (N, 3, H, W) normalised pixels to logits (N, num_classes).
+        a module: float (N, 3, H, W), or (N, 3, T, H, W), normalised pixels to logits (N, num_classes).
 
     Raises:
         NetworkError: no such network, or weights that do not fit.
@@ -64,6 +74,8 @@ def _build(name: str, num_classes: int) -> nn.Module:
         if match := re.fullmatch(pattern, name):
             return build(num_classes, *(int(part) if part.isdigit() else part for part in match.groups()))
     prefix, colon, rest = name.partition(":")
+    if prefix == "oudefend" and colon:
+        return with_oudefend(_build(rest, num_classes))
     if prefix == "timm" and colon:
         return _timm(rest, num_classes)
     if prefix == "torchvision" or not colon:

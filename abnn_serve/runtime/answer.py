@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from abnn_serve.runtime.predictor import Prediction
+from abnn_serve.media.video import VideoClips
+from abnn_serve.runtime.predictor import Prediction, VideoPrediction
 
 DIGITS = 6
 
@@ -16,3 +17,18 @@ def answer(prediction: Prediction) -> dict[str, Any]:
         for score in prediction.top
     ]
     return {**top[0], "top": top}
+
+
+def video_answer(prediction: VideoPrediction, video: VideoClips) -> dict[str, Any]:
+    """As `answer`, of the whole video; then each clip's best class, its frames and their times, and how it decoded."""
+    clips = [
+        {
+            "start": round(float(times[0]), 3),
+            "end": round(float(times[-1]), 3),
+            "frames": frames.tolist(),
+            **answer(clip)["top"][0],
+        }
+        for clip, frames, times in zip(prediction.clips, video.frames, video.times, strict=True)
+    ]
+    frames = {"expected": video.expected, "found": video.found, "decoded": video.decoded, "lost": video.lost}
+    return {**answer(prediction.whole), "clips": clips, "frames": frames, "seconds": round(video.seconds, 3)}

@@ -35,7 +35,9 @@ class CudaEngine:
         self.inputs, self.outputs = ports(self.session)
         self.placement = placement(self.session)
         self._turn = threading.Lock()
-        self._buckets = [_Bucket(self.session, self.inputs[0], self.outputs[0], size) for size in BUCKETS]
+        frames = (self.inputs[0].shape[1] or 1) if len(self.inputs[0].shape) == 5 else 1
+        sizes = [size for size in BUCKETS if size == 1 or size * frames <= BUCKETS[-1]]
+        self._buckets = [_Bucket(self.session, self.inputs[0], self.outputs[0], size) for size in sizes]
         for bucket in self._buckets:
             for _ in range(3):  # allocate, capture, replay
                 bucket.run(np.zeros(bucket.shape, np.uint8))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from abnn_serve.bundle.store import Bundle, load_bundle
-from abnn_serve.errors import ConfigError, InputShapeError
+from abnn_serve.errors import ConfigError, InputShapeError, UnsupportedFormatError
+from abnn_serve.media.container import VideoLimits
 from abnn_serve.media.image import ImageLimits, fit_image, load_image, open_image, to_pixels
+from abnn_serve.media.video import VideoClips, decode_video
 from abnn_serve.runtime.session import Session
 from abnn_serve.runtime.settings import Device, Settings
 from abnn_serve.spec import Precision
@@ -42,6 +44,19 @@ class Prediction:
     drift: NDArray[np.float32] | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoPrediction:
+    """One video's answer.
+
+    Attributes:
+        whole: probabilities are the mean over the clips of their softmax; the logits are its logarithm.
+        clips: each clip's own, in the order of `VideoClips.pixels`.
+    """
+
+    whole: Prediction
+    clips: tuple[Prediction, ...]
+
+
 class Predictor:
     """A verified bundle in a session, with decoding under limits before it.
 
@@ -51,9 +66,12 @@ class Predictor:
     'cat'
     """
 
-    def __init__(self, session: Session, limits: ImageLimits | None = None) -> None:
+    def __init__(
+        self, session: Session, limits: ImageLimits | None = None, video_limits: VideoLimits | None = None
+    ) -> None:
         self.session = session
         self.limits = limits or ImageLimits()
+        self.video_limits = video_limits or VideoLimits()
 
     @classmethod
     def open(
@@ -71,7 +89,8 @@ class Predictor:
     def from_settings(cls, settings: Settings) -> Predictor:
         """Load, verify and warm up the bundle that `settings` name."""
         bundle = load_bundle(settings.bundle, digest=settings.digest)
-        return cls(Session(bundle, settings.device, settings.threads, settings.precision), settings.limits)
+        session = Session(bundle, settings.device, settings.threads, settings.precision)
+        return cls(session, settings.limits, settings.video_limits)
 
     @property
     def bundle(self) -> Bundle:
@@ -80,19 +99,26 @@ class Predictor:
 
     def decode(self, data: bytes) -> NDArray[np.uint8]:
         """Encoded image bytes to uint8 (H, W, 3) of the model's size; InputError says what is wrong with them."""
+        self._require("image")
         return load_image(data, self.bundle.manifest.input, self.limits)
 
     def decode_if_small(self, data: bytes, pixels: int) -> NDArray[np.uint8] | None:
         """As `decode`; None, with nothing decoded, for a picture that declares more than `pixels`."""
+        self._require("image")
         image = open_image(data, self.limits)
         small = image.width * image.height <= pixels
         return fit_image(to_pixels(image), self.bundle.manifest.input) if small else None
+
+    def decode_video(self, data: bytes, *, stopped: Callable[[], bool] = lambda: False) -> VideoClips:
+        """Encoded video bytes to the clips that the model asks for; raises as `media.video.decode_video` does."""
+        self._require("video")
+        return decode_video(data, self.bundle.manifest.input, self.video_limits, stopped=stopped)
 
     def predict(self, images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]], *, top_k: int = 5) -> list[Prediction]:
         """Classify samples, each as if it were alone.
 
         Args:
-            images: uint8 (N, H, W, 3), or a sequence of N arrays (H, W, 3); N may be 0.
+            images: uint8 (N, H, W, 3), or a sequence of N arrays (H, W, 3); clips have (T, H, W, 3); N may be 0.
             top_k: classes to name, at least 1; those beyond the number of classes are left out.
 
         Raises:
@@ -109,12 +135,35 @@ class Predictor:
             )
         return [self.prediction(logits, top_k) for logits in self.session.run(np.asarray(images))]
 
+    def predict_video(self, video: VideoClips, *, top_k: int = 5) -> VideoPrediction:
+        """Classify one video: its clips alone, and the mean of their probabilities."""
+        return self.video_prediction(self.session.run(video.pixels), top_k)
+
+    def video_prediction(self, logits: NDArray[np.float32], top_k: int) -> VideoPrediction:
+        """The logits of one video's clips, float32 (clips, classes), as an answer that names `top_k` classes."""
+        mean = np.mean([_softmax(row) for row in logits], axis=0)
+        whole = np.log(np.maximum(mean, np.finfo(np.float32).tiny)).astype(np.float32)
+        clips = tuple(self.prediction(row, top_k) for row in logits)
+        return VideoPrediction(whole=self.prediction(whole, top_k), clips=clips)
+
+    def _require(self, modality: str) -> None:
+        own = self.bundle.manifest.input.modality
+        if own != modality:
+            raise UnsupportedFormatError(
+                f"{self.bundle.manifest.name} classifies {own}s, expected one, not {modality}s"
+            )
+
     def prediction(self, logits: NDArray[np.float32], top_k: int) -> Prediction:
         """One sample's logits, float32 (classes,), as an answer that names `top_k` classes."""
         names = self.bundle.labels.names
-        exact = logits.astype(np.float64)
-        weights = np.exp(exact - exact.max())
-        probabilities = weights / weights.sum()
+        probabilities = _softmax(logits)
         best = np.argsort(-probabilities, kind="stable")[:top_k]
         top = tuple(ClassScore(index=int(i), label=names[i], probability=float(probabilities[i])) for i in best)
         return Prediction(top=top, logits=logits)
+
+
+def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    exact = logits.astype(np.float64)
+    weights = np.exp(exact - exact.max())
+    probabilities: NDArray[np.float64] = weights / weights.sum()
+    return probabilities

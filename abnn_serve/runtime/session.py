@@ -15,7 +15,7 @@ from abnn_serve.runtime.settings import Device
 from abnn_serve.spec import Precision, model_file
 
 GOLDEN_TOLERANCE = 1e-3  # processors differ in the last digits of fp32; a wrong graph differs by far more
-MAX_BATCH = 64
+MAX_BATCH = 64  # pictures, or frames, in one run
 _VARIANT_SLACK = 3  # other processors and engines round elsewhere
 
 
@@ -31,6 +31,7 @@ class Session:
     Attributes:
         provider: what runs the graph; several, where parts run on others, joined by `+`.
         placement: how many nodes of each kind run on which provider.
+        max_batch: samples in one run.
 
     Raises:
         ConfigError: the bundle lacks this precision.
@@ -49,6 +50,8 @@ class Session:
         self.bundle = bundle
         self.precision = precision
         self.threads = threads or usable_cores()
+        sampling = bundle.manifest.input.sampling
+        self.max_batch = max(1, MAX_BATCH // sampling.frames) if sampling else MAX_BATCH
         self._engine = _open(bundle, device, self.threads, precision)
         self.placement = self._engine.placement
         self.provider = "+".join(self.placement)
@@ -56,26 +59,27 @@ class Session:
         self._check_golden()
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """uint8 (N, H, W, 3) to logits, float32 (N, classes); N is at least 1.
+        """uint8 (N, H, W, 3), or clips (N, T, H, W, 3), to logits, float32 (N, classes); N is at least 1.
 
         Raises:
             InputShapeError: another dtype or shape.
         """
         shape = self.bundle.manifest.input.shape
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape or len(images) == 0:
+        if images.dtype != np.uint8 or images.shape[1:] != shape or len(images) == 0:
             raise InputShapeError(
                 f"input is {images.dtype} {images.shape}, expected uint8 (N, {', '.join(map(str, shape))}), N >= 1"
             )
         parts = [
-            self._engine.run(np.ascontiguousarray(images[start : start + MAX_BATCH]))
-            for start in range(0, len(images), MAX_BATCH)
+            self._engine.run(np.ascontiguousarray(images[start : start + self.max_batch]))
+            for start in range(0, len(images), self.max_batch)
         ]
         logits: NDArray[np.float32] = np.concatenate(parts)
         return logits
 
     def _check_signature(self) -> None:
+        spec = self.bundle.manifest.input
         wanted = (
-            Port("image", "uint8", (None, *self.bundle.manifest.input.shape)),
+            Port(spec.modality, "uint8", (None, *spec.shape)),
             Port("logits", "float32", (None, len(self.bundle.labels))),
         )
         for kind, found, port in zip(

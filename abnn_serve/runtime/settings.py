@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
 from abnn_serve.errors import ConfigError
+from abnn_serve.media.container import VideoLimits
 from abnn_serve.media.image import ImageLimits
 from abnn_serve.spec import Precision
 
 Device = Literal["auto", "cpu", "openvino", "cuda", "tensorrt"]
 DEFAULT_BUNDLE = "cifar10-abnn"
+DEFAULT_VIDEO_BUNDLE = "motions-abnn"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +29,8 @@ class Settings:
         precision: of the graph; the bundle must have it.
         threads: of one inference, at least 1; None takes the cores that this process may use.
         limits: of one uploaded image.
+        video_bundle: directory of the bundle that classifies videos; None where there is none.
+        video_limits: of one uploaded video.
     """
 
     bundle: Path
@@ -35,6 +39,8 @@ class Settings:
     precision: Precision = "fp32"
     threads: int | None = None
     limits: ImageLimits = field(default_factory=ImageLimits)
+    video_bundle: Path | None = None
+    video_limits: VideoLimits = field(default_factory=VideoLimits)
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -45,7 +51,7 @@ class Settings:
         precision = environ.get("ABNN_PRECISION", "fp32")
         if precision not in get_args(Precision):
             raise ConfigError(f"ABNN_PRECISION is {precision!r}, expected one of {', '.join(get_args(Precision))}")
-        limits = ImageLimits()
+        limits, video = ImageLimits(), VideoLimits()
         return cls(
             bundle=Path(environ["ABNN_BUNDLE"]) if environ.get("ABNN_BUNDLE") else default_bundle(),
             digest=environ.get("ABNN_BUNDLE_DIGEST") or None,
@@ -56,14 +62,33 @@ class Settings:
                 max_bytes=read_count(environ, "ABNN_MAX_UPLOAD_BYTES") or limits.max_bytes,
                 max_pixels=read_count(environ, "ABNN_MAX_PIXELS") or limits.max_pixels,
             ),
+            video_bundle=_video_bundle(environ.get("ABNN_VIDEO_BUNDLE", "")),
+            video_limits=VideoLimits(
+                max_bytes=read_count(environ, "ABNN_MAX_VIDEO_BYTES") or video.max_bytes,
+                max_pixels=read_count(environ, "ABNN_MAX_VIDEO_PIXELS") or video.max_pixels,
+                max_frames=read_count(environ, "ABNN_MAX_FRAMES") or video.max_frames,
+                max_seconds=read_count(environ, "ABNN_MAX_VIDEO_SECONDS") or video.max_seconds,
+                decode_seconds=read_count(environ, "ABNN_DECODE_SECONDS") or video.decode_seconds,
+            ),
         )
 
+    def for_video(self) -> Settings:
+        """The same, of the bundle that classifies videos; ConfigError where there is none."""
+        if self.video_bundle is None:
+            raise ConfigError("there is no bundle for videos here; name one with ABNN_VIDEO_BUNDLE or --bundle")
+        return replace(self, bundle=self.video_bundle, digest=None, precision="fp32")
 
-def default_bundle() -> Path:
-    """The bundle that comes with abnn_serve: beside the package in a checkout or a bento, inside it when installed."""
+
+def default_bundle(name: str = DEFAULT_BUNDLE) -> Path:
+    """A bundle that comes with abnn_serve: beside the package in a checkout or a bento, inside it when installed."""
     package = Path(__file__).parents[1]
-    beside, inside = package.parent / "models" / DEFAULT_BUNDLE, package / "models" / DEFAULT_BUNDLE
+    beside, inside = package.parent / "models" / name, package / "models" / name
     return beside if beside.is_dir() else inside
+
+
+def _video_bundle(named: str) -> Path | None:
+    path = Path(named) if named else default_bundle(DEFAULT_VIDEO_BUNDLE)
+    return path if named or path.is_dir() else None
 
 
 def read_count(environ: Mapping[str, str], name: str, least: int = 1) -> int | None:

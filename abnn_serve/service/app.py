@@ -10,6 +10,7 @@ from abnn_serve.service.classify import classify, classify_batch
 from abnn_serve.service.errors import HANDLERS
 from abnn_serve.service.openapi import openapi
 from abnn_serve.service.state import State
+from abnn_serve.service.video import classify_video
 
 
 def create_app(state: State) -> Starlette:
@@ -18,6 +19,7 @@ def create_app(state: State) -> Starlette:
         routes=[
             Route("/classify", classify, methods=["POST"]),
             Route("/classify_batch", classify_batch, methods=["POST"]),
+            Route("/classify_video", classify_video, methods=["POST"]),
             Route("/model", models.model, methods=["GET"]),
             Route("/models", models.models, methods=["GET"]),
             Route("/metrics", models.metrics, methods=["GET"]),

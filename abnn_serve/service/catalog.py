@@ -16,13 +16,14 @@ import numpy as np
 from abnn_serve.bundle.manifest import MANIFEST
 from abnn_serve.errors import AbnnError, BundleError, ConfigError, one_line
 from abnn_serve.runtime.predictor import Predictor
-from abnn_serve.runtime.session import MAX_BATCH, Session
+from abnn_serve.runtime.session import Session
 from abnn_serve.runtime.settings import Settings
 from abnn_serve.service.batcher import Batcher
 from abnn_serve.service.errors import UnknownModelError
 from abnn_serve.service.metrics import Metrics
 from abnn_serve.service.settings import ServiceSettings
 from abnn_serve.service.store import PREFIX, find_in_store
+from abnn_serve.spec import Modality
 
 log = logging.getLogger("abnn_serve")
 
@@ -56,7 +57,6 @@ class Catalog:
     """
 
     def __init__(self, settings: Settings, service: ServiceSettings, metrics: Metrics) -> None:
-        self._settings = settings
         self._service = service
         self._metrics = metrics
         self._executor = ThreadPoolExecutor(1, "session")
@@ -64,17 +64,27 @@ class Catalog:
         self._served: dict[str, Served] = {}
         self._refused: dict[str, str] = {}
         sources = find_bundles(settings.bundle)
-        self._pins = dict(zip(sources, pins(settings, len(sources)), strict=True))
-        for source in sources:
+        self._sources = {
+            source: replace(settings, digest=pin)
+            for source, pin in zip(sources, pins(settings, len(sources)), strict=True)
+        }
+        if settings.video_bundle:
+            self._sources.setdefault(str(settings.video_bundle), settings.for_video())
+        for source in self._sources:
             served = self._load(source)
             if served.name in self._served:
                 raise ConfigError(f"{source} holds another bundle named {served.name!r}; names must differ")
             self._put(source, served)
 
-    def get(self, name: str | None = None) -> Served:
-        """The bundle of that name, or the default one; UnknownModelError for another."""
+    def get(self, name: str | None = None, modality: Modality | None = None) -> Served:
+        """The bundle of that name, or the first that takes such inputs; UnknownModelError where there is none."""
         if name is None:
-            return next(iter(self._served.values()))
+            fitting = (
+                s for s in self._served.values() if modality in (None, s.predictor.bundle.manifest.input.modality)
+            )
+            if (first := next(fitting, None)) is None:
+                raise UnknownModelError(f"no model for {modality}s is served here", field="model")
+            return first
         if name not in self._served:
             raise UnknownModelError(
                 f"no model named {name[:64]!r} here, expected one of {', '.join(self._served)}", field="model"
@@ -118,7 +128,7 @@ class Catalog:
         self._metrics.model.labels(*_labels(served)).set(1)
 
     def _load(self, source: str) -> Served:
-        settings = replace(self._settings, bundle=locate(source), digest=self._pins[source])
+        settings = replace(self._sources[source], bundle=locate(source))
         predictor = Predictor.from_settings(settings)
         sizes = warm_up(predictor.session)
         name = predictor.bundle.manifest.name
@@ -156,7 +166,7 @@ def warm_up(session: Session) -> dict[int, float]:
     """Run every batch size that is a power of two; the best of two times in seconds, by size."""
     times: dict[int, float] = {}
     size = 1
-    while size <= MAX_BATCH and (not times or max(times.values()) < _WARM_SECONDS):
+    while size <= session.max_batch and (not times or max(times.values()) < _WARM_SECONDS):
         zeros = np.zeros((size, *session.bundle.manifest.input.shape), np.uint8)
         times[size] = min(_seconds(session, zeros) for _ in range(2))
         size *= 2

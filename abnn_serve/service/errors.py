@@ -96,7 +96,7 @@ class DeadlineError(BusyError):
 
 def refusal(error: InputError, scope: Scope) -> Response:
     """The answer that says why a request is refused."""
-    facts = (error.status, error.code, str(error), getattr(error, "field", "image"))
+    facts = (error.status, error.code, str(error), getattr(error, "field", scope["state"].get("field", "image")))
     return _answer(scope, *facts, getattr(error, "headers", {}))
 
 

@@ -19,6 +19,7 @@ from abnn_serve.service.errors import DeadlineError
 from abnn_serve.service.gate import Account, Gate
 from abnn_serve.service.settings import ServiceSettings
 from abnn_serve.service.state import State
+from abnn_serve.spec import Modality
 
 T = TypeVar("T")
 
@@ -29,15 +30,16 @@ class Work:
     Args:
         request: whose state takes the stages' seconds, for the log, the metrics and Server-Timing.
         name: of the bundle; None for the default one.
+        modality: what the endpoint takes.
 
     Raises:
         UnknownModelError: no such bundle.
     """
 
-    def __init__(self, request: Request, name: str | None) -> None:
+    def __init__(self, request: Request, name: str | None, modality: Modality = "image") -> None:
         self._state: State = request.app.state.service
         self._request = request
-        self._served: Served = self._state.catalog.get(name)
+        self._served: Served = self._state.catalog.get(name, modality)
         self._deadline = 0.0
         request.state.stages = {}
         request.state.model = self._served.name

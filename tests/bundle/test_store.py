@@ -87,8 +87,8 @@ def test_a_file_of_another_size_says_both_sizes(copy):
 
 
 def test_a_newer_format_asks_for_an_upgrade(copy):
-    _rewrite(copy, format_version=2)
-    with pytest.raises(BundleVersionError, match="format_version 2, this abnn_serve reads up to 1; upgrade abnn_serve"):
+    _rewrite(copy, format_version=3)
+    with pytest.raises(BundleVersionError, match="format_version 3, this abnn_serve reads up to 2; upgrade abnn_serve"):
         load_bundle(copy)
 
 

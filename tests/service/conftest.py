@@ -1,4 +1,4 @@
-"""One real server for the tests of this folder: two bundles, an API key, small limits."""
+"""One real server for the tests of this folder: three bundles, an API key, small limits."""
 
 from __future__ import annotations
 
@@ -34,14 +34,17 @@ def write_version(bundle: Bundle, path: Path, version: str, name: str = "other")
 
 
 @pytest.fixture(scope="session")
-def server(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(bundle: Bundle, video_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("server")
     shutil.copytree(bundle.path, folder / "bundles" / "a-shapes")
     write_version(load_bundle(bundle.path), folder / "bundles" / "b-other", "1")
+    shutil.copytree(video_bundle.path, folder / "bundles" / "c-videos")
     key, line = new_key("tests")
     (folder / "keys").write_text(f"# keys\n\n{line}\n")
     limits = {
         "ABNN_MAX_UPLOAD_BYTES": "100000",
+        "ABNN_MAX_VIDEO_BYTES": "50000",
+        "ABNN_MAX_VIDEO_SECONDS": "3",
         "ABNN_UPLOAD_SECONDS": "2",
         "ABNN_HEADER_SECONDS": "1",
         "ABNN_MAX_PARTS": "8",

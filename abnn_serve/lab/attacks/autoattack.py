@@ -13,7 +13,7 @@ from torch import Tensor
 
 from abnn_serve.card import Norm
 from abnn_serve.errors import ConfigError
-from abnn_serve.lab.attacks.base import Attack, Model
+from abnn_serve.lab.attacks.base import Attack, Model, as_images
 
 
 class AutoAttackWarning(UserWarning):
@@ -49,11 +49,13 @@ class AutoAttack(Attack):
                 "AutoAttack needs pyautoattack; install it with: pip install 'abnn_serve[attacks]'"
             ) from error
 
+        shape = x.shape
+        model, x = as_images(model, x)
         seed = int(torch.randint(2**31, (), generator=generator))
         auto = pyautoattack.AutoAttack(model, norm=self.norm, eps=self.eps, device=x.device, seed=seed)
         with _flags_as_warnings(auto.logger):
             found: Tensor = auto.run_standard_evaluation(x, y, batch_size=len(x))[0]
-        return found
+        return found.view(shape)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from abnn_serve.card import Norm
 from abnn_serve.errors import ConfigError
 from abnn_serve.lab.attacks.regions import Region
 
-Model = Callable[[Tensor], Tensor]  # float (N, 3, H, W) in [0, 1] to logits (N, classes)
+Model = Callable[[Tensor], Tensor]  # float (N, 3, H, W), or (N, 3, T, H, W), in [0, 1] to logits (N, classes)
 Loss = Callable[[Tensor, Tensor], Tensor]  # logits (n, classes) of the samples at index (n,) to what is maximised, (n,)
 LossName = Literal["ce", "margin"]
 
@@ -58,7 +58,7 @@ class Attack(ABC):
 
         Args:
             model: gives logits; a Module is put in eval mode and left as it was.
-            x: float (N, 3, H, W) in [0, 1].
+            x: float (N, 3, H, W), or (N, 3, T, H, W), in [0, 1].
             y: int64 (N,), the true classes.
             seed: of every random choice.
             stop: leave a sample alone once `model` has it wrong; for a surrogate, whose opinion is not the last, False.
@@ -149,6 +149,14 @@ def margins(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
     if target is not None:
         return logits.gather(1, target[:, None]).squeeze(1) - true
     return logits.scatter(1, y[:, None], -torch.inf).amax(dim=1) - true
+
+
+def as_images(model: Model, x: Tensor) -> tuple[Model, Tensor]:
+    """Clips as images of 3 T channels, (N, 3 T, H, W), and the model of these, for attacks that know images only."""
+    if x.dim() == 4:
+        return model, x
+    channels = x.shape[1:3]
+    return lambda folded: model(folded.unflatten(1, channels)), x.flatten(1, 2)
 
 
 @torch.no_grad()

@@ -29,6 +29,8 @@ class ROA(Attack):
             places with the largest gradient under them.
         stride: of the grid in pixels; the last row and column are always in it.
         candidates: places that the gradient search tries.
+        moving: of a clip, each frame has a place of its own, where the gradient under it is large; else one place holds
+            for the whole clip. Needs the gradient search.
     """
 
     eps: float = 0.1
@@ -37,19 +39,22 @@ class ROA(Attack):
     search: Literal["exhaustive", "gradient"] = "gradient"
     stride: int = 2
     candidates: int = 30
+    moving: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.eps <= 1:
             raise ConfigError(f"ROA's eps is {self.eps}, expected a share of the area in (0, 1], such as 0.1")
         if self.search not in ("exhaustive", "gradient"):
             raise ConfigError(f"ROA's search is {self.search!r}, expected exhaustive or gradient")
+        if self.moving and self.search != "gradient":
+            raise ConfigError("a moving ROA places its rectangles by the gradient; use search='gradient'")
         if min(self.steps, self.stride, self.candidates) < 1:
             raise ConfigError("ROA's steps, stride and candidates must each be at least 1")
 
     @property
     def name(self) -> str:
         """ROA, its area and its steps."""
-        return f"ROA-{self.eps:.0%} t={self.steps}"
+        return f"ROA-{self.eps:.0%} t={self.steps}" + (" moving" if self.moving else "")
 
     @property
     def budget(self) -> Norm:
@@ -64,24 +69,34 @@ class ROA(Attack):
         return ascend(model, x, y, start, region, loss=cross_entropy(y), sizes=sizes, stop=stop)
 
     def _place(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
-        """The mask of each sample's rectangle, bool (N, 1, H, W)."""
-        height, width = rectangle(self.eps, x.shape[2], x.shape[3])
+        """The mask of each sample's rectangle, bool (N, 1, H, W), or (N, 1, 1 or T, H, W) of clips."""
+        sides = rectangle(self.eps, *x.shape[-2:])
         places = torch.cartesian_prod(
-            _grid(x.shape[2] - height, self.stride), _grid(x.shape[3] - width, self.stride)
+            *(_grid(whole - side, self.stride) for whole, side in zip(x.shape[-2:], sides, strict=True))
         ).to(x.device)
-        tried = places.expand(len(x), -1, -1)
-        if self.search == "gradient" and len(places) > self.candidates:
-            under = _gradient_under(model, x, y, (height, width))[:, places[:, 0], places[:, 1]]
-            tried = places[under.topk(self.candidates, dim=1).indices]
+        tried = places.expand(len(x), 1, -1, -1)
+        if self.moving or (self.search == "gradient" and len(places) > self.candidates):
+            under = self._gradient_under(model, x, y, sides)[:, :, places[:, 0], places[:, 1]]
+            tried = places[under.topk(min(self.candidates, len(places)), dim=2).indices]
         worst = torch.full((len(x),), -torch.inf, device=x.device)
-        best = tried[:, 0]
-        for corner in tried.unbind(dim=1):
-            mask = _mask(corner, (height, width), x)
+        best = tried[:, :, 0]
+        for corners in tried.unbind(dim=2):
+            mask = _mask(corners, sides, x)
             with torch.no_grad():
                 loss = cross_entropy(y)(model(torch.where(mask, _GREY, x)), torch.arange(len(x), device=x.device))
-            best = torch.where((loss > worst)[:, None], corner, best)
+            best = torch.where((loss > worst)[:, None, None], corners, best)
             worst = torch.maximum(loss, worst)
-        return _mask(best, (height, width), x)
+        return _mask(best, sides, x)
+
+    def _gradient_under(self, model: Model, x: Tensor, y: Tensor, sides: tuple[int, int]) -> Tensor:
+        """Squared gradient summed under a rectangle at each corner, (N, F, H - h + 1, W - w + 1)."""
+        x = x.detach().requires_grad_()
+        loss = cross_entropy(y)(model(x), torch.arange(len(x), device=x.device))
+        (gradient,) = torch.autograd.grad(loss.sum(), x)
+        squares = gradient.square().sum(dim=1).view(len(x), -1, *x.shape[-2:])
+        if not self.moving:
+            squares = squares.sum(dim=1, keepdim=True)
+        return nn.functional.avg_pool2d(squares, sides, stride=1)
 
 
 def rectangle(area: float, height: int, width: int) -> tuple[int, int]:
@@ -94,18 +109,10 @@ def _grid(last: int, stride: int) -> Tensor:
     return torch.tensor(sorted({*range(0, last + 1, stride), last}))
 
 
-def _gradient_under(model: Model, x: Tensor, y: Tensor, sides: tuple[int, int]) -> Tensor:
-    """Squared gradient summed under a rectangle at each corner, (N, H - h + 1, W - w + 1)."""
-    x = x.detach().requires_grad_()
-    loss = cross_entropy(y)(model(x), torch.arange(len(x), device=x.device))
-    (gradient,) = torch.autograd.grad(loss.sum(), x)
-    squares = gradient.square().sum(dim=1, keepdim=True)
-    return nn.functional.avg_pool2d(squares, sides, stride=1).squeeze(1)
-
-
-def _mask(corner: Tensor, sides: tuple[int, int], x: Tensor) -> Tensor:
-    """Rectangles with these top left corners, int64 (N, 2), as bool (N, 1, H, W)."""
-    rows = torch.arange(x.shape[2], device=x.device) - corner[:, :1]
-    columns = torch.arange(x.shape[3], device=x.device) - corner[:, 1:]
+def _mask(corners: Tensor, sides: tuple[int, int], x: Tensor) -> Tensor:
+    """Rectangles with these top left corners, int64 (N, F, 2), F being 1 or a clip's T, as bool (N, 1, [F,] H, W)."""
+    rows = torch.arange(x.shape[-2], device=x.device) - corners[..., :1]
+    columns = torch.arange(x.shape[-1], device=x.device) - corners[..., 1:]
     inside_rows, inside_columns = (rows >= 0) & (rows < sides[0]), (columns >= 0) & (columns < sides[1])
-    return (inside_rows[:, :, None] & inside_columns[:, None, :])[:, None]
+    mask = inside_rows[..., :, None] & inside_columns[..., None, :]
+    return mask if x.dim() == 4 else mask[:, None]

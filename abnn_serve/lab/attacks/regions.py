@@ -12,7 +12,7 @@ from abnn_serve.card import Norm
 
 
 class Region(Protocol):
-    """The images that an adversary may send in the place of x; images are float (N, 3, H, W) in [0, 1]."""
+    """The images that an adversary may send in the place of x; images are float (N, 3, [T,] H, W) in [0, 1]."""
 
     def start(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """A random member of the region around x."""
@@ -63,7 +63,7 @@ class L2:
     def start(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Uniform in the ball: a random direction, at a distance whose distribution fills the volume."""
         noise = torch.randn(x.shape, generator=generator).to(x)
-        volume = uniform(x[:, :1, :1, :1], generator) ** (1 / x[0].numel())
+        volume = uniform(_length(x), generator) ** (1 / x[0].numel())
         return self.project(x, x + noise / _length(noise) * volume * self.eps)
 
     def step(self, moved: Tensor, gradient: Tensor, size: Tensor | float) -> Tensor:
@@ -82,7 +82,7 @@ class L2:
 
 @dataclass(frozen=True, slots=True)
 class Occlusion:
-    """Any pixels inside the mask, bool (N, 1, H, W); none outside."""
+    """Any pixels inside the mask, bool (N, 1, H, W), or (N, 1, 1 or T, H, W); none outside."""
 
     mask: Tensor
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from abnn_serve.errors import ConfigError
-from abnn_serve.lab.attacks.base import Attack, Model, margins
+from abnn_serve.lab.attacks.base import Attack, Model, as_images, margins
 from abnn_serve.lab.attacks.regions import ball
 
 # Share of the area of a square, halved at each of these counts of 10,000 queries (the paper's schedule).
@@ -41,7 +41,9 @@ class Square(Attack):
 
     @torch.no_grad()
     def perturb(self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator, *, stop: bool) -> Tensor:
-        """See `Attack`."""
+        """See `Attack`; the squares of a clip's frames share a place."""
+        shape = x.shape
+        model, x = as_images(model, x)
         region = ball("Linf", self.eps)
         signs = _signs((len(x), x.shape[1], 1, x.shape[3]), generator).to(x)
         found = region.project(x, x + self.eps * signs)
@@ -57,7 +59,7 @@ class Square(Attack):
             better = alive[margin < lowest[alive]]
             found[better] = moved[margin < lowest[alive]]
             lowest[better] = margin[margin < lowest[alive]]
-        return found
+        return found.view(shape)
 
     def _share(self, query: int) -> float:
         at = query * 10_000 / self.queries

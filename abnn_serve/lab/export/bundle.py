@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime
 
 import abnn_serve
-from abnn_serve.bundle.manifest import FileEntry, Manifest, Parity
+from abnn_serve.bundle.manifest import FileEntry, Manifest, Parity, format_of
 from abnn_serve.bundle.store import Bundle, Golden, pack_golden, pack_json, write_bundle
 from abnn_serve.card import Accuracy, RobustnessCard, Variant
 from abnn_serve.errors import BundleIntegrityError, ExportError, ParityError
@@ -68,6 +68,8 @@ def export_bundle(
     config = run.config
     _check_data(config, data)
     data = agree(config.labels, data)
+    if calibration is not None and config.input.sampling:
+        raise ExportError("int8 is for images; export a network of clips in fp32 alone")
     on_stage("exporting the graph")
     network = run.network()
     served = ServedNetwork(network).eval()
@@ -160,6 +162,7 @@ def _describe(
             toolchain=_toolchain(),
             parity=parity,
             files=files,
+            format_version=format_of(config.input),
         )
 
     return describe
@@ -173,9 +176,7 @@ def _toolchain() -> dict[str, str]:
 
 
 def _clean_accuracy(predictor: Predictor, data: ImageData) -> Accuracy:
-    correct = 0
-    for start in range(0, len(data), 500):
-        answers = predictor.predict(data.images[start : start + 500], top_k=1)
-        found = np.asarray([answer.top[0].index for answer in answers])
-        correct += int((found == data.labels[start : start + 500]).sum())
-    return Accuracy(correct=correct, n=len(data))
+    size = data.chunk(500)
+    parts = [predictor.predict(data.images[start : start + size], top_k=1) for start in range(0, len(data), size)]
+    scores, labels = data.by_video(np.stack([answer.logits for part in parts for answer in part]))
+    return Accuracy(correct=int((scores.argmax(axis=1) == labels).sum()), n=len(labels))

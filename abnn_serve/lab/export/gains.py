@@ -31,7 +31,7 @@ def measure_gains(stages: Sequence[Stage], image: NDArray[np.uint8], *, seconds:
 
     Args:
         stages: of one graph, the first as it was exported.
-        image: uint8 (1, H, W, 3).
+        image: uint8 (1, [T,] H, W, 3).
         seconds: for each stage.
     """
     sessions = [open_graph(stage.model, 1) for stage in stages]
@@ -48,5 +48,5 @@ def measure_gains(stages: Sequence[Stage], image: NDArray[np.uint8], *, seconds:
 
 def _timed(session: ort.InferenceSession, image: NDArray[np.uint8]) -> float:
     start = time.perf_counter()
-    session.run(None, {"image": image})
+    session.run(None, {session.get_inputs()[0].name: image})
     return time.perf_counter() - start

@@ -22,19 +22,20 @@ OPSET = 20
 
 
 class ServedNetwork(nn.Module):
-    """A pixel network behind the served input: uint8 (N, H, W, 3) to float32 logits (N, classes)."""
+    """A pixel network behind the served input: uint8 (N, [T,] H, W, 3) to float32 logits (N, classes)."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, image: Tensor) -> Tensor:
-        logits: Tensor = self.network(image.permute(0, 3, 1, 2).float() / 255.0)
+    def forward(self, pixels: Tensor) -> Tensor:
+        channels_first = pixels.permute(0, pixels.dim() - 1, *range(1, pixels.dim() - 1))
+        logits: Tensor = self.network(channels_first.float() / 255.0)
         return logits.float()
 
 
 def export_graph(network: nn.Module, spec: InputSpec) -> bytes:
-    """The serialised ONNX model of a network in eval mode: input `image`, output `logits`, dynamic batch."""
+    """The serialised ONNX model of a network in eval mode: input `image` or `video`, output `logits`."""
     return export_stages(network, spec)[-1].model
 
 
@@ -59,8 +60,8 @@ def export_stages(network: nn.Module, spec: InputSpec) -> list[Stage]:
                 served,
                 (example,),
                 dynamo=True,
-                dynamic_shapes={"image": {0: torch.export.Dim("batch", min=1, max=65_536)}},
-                input_names=["image"],
+                dynamic_shapes={"pixels": {0: torch.export.Dim("batch", min=1, max=65_536)}},
+                input_names=[spec.modality],
                 output_names=["logits"],
                 opset_version=OPSET,
                 verbose=False,

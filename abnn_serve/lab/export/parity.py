@@ -18,7 +18,8 @@ BATCH_SIZES = (1, 7)
 
 
 def torch_logits(served: nn.Module, images: NDArray[np.uint8], batch_size: int = 100) -> NDArray[np.float32]:
-    """uint8 (N, H, W, 3) to the logits that torch computes, float32 (N, classes)."""
+    """uint8 (N, [T,] H, W, 3) to the logits that torch computes, float32 (N, classes)."""
+    batch_size = max(1, batch_size // (images.shape[1] if images.ndim == 5 else 1))
     with torch.inference_mode():
         parts = [
             served(torch.from_numpy(images[i : i + batch_size])).numpy() for i in range(0, len(images), batch_size)

@@ -1,0 +1,88 @@
+"""A labelled data set in memory: pictures, or clips of videos."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from abnn_serve.spec import Labels
+
+_CHUNK = 1 << 26  # bytes of pixels that are hashed at a time: they may lie on disk
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageData:
+    """A labelled data set of pictures or of clips.
+
+    Attributes:
+        images: uint8 (N, H, W, 3), or clips (N, T, H, W, 3); RGB.
+        labels: int64 (N,), each in [0, len(classes)).
+        classes: names in label order.
+        corrupt: one line for each row that was skipped.
+        videos: of clips, which video each is from, int64 (N,), ascending; None where every sample stands alone.
+        mirrors: a mirrored sample keeps its class.
+    """
+
+    source: str
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    classes: Labels
+    corrupt: tuple[str, ...] = ()
+    videos: NDArray[np.int64] | None = None
+    mirrors: bool = True
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def frames(self) -> int:
+        """Of one sample."""
+        return self.images.shape[1] if self.images.ndim == 5 else 1
+
+    def chunk(self, images: int) -> int:
+        """How many samples hold as many frames as so many images; at least 2."""
+        return max(images // self.frames, 2)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over pixels, labels and class names: the same data in another file has the same digest."""
+        state = hashlib.sha256()
+        step = max(1, _CHUNK // max(self.images[:1].nbytes, 1))
+        for start in range(0, len(self), step):
+            state.update(np.ascontiguousarray(self.images[start : start + step]).data)
+        state.update(np.ascontiguousarray(self.labels).data)
+        state.update("\n".join(self.classes.names).encode())
+        return state.hexdigest()
+
+    def spread(self, count: int) -> ImageData:
+        """At most `count` samples, evenly spaced: a folder's are sorted by class. Of each video its middle clip."""
+        first, clips = self._clips
+        here = first + clips // 2
+        chosen = here[np.unique(np.linspace(0, len(here) - 1, min(count, len(here))).astype(np.int64))]
+        videos = None if self.videos is None else self.videos[chosen]
+        return replace(self, images=self.images[chosen], labels=self.labels[chosen], videos=videos)
+
+    def part(self, start: int, stop: int) -> ImageData:
+        """Samples start to stop."""
+        videos = None if self.videos is None else self.videos[start:stop]
+        return replace(self, images=self.images[start:stop], labels=self.labels[start:stop], videos=videos)
+
+    def by_video(self, logits: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Logits (N, classes) to the mean of the softmax over each video's clips, and the videos' labels."""
+        exact = logits.astype(np.float64)
+        with np.errstate(invalid="ignore"):  # logits that are not finite stay so
+            weights = np.exp(exact - exact.max(axis=1, keepdims=True))
+        scores = weights / weights.sum(axis=1, keepdims=True)
+        first, clips = self._clips
+        return np.add.reduceat(scores, first, axis=0) / clips[:, None], self.labels[first]
+
+    @property
+    def _clips(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The first sample of each video and how many it has; a picture counts as a video of its own."""
+        videos = np.arange(len(self)) if self.videos is None else self.videos
+        _, first, clips = np.unique(videos, return_index=True, return_counts=True)
+        return first.astype(np.int64), clips.astype(np.int64)

@@ -1,0 +1,211 @@
+"""What video costs: decoding beside real time and torchcodec, and the fused 3D pair beside its two networks run apart.
+
+python benchmarks/video.py --quick                                   # the bars; exits 1 if one is missed
+python benchmarks/video.py --videos CLIPS --out benchmarks/results/video-cpu
+
+One thread. CLIPS is a folder of videos of about 144 px, searched whole; without it ten seconds are drawn. torchcodec
+is compared where it is installed (pip install torchcodec, and FFmpeg's libraries): both decode every frame of a video.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import io
+import json
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from abnn_serve.errors import AbnnError
+from abnn_serve.hardware import describe_cpu
+from abnn_serve.lab.clips import SUFFIXES
+from abnn_serve.lab.export.graph import export_graph
+from abnn_serve.lab.network import PixelNetwork
+from abnn_serve.lab.pairing import plan_pairs
+from abnn_serve.lab.surgery import apply_plan
+from abnn_serve.lab.zoo import build_network
+from abnn_serve.media.container import VideoLimits
+from abnn_serve.media.video import decode_video
+from abnn_serve.runtime.engine import open_graph
+from abnn_serve.spec import InputSpec, Sampling
+
+SPEC = InputSpec(height=112, width=112, sampling=Sampling(frames=16))
+REAL_TIME, TORCHCODEC, FUSED = 20.0, 1.3, 1.05
+RANK = 64
+Call = Callable[[], object]
+
+
+def main() -> None:
+    """Time, print, write; exit with 1 where a bar is missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds")
+    parser.add_argument("--videos", type=Path, help="folder of videos; ten seconds are drawn if not given")
+    parser.add_argument("--network", default="r3d_18", help="of target and substitute")
+    parser.add_argument("--out", type=Path, help="stem of the JSON file to write")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rounds = 3 if options.quick else 15
+    videos = _videos(options.videos, 5 if options.quick else 30)
+    figures = {**_decoding(videos, rounds), **_network(options.network, rounds)}
+    figures |= _overlap(videos, options.network)
+    bars = [
+        ("decode + sampling, times real time", figures["real_time"], REAL_TIME, True),
+        ("our decoding / torchcodec's, every frame", figures.get("over_torchcodec"), TORCHCODEC, False),
+        (f"fused / (target + substitute), {options.network}", figures["fused_over_apart"], FUSED, False),
+    ]
+    missed = 0
+    for what, value, limit, least in bars:
+        if value is None:
+            print(f"{what:<44} not measured: torchcodec cannot be loaded here")
+            continue
+        holds = value >= limit if least else value <= limit
+        missed += not holds
+        print(f"{what:<44} {value:8.3f} {'>=' if least else '<='} {limit:5.2f}{'' if holds else '  MISSED'}")
+    print(f"{'overlapped / one after the other':<44} {figures['overlapped']:8.3f}")
+    if options.out:
+        record = {
+            "date": dt.datetime.now(tz=dt.UTC).date().isoformat(),
+            "hardware": describe_cpu(),
+            "threads": 1,
+            "videos": len(videos),
+            "network": options.network,
+            **figures,
+        }
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+    sys.exit(1 if missed else 0)
+
+
+def _videos(folder: Path | None, count: int) -> list[bytes]:
+    if folder is None:
+        return [_drawn()]
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    return [paths[i].read_bytes() for i in np.unique(np.linspace(0, len(paths) - 1, count).astype(int))]
+
+
+def _drawn() -> bytes:
+    """Ten seconds, 192x144, 25 frames a second, H.264: a smooth picture that drifts."""
+    noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8).repeat(8, axis=0).repeat(8, axis=1)
+    out = io.BytesIO()
+    with av.open(out, "w", format="mp4") as file:
+        stream = file.add_stream("libx264", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 144, 192, "yuv420p"
+        for i in range(250):
+            frame = np.ascontiguousarray(noise[i % 160 : i % 160 + 144, i : i + 192])
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        file.mux(stream.encode(None))
+    return out.getvalue()
+
+
+def _decoding(videos: list[bytes], rounds: int) -> dict[str, float]:
+    """Seconds of video for each second of work, all frames decoded and 16 sampled; and beside torchcodec."""
+    limits = VideoLimits(decode_seconds=600.0)
+    ours: Call = lambda: [decode_video(video, _every(video), limits) for video in videos]  # noqa: E731
+    cases: dict[str, Call] = {"ours": lambda: [decode_video(video, SPEC, limits) for video in videos], "every": ours}
+    theirs = _torchcodec(videos)
+    if theirs:
+        cases["torchcodec"] = theirs
+    seconds = sum(decode_video(video, SPEC, limits).seconds for video in videos)
+    medians = _medians(cases, rounds)
+    figures = {"video_seconds": seconds, "decode_seconds": medians["ours"], "real_time": seconds / medians["ours"]}
+    figures["every_frame_real_time"] = seconds / medians["every"]
+    if theirs:
+        figures["over_torchcodec"] = medians["every"] / medians["torchcodec"]
+    return figures
+
+
+def _every(video: bytes) -> InputSpec:
+    """Every frame, at the size of SPEC."""
+    found = decode_video(video, SPEC, VideoLimits(decode_seconds=600.0)).found
+    return InputSpec(height=112, width=112, sampling=Sampling(frames=min(found, 512)))
+
+
+def _torchcodec(videos: list[bytes]) -> Call | None:
+    try:
+        from torchcodec.decoders import VideoDecoder
+    except (ImportError, RuntimeError):
+        return None
+
+    def decode() -> list[NDArray[np.uint8]]:
+        decoded = []
+        for video in videos:
+            frames = VideoDecoder(video, num_ffmpeg_threads=1, dimension_order="NHWC")[:512]
+            scaled = torch.nn.functional.interpolate(frames.permute(0, 3, 1, 2).float(), (112, 112))
+            decoded.append(scaled.byte().numpy())
+        return decoded
+
+    return decode
+
+
+def _network(name: str, rounds: int) -> dict[str, float]:
+    torch.manual_seed(0)
+    target, substitute = (PixelNetwork(build_network(name, num_classes=400)).eval() for _ in range(2))
+    for plain in (target, substitute):
+        with torch.no_grad():
+            plain.train()(torch.rand(2, 3, 16, 112, 112))  # running statistics of some input
+        plain.eval()
+    plan = plan_pairs(target, substitute, torch.rand(1, 3, 16, 112, 112), rank=RANK)
+    graphs = {"fused": export_graph(apply_plan(target, substitute, plan).eval(), SPEC)}
+    graphs |= {"target": export_graph(target, SPEC), "substitute": export_graph(substitute, SPEC)}
+    clip = np.random.default_rng(0).integers(0, 256, (1, *SPEC.shape), np.uint8)
+    sessions = {name: open_graph(graph, 1) for name, graph in graphs.items()}
+    cases: dict[str, Call] = {
+        name: lambda session=session: session.run(None, {"video": clip})  # type: ignore[misc]
+        for name, session in sessions.items()
+    }
+    medians = _medians(cases, rounds)
+    apart = medians["target"] + medians["substitute"]
+    return {
+        **{f"{name}_seconds": value for name, value in medians.items()},
+        "fused_over_apart": medians["fused"] / apart,
+    }
+
+
+def _overlap(videos: list[bytes], name: str) -> dict[str, float]:
+    """Decoding the next video while one is classified, beside one after the other."""
+    session = open_graph(export_graph(PixelNetwork(build_network(name, num_classes=400)).eval(), SPEC), 1)
+    some = (videos * 4)[:4]
+
+    def clip(video: bytes) -> NDArray[np.uint8]:
+        return decode_video(video, SPEC, VideoLimits()).pixels
+
+    def apart() -> None:
+        for video in some:
+            session.run(None, {"video": clip(video)})
+
+    def together() -> None:
+        with ThreadPoolExecutor(1) as ahead:
+            waiting = [ahead.submit(clip, video) for video in some]
+            for decoded in waiting:
+                session.run(None, {"video": decoded.result()})
+
+    medians = _medians({"apart": apart, "together": together}, 3)
+    return {"overlapped": medians["together"] / medians["apart"]}
+
+
+def _medians(cases: dict[str, Call], rounds: int) -> dict[str, float]:
+    """Median seconds of each case, all in turn."""
+    samples: dict[str, list[float]] = {name: [] for name in cases}
+    for call in cases.values():
+        call()
+    for _ in range(rounds):
+        for name, call in cases.items():
+            start = time.perf_counter()
+            call()
+            samples[name].append(time.perf_counter() - start)
+    return {name: float(np.median(times)) for name, times in samples.items()}
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except AbnnError as error:
+        sys.exit(f"video: {error}")

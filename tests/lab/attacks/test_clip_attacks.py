@@ -1,0 +1,87 @@
+"""Attacks on clips stay in their budget and do harm."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from abnn_serve.errors import ConfigError
+from abnn_serve.lab.attacks.base import margins, right
+from abnn_serve.lab.attacks.gradient import FGSM, PGD
+from abnn_serve.lab.attacks.patch import ROA
+from abnn_serve.lab.attacks.square import Square
+from abnn_serve.lab.evaluate import inside
+
+X = torch.rand(12, 3, 4, 12, 12, generator=torch.Generator().manual_seed(0))
+
+
+class _Halves(nn.Module):
+    """Whether the later frames are brighter than the earlier ones: the mean difference, scaled."""
+
+    def __init__(self, at: tuple[slice, slice] = (slice(None), slice(None))) -> None:
+        super().__init__()
+        self.at = at
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        seen = x[..., self.at[0], self.at[1]]
+        change = 60 * (seen[:, :, 2:] - seen[:, :, :2]).mean(dim=(1, 2, 3, 4))
+        return torch.stack([-change, change], dim=1)
+
+
+def _labels(model: nn.Module) -> torch.Tensor:
+    return model(X).argmax(dim=1)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [FGSM(eps=8 / 255), PGD(eps=8 / 255, steps=5), PGD(eps=2.0, norm="L2", steps=5), Square(eps=16 / 255, queries=60)],
+)
+def test_every_ball_is_kept_and_hurts(attack):
+    model = _Halves()
+    y = _labels(model)
+    moved = attack(model, X, y)
+    assert moved.shape == X.shape
+    assert 0 <= float(moved.min()) <= float(moved.max()) <= 1
+    change = (moved - X).flatten(1)
+    length = change.abs().amax(dim=1) if attack.budget == "Linf" else change.norm(dim=1)
+    assert float(length.max()) <= attack.eps + 1e-6
+    assert float(right(model, moved, y).float().mean()) < 0.8
+    assert torch.allclose(inside(attack, X, moved, whole=False), moved, atol=1e-5)
+
+
+@pytest.mark.parametrize("moving", [False, True])
+def test_roa_covers_ten_percent_of_each_frame_at_one_place_or_moving(moving):
+    corner = (slice(0, 4), slice(8, 12))
+    model = _Halves(corner)
+    y = _labels(model)
+    attack = ROA(eps=0.1, steps=5, moving=moving)
+    moved = attack(model, X, y, stop=False)
+    changed = (moved != X).any(dim=1)
+    assert float(changed.float().mean(dim=(2, 3)).max()) <= 0.1
+    if not moving:
+        assert torch.equal(changed.any(dim=1), changed.all(dim=1))
+    assert bool(changed[..., corner[0], corner[1]].any())
+    assert float(right(model, moved, y).float().mean()) < 0.5
+    assert torch.equal(inside(attack, X, moved, whole=False), moved)
+    wide = moved.clone()
+    wide[:, :, 0] = 0.123  # one whole frame
+    assert torch.equal(inside(attack, X, wide, whole=False), X)
+
+
+def test_a_moving_roa_goes_where_each_frame_matters():
+    class _Diagonal(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen = torch.stack([x[:, :, t, 3 * t : 3 * t + 3, 3 * t : 3 * t + 3].mean(dim=(1, 2, 3)) for t in range(4)])
+            change = 60 * (seen[2:] - seen[:2]).mean(dim=0)
+            return torch.stack([-change, change], dim=1)
+
+    model = _Diagonal()
+    y = _labels(model)
+    still, moving = (ROA(eps=0.0625, moving=moving)(model, X, y, stop=False) for moving in (False, True))
+    assert margins(model(moving), y).mean() > margins(model(still), y).mean() + 1
+
+
+def test_a_moving_roa_needs_the_gradient():
+    with pytest.raises(ConfigError, match="search='gradient'"):
+        ROA(moving=True, search="exhaustive")
