@@ -58,7 +58,7 @@ def test_pictures_and_videos_at_the_wrong_endpoint_get_415(client):
 
 
 def test_what_is_beyond_the_limits_gets_413(client):
-    _refused(client.post("/classify_video", files={"video": ("x", b"x" * 60_000)}), 413, "50,000 bytes")
+    _refused(client.post("/classify_video", files={"video": ("x", b"x" * 60_000)}), 413, "50,000")
     long = encode_video(passing_square(np.random.default_rng(1), rightwards=True, count=90))
     _refused(client.post("/classify_video", files={"video": ("x", long)}), 413, "the limit is 3")
 
