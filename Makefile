@@ -12,10 +12,10 @@ serve: $(VENV)/.core  ## serve the default bundle on http://localhost:$(PORT)
 	$(BIN)/bentoml serve --host $(HOST) --port $(PORT)
 
 test: $(VENV)/.dev  ## the whole test suite, without what is marked slow
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 test-all: $(VENV)/.dev  ## with what is marked slow
-	$(BIN)/python -m pytest -m "" $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "" $(ARGS)
 
 check: $(VENV)/.dev  ## format, lint and types
 	$(BIN)/ruff format --check .

@@ -6,6 +6,10 @@ import os
 import random
 from pathlib import Path
 
+if (_worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
+    _cores = sorted(os.sched_getaffinity(0))  # one for each worker, before libraries size their thread pools by them
+    os.sched_setaffinity(0, {_cores[int(_worker.removeprefix("gw")) % len(_cores)]})
+
 import numpy as np
 import pytest
 from hypothesis import settings

@@ -25,7 +25,8 @@ def build_pair(name: str, size: int, rank: int, layers: int | None = None) -> Ad
         name: as `abnn train` takes it.
         size: pixels of a side.
         rank: of the maps; 0 leaves them full.
-        layers: how many of the target's BatchNorms become adaptive, the first ones; None takes all.
+        layers: how many of the target's BatchNorms become adaptive, the first ones, the others folding away; None takes
+            all.
     """
     torch.manual_seed(0)
     target, substitute = (PixelNetwork(build_network(name, num_classes=1000)) for _ in range(2))
@@ -34,6 +35,8 @@ def build_pair(name: str, size: int, rank: int, layers: int | None = None) -> Ad
         plain.eval()
     norms = [(n, m.num_features) for n, m in target.body.named_modules() if isinstance(m, nn.BatchNorm2d)]
     pairs = tuple(Pair(target=n, substitute=n, channels=width, statistics=width) for n, width in norms[:layers])
+    for n, _ in norms[len(pairs) :]:
+        target.body.set_submodule(n, nn.Identity())
     network = apply_plan(target, substitute, SurgeryPlan(pairs=pairs, rank=rank or None)).eval()
     for layer in network.adaptive_layers:
         nn.init.normal_(layer.map, std=0.005)
