@@ -21,6 +21,8 @@ from abnn_serve.spec import InputSpec
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*")
+_JPEG_SCAN = b"\xff\xda"
+_MAX_SCANS = 100  # each goes over all pixels; encoders write about ten
 _PILLOWS_OWN_LIMIT = 178_956_970  # pixels past which Pillow itself refuses a picture
 
 
@@ -58,6 +60,9 @@ def open_image(data: bytes, limits: ImageLimits) -> Image.Image:
     if not data:
         raise UnreadableInputError("the file is empty, expected an image")
     image = _open(data)
+    scans = data.count(_JPEG_SCAN) if image.format == "JPEG" else 0
+    if scans > _MAX_SCANS:
+        raise InputTooLargeError(f"the JPEG image has {scans:,} scans, the limit is {_MAX_SCANS}")
     width, height = image.size
     if width * height > limits.max_pixels:
         raise InputTooLargeError(f"the image is {width}x{height} pixels, the limit is {limits.max_pixels:,} in all")

@@ -6,19 +6,19 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from abnn_serve.bundle.manifest import MANIFEST
 from abnn_serve.errors import AbnnError, BundleError, ConfigError, one_line
 from abnn_serve.runtime.predictor import Predictor
-from abnn_serve.runtime.session import MAX_BATCH, Session
+from abnn_serve.runtime.session import CPU, MAX_BATCH, Session
 from abnn_serve.runtime.settings import Settings
-from abnn_serve.service.batcher import Batcher
+from abnn_serve.service.batcher import Batcher, Run
 from abnn_serve.service.errors import UnknownModelError
 from abnn_serve.service.metrics import Metrics
 from abnn_serve.service.settings import ServiceSettings
@@ -85,11 +85,14 @@ class Catalog:
         """Every bundle, the default first."""
         return list(self._served.values())
 
-    async def watch(self, seconds: float, sleep: Callable[[float], object] = asyncio.sleep) -> None:
+    async def watch(self, seconds: float) -> None:
         """Look for new versions for ever; a run in progress ends in the version that it began in."""
         while True:
-            await sleep(seconds)  # type: ignore[misc]
-            await asyncio.to_thread(self.refresh)
+            await asyncio.sleep(seconds)
+            try:
+                await asyncio.to_thread(self.refresh)
+            except Exception:  # whatever it is, the versions that answer stay, and the next look comes
+                log.exception("looking for new versions failed")
 
     def refresh(self) -> None:
         """Load what changed on disk; what cannot be loaded leaves the version that answers in place."""
@@ -130,7 +133,7 @@ class Catalog:
         max_batch = self._service.max_batch or best_batch(sizes)
         log.info("%s: at most %d samples in a run", name, max_batch)
         batcher = Batcher(
-            predictor.session.run,
+            predictor.session.run if predictor.session.provider == CPU else in_buckets(predictor.session.run),
             self._executor,
             max_batch=max_batch,
             max_queue=self._service.max_queue,
@@ -163,13 +166,25 @@ def warm_up(session: Session) -> dict[int, float]:
     return times
 
 
+def in_buckets(run: Run) -> Run:
+    """`run` at sizes that are powers of two, filled up with zeros: a GPU tunes itself anew for each size."""
+
+    def padded(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        count = len(images)
+        filled = np.zeros((1 << (count - 1).bit_length(), *images.shape[1:]), images.dtype)
+        filled[:count] = images
+        return run(filled)[:count]
+
+    return padded
+
+
 def best_batch(times: dict[int, float]) -> int:
     """The smallest batch that is nearly as fast for each sample as any."""
     best = max(size / seconds for size, seconds in times.items())
     return min(size for size, seconds in times.items() if size / seconds >= _GOOD_ENOUGH * best)
 
 
-def _seconds(session: Session, images: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> float:
+def _seconds(session: Session, images: NDArray[np.uint8]) -> float:
     started = time.perf_counter()
     session.run(images)
     return time.perf_counter() - started

@@ -10,7 +10,7 @@ import pytest
 from abnn_serve.bundle.store import load_bundle
 from abnn_serve.errors import ConfigError
 from abnn_serve.runtime.settings import Settings
-from abnn_serve.service.catalog import best_batch, find_bundles, pins
+from abnn_serve.service.catalog import best_batch, find_bundles, in_buckets, pins
 from tests.drawing import draw_shape, png
 from tests.service.conftest import write_version
 
@@ -39,6 +39,19 @@ def test_there_is_an_identity_for_each_bundle_or_none():
 def test_the_smallest_batch_that_is_nearly_as_fast_as_any_is_taken():
     assert best_batch({1: 1.0, 2: 1.2, 4: 2.0, 8: 3.9, 16: 8.0}) == 4
     assert best_batch({1: 0.1}) == 1
+
+
+def test_on_a_gpu_every_run_has_a_size_that_was_warmed_up():
+    sizes = []
+
+    def run(images):
+        sizes.append(len(images))
+        return images[:, :1].astype(np.float32)
+
+    for count in (1, 2, 3, 5, 8):
+        images = np.arange(3 * count, dtype=np.uint8).reshape(count, 3)
+        np.testing.assert_array_equal(in_buckets(run)(images), images[:, :1])
+    assert sizes == [1, 2, 4, 8, 8]
 
 
 def test_every_bundle_answers_under_its_name_and_the_first_without_one(client):
