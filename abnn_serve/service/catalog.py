@@ -26,8 +26,7 @@ from abnn_serve.service.store import PREFIX, find_in_store
 
 log = logging.getLogger("abnn_serve")
 
-_WARM_SECONDS = 2.0  # no larger batch is tried once one run takes this long
-_GOOD_ENOUGH = 0.95  # of the best throughput: a smaller batch answers sooner
+RUN_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +158,7 @@ def warm_up(session: Session) -> dict[int, float]:
     """Run every batch size that is a power of two; the best of two times in seconds, by size."""
     times: dict[int, float] = {}
     size = 1
-    while size <= MAX_BATCH and (not times or max(times.values()) < _WARM_SECONDS):
+    while size <= MAX_BATCH and (not times or max(times.values()) <= RUN_SECONDS):
         zeros = np.zeros((size, *session.bundle.manifest.input.shape), np.uint8)
         times[size] = min(_seconds(session, zeros) for _ in range(2))
         size *= 2
@@ -179,9 +178,8 @@ def in_buckets(run: Run) -> Run:
 
 
 def best_batch(times: dict[int, float]) -> int:
-    """The smallest batch that is nearly as fast for each sample as any."""
-    best = max(size / seconds for size, seconds in times.items())
-    return min(size for size, seconds in times.items() if size / seconds >= _GOOD_ENOUGH * best)
+    """The largest batch that was warmed up and runs within RUN_SECONDS: a longer one would hold up who comes next."""
+    return max((size for size, seconds in times.items() if seconds <= RUN_SECONDS), default=1)
 
 
 def _seconds(session: Session, images: NDArray[np.uint8]) -> float:
