@@ -47,16 +47,16 @@ def malformed(count: int, images: Sequence[bytes], videos: Sequence[bytes], shap
 def _one(  # noqa: C901 - one branch a kind
     kind: str, rng: np.random.Generator, images: Sequence[bytes], videos: Sequence[bytes], shape: Sequence[int]
 ) -> Malformed:
-    image = images[rng.integers(len(images))]
+    image = images[int(rng.integers(len(images)))]
     path, content_type, right = "/classify", "image/png", {200, 400, 413, 415}
     body = image
     if kind == "mutated":
         body = _flipped(rng, image)
     elif kind == "spliced":
-        other = images[rng.integers(len(images))]
+        other = images[int(rng.integers(len(images)))]
         body = image[: rng.integers(len(image) + 1)] + other[rng.integers(len(other) + 1) :]
     elif kind == "video":
-        body, right = _flipped(rng, videos[rng.integers(len(videos))]), {400, 413, 415}
+        body, right = _flipped(rng, videos[int(rng.integers(len(videos)))]), {400, 413, 415}
     elif kind == "form":
         body, right = _flipped(rng, _form(image), head=120), {200, 400, 413, 415, 422}
         path, content_type = str(rng.choice(["/classify", "/classify_batch"])), FORM
@@ -114,9 +114,15 @@ def _bomb(rng: np.random.Generator) -> bytes:
 
 def _tensor(rng: np.random.Generator, shape: Sequence[int]) -> bytes:
     size = int(np.prod(shape))
-    tensor = {"name": "image", "datatype": "UINT8", "shape": [1, *shape], "data": [7] * size}
-    changes = [{"shape": [2, *shape]}, {"shape": "x"}, {"data": [[1, 2], [3]]}, {"data": [1e99] * 3}, {"datatype": 3}]
-    request = {"inputs": [{**tensor, **changes[rng.integers(len(changes))]}]}
+    tensor: dict[str, object] = {"name": "image", "datatype": "UINT8", "shape": [1, *shape], "data": [7] * size}
+    changes: list[dict[str, object]] = [
+        {"shape": [2, *shape]},
+        {"shape": "x"},
+        {"data": [[1, 2], [3]]},
+        {"data": [1e99] * 3},
+        {"datatype": 3},
+    ]
+    request = {"inputs": [{**tensor, **changes[int(rng.integers(len(changes)))]}]}
     return _flipped(rng, json.dumps(request).encode()) if rng.random() < 0.5 else json.dumps(request).encode()
 
 

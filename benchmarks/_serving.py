@@ -58,7 +58,9 @@ def running(
     path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "BENTOML_DO_NOT_TRACK": "True", "PYTHONPATH": path, **(env or {})}
     with log.open("wb") as out:
-        process = subprocess.Popen(arguments, cwd=cwd, env=environment, stdout=out, stderr=subprocess.STDOUT)  # noqa: S603
+        process = subprocess.Popen(  # noqa: S603
+            arguments, cwd=cwd, env=environment, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+        )
     server = Server(url=f"http://127.0.0.1:{port}", process=process, log=log)
     try:
         wait_until_ready(server, ready)
@@ -66,10 +68,10 @@ def running(
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # the baselines leave processes behind
 
 
 def wait_until_ready(server: Server, path: str = "/readyz", seconds: float = 180) -> float:

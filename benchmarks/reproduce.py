@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from tables import TABLES, Preset, Row, Table
 
 from abnn_serve.card import RobustnessCard
 from abnn_serve.codec import from_json, to_json
@@ -32,7 +33,6 @@ from abnn_serve.lab.robustness import draw, filled, measure
 from abnn_serve.lab.run import Run
 from abnn_serve.lab.start import TrainRequest, train
 from abnn_serve.lab.suites import choose_trials
-from tables import TABLES, Preset, Row, Table
 
 
 def main() -> None:

@@ -3,10 +3,11 @@
 python benchmarks/serve.py --size 224 --out benchmarks/results/serve-224-cpu
 python benchmarks/serve.py --size 32 --seconds 5
 
-Target and substitute are torchvision's resnet18 (below 64 px resnet9-w64), trained for a moment on drawn shapes: what is timed does not depend on
-what they have learned. All servers run one thread on the cores that this command may use (`taskset`), and so does the
-client. In every round each server is asked at each concurrency in turn, so that other load hits all alike; `raw` is the
-bundle's session alone, fed batches from memory, and `predictor` the Predictor on one encoded picture.
+Target and substitute are torchvision's resnet18 (below 64 px resnet9-w64), trained for a moment on drawn shapes: what
+is timed does not depend on what they learned. All servers run one thread on the cores that this command may use
+(`taskset`), and so does the client. In every round each server is asked at each concurrency in turn, so that other load
+hits all alike; `raw` is the bundle's session alone, fed batches from memory, and `predictor` the Predictor on one
+encoded picture.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,9 @@ from abnn_serve.spec import InputSpec
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*")
+_STRIP = 256  # rows
+_JPEG_SCAN = b"\xff\xda"
+_MAX_SCANS = 100  # each goes over all pixels; encoders write about ten
 _PILLOWS_OWN_LIMIT = 178_956_970  # pixels past which Pillow itself refuses a picture
 
 
@@ -59,6 +63,9 @@ def open_image(data: bytes, limits: ImageLimits) -> Image.Image:
     if not data:
         raise UnreadableInputError("the file is empty, expected an image")
     image = _open(data)
+    scans = data.count(_JPEG_SCAN) if image.format == "JPEG" else 0
+    if scans > _MAX_SCANS:
+        raise InputTooLargeError(f"the JPEG image has {scans:,} scans, the limit is {_MAX_SCANS}")
     width, height = image.size
     if width * height > limits.max_pixels:
         raise InputTooLargeError(f"the image is {width}x{height} pixels, the limit is {limits.max_pixels:,} in all")
@@ -130,12 +137,24 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):
-        return _grey16_to_rgb(image)
+        return _in_strips(image, _grey16_to_rgb)
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
-        image = Image.alpha_composite(black, image)
+        return _in_strips(image, _over_black)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _in_strips(image: Image.Image, to_rgb: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """Convert a picture strip by strip: forty megapixels with all their intermediate copies would take a gigabyte."""
+    result = Image.new("RGB", image.size)
+    for top in range(0, image.height, _STRIP):
+        strip = image.crop((0, top, image.width, min(top + _STRIP, image.height)))
+        result.paste(to_rgb(strip), (0, top))
+    return result
+
+
+def _over_black(image: Image.Image) -> Image.Image:
+    black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+    return Image.alpha_composite(black, image.convert("RGBA")).convert("RGB")
 
 
 def _grey16_to_rgb(image: Image.Image) -> Image.Image:

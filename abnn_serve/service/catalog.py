@@ -6,12 +6,12 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from abnn_serve.bundle.manifest import MANIFEST
 from abnn_serve.errors import AbnnError, BundleError, ConfigError, one_line
@@ -27,8 +27,7 @@ from abnn_serve.spec import Modality
 
 log = logging.getLogger("abnn_serve")
 
-_WARM_SECONDS = 2.0  # no larger batch is tried once one run takes this long
-_GOOD_ENOUGH = 0.95  # of the best throughput: a smaller batch answers sooner
+RUN_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,11 +94,14 @@ class Catalog:
         """Every bundle, the default first."""
         return list(self._served.values())
 
-    async def watch(self, seconds: float, sleep: Callable[[float], object] = asyncio.sleep) -> None:
+    async def watch(self, seconds: float) -> None:
         """Look for new versions for ever; a run in progress ends in the version that it began in."""
         while True:
-            await sleep(seconds)  # type: ignore[misc]
-            await asyncio.to_thread(self.refresh)
+            await asyncio.sleep(seconds)
+            try:
+                await asyncio.to_thread(self.refresh)
+            except Exception:  # whatever it is, the versions that answer stay, and the next look comes
+                log.exception("looking for new versions failed")
 
     def refresh(self) -> None:
         """Load what changed on disk; what cannot be loaded leaves the version that answers in place."""
@@ -166,7 +168,7 @@ def warm_up(session: Session) -> dict[int, float]:
     """Run every batch size that is a power of two; the best of two times in seconds, by size."""
     times: dict[int, float] = {}
     size = 1
-    while size <= session.max_batch and (not times or max(times.values()) < _WARM_SECONDS):
+    while size <= session.max_batch and (not times or max(times.values()) <= RUN_SECONDS):
         zeros = np.zeros((size, *session.bundle.manifest.input.shape), np.uint8)
         times[size] = min(_seconds(session, zeros) for _ in range(2))
         size *= 2
@@ -174,12 +176,11 @@ def warm_up(session: Session) -> dict[int, float]:
 
 
 def best_batch(times: dict[int, float]) -> int:
-    """The smallest batch that is nearly as fast for each sample as any."""
-    best = max(size / seconds for size, seconds in times.items())
-    return min(size for size, seconds in times.items() if size / seconds >= _GOOD_ENOUGH * best)
+    """The largest batch that was warmed up and runs within RUN_SECONDS: a longer one would hold up who comes next."""
+    return max((size for size, seconds in times.items() if seconds <= RUN_SECONDS), default=1)
 
 
-def _seconds(session: Session, images: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> float:
+def _seconds(session: Session, images: NDArray[np.uint8]) -> float:
     started = time.perf_counter()
     session.run(images)
     return time.perf_counter() - started

@@ -1,7 +1,5 @@
 """The same network behind LitServe in PyTorch, as its guide writes one: decode, batch, predict."""
 
-from __future__ import annotations
-
 import argparse
 import io
 import os
@@ -12,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 from starlette.datastructures import UploadFile
+from starlette.requests import Request
 
 from abnn_serve.lab.export.graph import ServedNetwork
 from abnn_serve.lab.run import Run
@@ -29,8 +28,8 @@ class Api(litserve.LitAPI):  # type: ignore[misc]
         self.names = run.config.labels.names
         self.network = ServedNetwork(run.network()).to(device).eval()
 
-    def decode_request(self, request: Any) -> Any:
-        """A form's file to pixels."""
+    def decode_request(self, request: Request) -> Any:
+        """A form's file to pixels; LitServe reads the annotation, and gives the form."""
         file: UploadFile = request["image"]
         return fit_image(Image.open(io.BytesIO(file.file.read())).convert("RGB"), self.spec)
 

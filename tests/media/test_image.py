@@ -161,3 +161,13 @@ def test_odd_and_broken_files_are_answered_or_refused_as_their_index_says(data_f
         if outcome != (readable and supported):
             unexpected.append((row["file"], outcome))
     assert unexpected == []
+
+
+def test_a_jpeg_with_thousands_of_scans_is_refused_before_they_are_decoded():
+    out = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(out, "JPEG", progressive=True)
+    assert decode_image(out.getvalue(), ImageLimits()).size == (64, 64)
+    scan = out.getvalue()[out.getvalue().rindex(b"\xff\xda") : -2]
+    many = out.getvalue()[:-2] + scan * 5000 + b"\xff\xd9"
+    with pytest.raises(InputTooLargeError, match=r"5,0\d\d scans, the limit is 100"):
+        decode_image(many, ImageLimits())

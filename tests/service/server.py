@@ -18,20 +18,31 @@ import httpx
 @contextlib.contextmanager
 def serving(bundle: Path, log: Path, **environment: str) -> Iterator[httpx.Client]:
     """Run `abnn serve` until the block ends; a client for it once it is ready."""
-    abnn = ["-c", "from abnn_serve.cli.main import main; main()", "serve", "--bundle", str(bundle)]
-    with _running(abnn, log, Path.cwd(), {"ABNN_THREADS": "1", **environment}) as client:
+    with serving_process(bundle, log, **environment) as (client, _):
         yield client
+
+
+@contextlib.contextmanager
+def serving_process(
+    bundle: Path, log: Path, **environment: str
+) -> Iterator[tuple[httpx.Client, subprocess.Popen[bytes]]]:
+    """As `serving`, with the process."""
+    abnn = ["-c", "from abnn_serve.cli.main import main; main()", "serve", "--bundle", str(bundle)]
+    with _running(abnn, log, Path.cwd(), {"ABNN_THREADS": "1", **environment}) as running:
+        yield running
 
 
 @contextlib.contextmanager
 def serving_bento(tag: str, log: Path, folder: Path, environment: dict[str, str]) -> Iterator[httpx.Client]:
     """Run `bentoml serve TAG` in a folder until the block ends; a client for it once it is ready."""
-    with _running(["-m", "bentoml", "serve", tag], log, folder, environment) as client:
+    with _running(["-m", "bentoml", "serve", tag], log, folder, environment) as (client, _):
         yield client
 
 
 @contextlib.contextmanager
-def _running(arguments: list[str], log: Path, folder: Path, environment: dict[str, str]) -> Iterator[httpx.Client]:
+def _running(
+    arguments: list[str], log: Path, folder: Path, environment: dict[str, str]
+) -> Iterator[tuple[httpx.Client, subprocess.Popen[bytes]]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -46,9 +57,10 @@ def _running(arguments: list[str], log: Path, folder: Path, environment: dict[st
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
             _wait(process, client, log)
-            yield client
+            yield client, process
     finally:
-        process.send_signal(signal.SIGTERM)
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
         process.wait(timeout=30)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import time
@@ -10,7 +11,9 @@ import httpx
 import numpy as np
 import pytest
 
+from abnn_serve.service.edge import Edge
 from abnn_serve.service.keys import new_key
+from abnn_serve.service.state import State
 from tests.drawing import draw_shape, png
 
 PICTURE = png(draw_shape(1, np.random.default_rng(3), 50))
@@ -84,6 +87,25 @@ def test_no_answer_says_what_software_runs_here(client):
     for answer in (client.get("/livez"), client.get("/nothing"), client.post("/classify", content=b"x")):
         assert "server" not in answer.headers
         assert not {"bentoml", "uvicorn", "starlette", "traceback"} & set(answer.text.lower().split())
+
+
+def test_a_failure_of_ours_is_500_and_says_what_it_was_to_the_log_alone(bundle, caplog):
+    async def broken(scope, receive, send):
+        raise RuntimeError("a secret")
+
+    state = State()
+    state.load({"ABNN_BUNDLE": str(bundle.path), "ABNN_THREADS": "1"})
+    state.app = broken
+
+    async def ask() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(Edge(broken, state)), base_url="http://x") as client:
+            return await client.get("/model")
+
+    answer = asyncio.run(ask())
+    state.stop()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
+    assert "secret" not in answer.text
+    assert "a secret" in caplog.text
 
 
 def test_what_is_not_http_is_refused_in_the_same_schema(server):

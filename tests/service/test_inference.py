@@ -67,7 +67,7 @@ def test_errors_under_v2_carry_the_same_facts_beside_the_message(client):
     assert client.get("/v2/nothing").json()["code"] == "not_found"
 
 
-@pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what BentoML uses
 def test_bentomls_own_client_classifies(server, tmp_path, predictor):
     import bentoml
 

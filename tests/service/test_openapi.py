@@ -65,7 +65,7 @@ def test_schemathesis_finds_nothing(server, tmp_path):
     url = server.client.base_url
     command = [
         str(Path(sys.executable).with_name("schemathesis")), "run", f"{url}/openapi.json",
-        "--header", f"authorization: {server.client.headers['authorization']}",
+        "--header", f"Authorization: {server.client.headers['authorization']}",
         "--max-examples", "25", "--seed", "7", "--no-color",
     ]  # fmt: skip
     environment = {**os.environ, "SCHEMATHESIS_HOOKS": "hooks", "PYTHONPATH": str(tmp_path)}

@@ -1,0 +1,46 @@
+"""SIGTERM: what was accepted is answered, what asks is told, and the exit code is 0."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import time
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.drawing import draw_shape, png
+from tests.service.server import serving_process
+
+PICTURE = png(draw_shape(1, np.random.default_rng(3), 50))
+
+
+@pytest.mark.slow
+def test_an_upload_that_has_begun_is_answered_after_sigterm_and_then_the_server_ends_with_0(bundle, tmp_path):
+    with serving_process(bundle.path, tmp_path / "log", ABNN_DRAIN_SECONDS="2") as (client, process):
+        url = client.base_url
+        head = (
+            f"POST /classify HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\ncontent-length: {len(PICTURE)}\r\n\r\n"
+        )
+        with socket.create_connection((url.host, url.port), timeout=20) as begun:
+            begun.sendall(head.encode() + PICTURE[:100])
+            time.sleep(0.3)
+            process.send_signal(signal.SIGTERM)
+            _until(lambda: httpx.get(f"{url}/readyz").status_code == 503)
+            late = httpx.post(f"{url}/classify", files={"image": PICTURE})
+            assert (late.status_code, late.headers["connection"]) == (200, "close")
+            time.sleep(2.5)  # past the time to leave: nobody new is let in
+            begun.sendall(PICTURE[100:])
+            answer = b""
+            while part := begun.recv(65_536):
+                answer += part
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert process.wait(timeout=30) == 0
+
+
+def _until(true) -> None:
+    deadline = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

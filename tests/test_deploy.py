@@ -1,0 +1,58 @@
+"""What is deployed: the manifests against their schemas, and against the code that they run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+MANIFESTS = list(yaml.safe_load_all((ROOT / "deploy" / "kubernetes.yaml").read_text()))
+COMPOSE = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda manifest: manifest["kind"])
+def test_the_kubernetes_manifest_holds_to_the_schema_of_its_kind(manifest):
+    validate = pytest.importorskip("kubernetes_validate", reason="needs kubernetes-validate")
+    validate.validate(manifest, "1.31", strict=True)
+
+
+def test_probes_ask_paths_that_are_there_and_everything_is_limited():
+    (container,) = MANIFESTS[0]["spec"]["template"]["spec"]["containers"]
+    paths = {container[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "readiness", "liveness")}
+    assert paths == {"/readyz", "/livez"}
+    assert set(container["resources"]["limits"]) == {"cpu", "memory"}
+    for service in COMPOSE["services"].values():
+        assert "/readyz" in " ".join(service["healthcheck"]["test"])
+        assert service["deploy"]["resources"]["limits"]["memory"]
+
+
+def test_a_host_waits_longer_for_the_end_than_an_accepted_request_may_take():
+    from abnn_serve.service.settings import ServiceSettings
+
+    limits = ServiceSettings()
+    longest = limits.upload_seconds + limits.deadline_seconds
+    pod = MANIFESTS[0]["spec"]["template"]["spec"]
+    (drain,) = [int(v["value"]) for v in pod["containers"][0]["env"] if v["name"] == "ABNN_DRAIN_SECONDS"]
+    assert pod["terminationGracePeriodSeconds"] >= longest + drain
+    assert int(COMPOSE["x-service"]["stop_grace_period"].removesuffix("s")) >= longest + limits.drain_seconds
+
+
+def test_every_variable_that_is_set_is_one_that_the_readme_lists():
+    text = (ROOT / "deploy" / "kubernetes.yaml").read_text() + (ROOT / "deploy" / "compose.yaml").read_text()
+    known = set(re.findall(r"`(ABNN_[A-Z_]+)`", README)) | {"ABNN_MODELS", "ABNN_PORT"}
+    assert set(re.findall(r"ABNN_[A-Z_]+", text)) <= known
+
+
+@pytest.mark.parametrize("name", ["bentofile.yaml", "bentofile.cuda.yaml"])
+def test_an_image_installs_what_the_package_needs(name):
+    import tomllib
+
+    def names(requirements: list[str]) -> set[str]:
+        return {re.split(r"[\[<>=; ]", requirement)[0] for requirement in requirements} - {"onnxruntime"}
+
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert names(yaml.safe_load((ROOT / name).read_text())["python"]["packages"]) == names(wanted)
