@@ -12,10 +12,12 @@ from rich.console import Console
 from rich.progress import Progress
 
 from abnn_serve.cli.bars import progress_bar
+from abnn_serve.errors import ConfigError
 from abnn_serve.hardware import usable_cores
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.runtime.settings import Settings
 from abnn_serve.scoring.ledger import PREDICTIONS
+from abnn_serve.scoring.on_ray import RayPool
 from abnn_serve.scoring.run import Begun
 from abnn_serve.scoring.run import score as run_score
 from abnn_serve.scoring.scorer import Columns
@@ -31,13 +33,23 @@ def score(
     ] = None,
     top_k: Annotated[int, typer.Option(help="classes in the column `top`", min=1)] = 5,
     logits: Annotated[bool, typer.Option("--logits", help="a column with all logits")] = False,
+    drift: Annotated[
+        bool, typer.Option("--drift", help="columns with the distance of each row's statistics from clean data")
+    ] = False,
     row_id: Annotated[str, typer.Option("--id", help="row ids: path, or content for its sha256")] = "path",
     column: Annotated[str, typer.Option(help="of the encoded samples in Parquet")] = "image",
     max_errors: Annotated[int | None, typer.Option(help="stop past so many bad rows; no limit if not given")] = None,
     shard_rows: Annotated[int, typer.Option(help="rows of a shard; a kill costs at most one", min=1)] = 4096,
     workers: Annotated[
-        int | None, typer.Option(help="processes that decode; a quarter of the cores if not given", min=0)
+        int | None, typer.Option(help="local: processes that decode; a quarter of the cores if not given", min=0)
     ] = None,
+    engine: Annotated[str, typer.Option(help="local, or ray for a pool of Ray actors (extra `ray`)")] = "local",
+    address: Annotated[
+        str | None, typer.Option(help="ray: of a cluster, where every node has abnn_serve, OUT and the bundle")
+    ] = None,
+    actors: Annotated[int, typer.Option(help="ray: how many", min=1)] = 1,
+    cpus: Annotated[int, typer.Option(help="ray: cores of one actor", min=1)] = 1,
+    gpus: Annotated[float, typer.Option(help="ray: GPUs of one actor; 0.5 lets two share one", min=0)] = 0,
 ) -> None:
     """Classify everything in a folder, Parquet files, WebDataset tars or a list of paths, to Parquet.
 
@@ -47,12 +59,15 @@ def score(
 
     Example: abnn score 'photos/*.parquet' --out scored
     """
+    if engine not in {"local", "ray"}:
+        raise ConfigError(f"--engine is {engine!r}, expected local or ray")
+    pool = RayPool(address=address, actors=actors, cpus=cpus, gpus=gpus) if engine == "ray" else None
     settings = Settings.from_environment()
     cores = usable_cores()
     workers = max(1, cores // 4) if workers is None else workers
     settings = replace(settings, bundle=bundle or settings.bundle, threads=settings.threads or max(1, cores - workers))
-    columns = Columns(top_k=top_k, logits=logits, id=row_id)  # type: ignore[arg-type]
-    predictor = Predictor.from_settings(settings)
+    columns = Columns(top_k=top_k, logits=logits, drift=drift, id=row_id)  # type: ignore[arg-type]
+    predictor = Predictor.from_settings(settings, drift=drift)
     with progress_bar(Console(stderr=True)) as bar:
         shown = _Shown(bar)
         summary = run_score(
@@ -63,6 +78,7 @@ def score(
             column=column,
             shard_rows=shard_rows,
             workers=workers,
+            ray=pool,
             max_errors=max_errors,
             on_begin=shown.begin,
             on_rows=shown.update,

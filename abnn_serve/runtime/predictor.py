@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from abnn_serve.bundle.store import Bundle, load_bundle
 from abnn_serve.errors import ConfigError, InputShapeError
 from abnn_serve.media.image import ImageLimits, load_image
+from abnn_serve.runtime.drift import DriftMeter
 from abnn_serve.runtime.session import Session
 from abnn_serve.runtime.settings import Device, Settings
 from abnn_serve.spec import Precision
@@ -51,9 +52,10 @@ class Predictor:
     'cat'
     """
 
-    def __init__(self, session: Session, limits: ImageLimits | None = None) -> None:
+    def __init__(self, session: Session, limits: ImageLimits | None = None, *, drift: bool = False) -> None:
         self.session = session
         self.limits = limits or ImageLimits()
+        self._meter = DriftMeter(session) if drift else None
 
     @classmethod
     def open(
@@ -68,10 +70,10 @@ class Predictor:
         return cls(Session(load_bundle(path), device, threads, precision))
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Predictor:
-        """Load, verify and warm up the bundle that `settings` name."""
+    def from_settings(cls, settings: Settings, *, drift: bool = False) -> Predictor:
+        """Load, verify and warm up the bundle that `settings` name; `drift` measures that of every sample too."""
         bundle = load_bundle(settings.bundle, digest=settings.digest)
-        return cls(Session(bundle, settings.device, settings.threads, settings.precision), settings.limits)
+        return cls(Session(bundle, settings.device, settings.threads, settings.precision), settings.limits, drift=drift)
 
     @property
     def bundle(self) -> Bundle:
@@ -101,13 +103,16 @@ class Predictor:
             raise InputShapeError(
                 f"inputs have {len(shapes)} different shapes or dtypes, expected one: {sorted(shapes)[:2]}"
             )
-        return [self._answer(logits, top_k) for logits in self.session.run(np.asarray(images))]
+        batch = np.asarray(images)
+        if self._meter is None:
+            return [self._answer(logits, top_k) for logits in self.session.run(batch)]
+        return [self._answer(logits, top_k, drift) for logits, drift in zip(*self._meter.run(batch), strict=True)]
 
-    def _answer(self, logits: NDArray[np.float32], top_k: int) -> Prediction:
+    def _answer(self, logits: NDArray[np.float32], top_k: int, drift: NDArray[np.float32] | None = None) -> Prediction:
         names = self.bundle.labels.names
         exact = logits.astype(np.float64)
         weights = np.exp(exact - exact.max())
         probabilities = weights / weights.sum()
         best = np.argsort(-probabilities, kind="stable")[:top_k]
         top = tuple(ClassScore(index=int(i), label=names[i], probability=float(probabilities[i])) for i in best)
-        return Prediction(top=top, logits=logits)
+        return Prediction(top=top, logits=logits, drift=drift)

@@ -20,6 +20,7 @@ from abnn_serve.bundle.store import Bundle, Golden, pack_golden, pack_json, writ
 from abnn_serve.card import Accuracy, RobustnessCard
 from abnn_serve.errors import BundleIntegrityError, ExportError, ParityError
 from abnn_serve.lab.data import ImageData, agree
+from abnn_serve.lab.export.drift import record_drift
 from abnn_serve.lab.export.gains import Gain, measure_gains
 from abnn_serve.lab.export.graph import OPSET, ServedNetwork, export_stages
 from abnn_serve.lab.export.parity import TOLERANCE, check_parity, torch_logits
@@ -27,6 +28,7 @@ from abnn_serve.lab.export.passes import Stage
 from abnn_serve.lab.export.precision import check_loss, measure_int8, to_int8
 from abnn_serve.lab.robustness import new_card
 from abnn_serve.lab.run import Run, RunConfig
+from abnn_serve.runtime.drift import DRIFT_FILE
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.runtime.session import Session
 from abnn_serve.spec import Precision, model_file
@@ -99,6 +101,10 @@ def export_bundle(
         variant = measure_int8(quantised, calibration.source, data, images, torch_logits(served, images))
         check_loss(variant, clean, allow=allow_loss)
         card = replace(card, variants=(variant,))
+    on_stage(f"recording the target's statistics on {len(data):,} images")
+    if recorded := record_drift(kept[-1].model, data.images):
+        models[DRIFT_FILE] = recorded[0]
+        card = replace(card, drift=recorded[1])
     on_stage("writing the bundle")
     return write_bundle(
         out,
