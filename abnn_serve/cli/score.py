@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -16,13 +17,15 @@ from abnn_serve.errors import ConfigError
 from abnn_serve.hardware import usable_cores
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.runtime.settings import Settings
-from abnn_serve.scoring.ledger import PREDICTIONS
 from abnn_serve.scoring.on_ray import RayPool
 from abnn_serve.scoring.run import Begun
 from abnn_serve.scoring.run import score as run_score
 from abnn_serve.scoring.scorer import Columns
+from abnn_serve.scoring.shard import PREDICTIONS
 from abnn_serve.scoring.summary import QUARANTINE, Summary
 from abnn_serve.spec import Labels
+
+_LOG_SECONDS = 60
 
 
 def score(
@@ -87,11 +90,12 @@ def score(
 
 
 class _Shown:
-    """The bar: rows, rows a second, errors."""
+    """The bar: rows, rows a second, errors; a line now and then where there is no terminal."""
 
     def __init__(self, bar: Progress) -> None:
         self._bar, self._task = bar, bar.add_task("reading the source", total=None, shown="")
         self._begun = self._errors = 0
+        self._next_line = time.monotonic() + _LOG_SECONDS
 
     def begin(self, begun: Begun) -> None:
         self._begun, self._errors = begun.rows, begun.errors
@@ -104,6 +108,9 @@ class _Shown:
         rate = (done - self._begun) / max(task.elapsed or 0, 1e-3)
         shown = f"{done:,} rows  {rate:,.0f}/s  {self._errors:,} errors"
         self._bar.update(self._task, advance=rows, shown=shown)
+        if not self._bar.console.is_terminal and time.monotonic() > self._next_line:
+            self._next_line = time.monotonic() + _LOG_SECONDS
+            self._bar.console.print(shown, markup=False, highlight=False)
 
 
 def _report(out: Path, summary: Summary, labels: Labels) -> None:

@@ -17,9 +17,10 @@ from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.runtime.settings import Settings
 from abnn_serve.scoring.decode import DecodePool
 from abnn_serve.scoring.engine import Seen, score_units
-from abnn_serve.scoring.ledger import Done, Ledger
+from abnn_serve.scoring.ledger import Ledger
 from abnn_serve.scoring.row import Plan, Source
 from abnn_serve.scoring.scorer import Columns, Scorer
+from abnn_serve.scoring.shard import Done
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
