@@ -122,6 +122,39 @@ class Variant:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DriftUnderAttack:
+    """Area under the ROC curve of the mean drift: `images` rightly answered ones against the same, attacked.
+
+    0.5 tells nothing; below it, attacked images look cleaner than clean ones.
+    """
+
+    attack: str
+    eps: float
+    images: int
+    auroc: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drift:
+    """How far the target's statistics are from those recorded on clean data: see `runtime.drift`.
+
+    Attributes:
+        images: clean ones that were recorded.
+        layers: adaptive layers that are looked at; a sample's figure is the mean of theirs.
+        median, p95, p99: of the figure, over the same images.
+        attacks: how well it tells white-box images; empty where that was not measured. Who knows of the figure can
+            attack it too: it is no defence.
+    """
+
+    images: int
+    layers: int
+    median: float
+    p95: float
+    p99: float
+    attacks: tuple[DriftUnderAttack, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RobustnessCard:
     """Everything measured on one model file, and what the numbers do not say.
 
@@ -134,6 +167,7 @@ class RobustnessCard:
         curves: white-box accuracy against the attack's strength.
         sanity: the signs of a misleading evaluation that were looked for.
         variants: what the bundle's other precisions are worth.
+        drift: of the target's statistics; None where none were recorded.
         limits: what a reader must know before trusting the numbers.
     """
 
@@ -147,4 +181,5 @@ class RobustnessCard:
     curves: tuple[Curve, ...] = ()
     sanity: tuple[SanityCheck, ...] = ()
     variants: tuple[Variant, ...] = ()
+    drift: Drift | None = None
     limits: tuple[str, ...] = ()

@@ -95,7 +95,7 @@ def test_an_unknown_name_is_an_attribute_error():
         ("from abnn_serve.service import AbnnService", ["torch", "torchvision", "onnx"]),
         ("import abnn_serve.cli.main", ["torch", "bentoml", "onnx"]),
         ("import abnn_serve.runtime.predictor", ["torch", "bentoml", "onnx"]),
-        ("import abnn_serve.scoring.run", ["torch", "bentoml", "onnx", "matplotlib", "ray"]),
+        ("import abnn_serve.scoring.run", ["torch", "bentoml", "onnx", "matplotlib", "ray", "pandas"]),
         ("import abnn_serve.scoring.decode", ["torch", "onnxruntime", "pyarrow"]),
     ],
 )

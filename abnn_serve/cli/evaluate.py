@@ -55,6 +55,7 @@ def evaluate(
     from abnn_serve.bundle.store import pack_json, with_card
     from abnn_serve.lab.data import agree, load_data
     from abnn_serve.lab.device import pick_device
+    from abnn_serve.lab.export.drift import with_attacked_drift
     from abnn_serve.lab.export.precision import with_robust_accuracy
     from abnn_serve.lab.export.subject import open_subject
     from abnn_serve.lab.robustness import draw, filled, measure
@@ -103,7 +104,11 @@ def evaluate(
         )
     card = filled(opened.card(whole), report, whole)
     if opened.bundle:
-        card = replace(card, variants=with_robust_accuracy(opened.bundle, report.evaluation))
+        card = replace(
+            card,
+            variants=with_robust_accuracy(opened.bundle, report.evaluation),
+            drift=with_attacked_drift(opened.bundle, report.evaluation),
+        )
         with_card(opened.bundle, card)
     (folder / "card.json").write_bytes(pack_json(card))
     draw(opened.subject, report, folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -12,15 +13,19 @@ from rich.console import Console
 from rich.progress import Progress
 
 from abnn_serve.cli.bars import progress_bar
+from abnn_serve.errors import ConfigError
 from abnn_serve.hardware import usable_cores
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.runtime.settings import Settings
-from abnn_serve.scoring.ledger import PREDICTIONS
+from abnn_serve.scoring.on_ray import RayPool
 from abnn_serve.scoring.run import Begun
 from abnn_serve.scoring.run import score as run_score
 from abnn_serve.scoring.scorer import Columns
+from abnn_serve.scoring.shard import PREDICTIONS
 from abnn_serve.scoring.summary import QUARANTINE, Summary
 from abnn_serve.spec import Labels
+
+_LOG_SECONDS = 60
 
 
 def score(
@@ -31,13 +36,23 @@ def score(
     ] = None,
     top_k: Annotated[int, typer.Option(help="classes in the column `top`", min=1)] = 5,
     logits: Annotated[bool, typer.Option("--logits", help="a column with all logits")] = False,
+    drift: Annotated[
+        bool, typer.Option("--drift", help="columns with the distance of each row's statistics from clean data")
+    ] = False,
     row_id: Annotated[str, typer.Option("--id", help="row ids: path, or content for its sha256")] = "path",
     column: Annotated[str, typer.Option(help="of the encoded samples in Parquet")] = "image",
     max_errors: Annotated[int | None, typer.Option(help="stop past so many bad rows; no limit if not given")] = None,
     shard_rows: Annotated[int, typer.Option(help="rows of a shard; a kill costs at most one", min=1)] = 4096,
     workers: Annotated[
-        int | None, typer.Option(help="processes that decode; a quarter of the cores if not given", min=0)
+        int | None, typer.Option(help="local: processes that decode; a quarter of the cores if not given", min=0)
     ] = None,
+    engine: Annotated[str, typer.Option(help="local, or ray for a pool of Ray actors (extra `ray`)")] = "local",
+    address: Annotated[
+        str | None, typer.Option(help="ray: of a cluster, where every node has abnn_serve, OUT and the bundle")
+    ] = None,
+    actors: Annotated[int, typer.Option(help="ray: how many", min=1)] = 1,
+    cpus: Annotated[int, typer.Option(help="ray: cores of one actor", min=1)] = 1,
+    gpus: Annotated[float, typer.Option(help="ray: GPUs of one actor; 0.5 lets two share one", min=0)] = 0,
 ) -> None:
     """Classify everything in a folder, Parquet files, WebDataset tars or a list of paths, to Parquet.
 
@@ -47,12 +62,15 @@ def score(
 
     Example: abnn score 'photos/*.parquet' --out scored
     """
+    if engine not in {"local", "ray"}:
+        raise ConfigError(f"--engine is {engine!r}, expected local or ray")
+    pool = RayPool(address=address, actors=actors, cpus=cpus, gpus=gpus) if engine == "ray" else None
     settings = Settings.from_environment()
     cores = usable_cores()
     workers = max(1, cores // 4) if workers is None else workers
     settings = replace(settings, bundle=bundle or settings.bundle, threads=settings.threads or max(1, cores - workers))
-    columns = Columns(top_k=top_k, logits=logits, id=row_id)  # type: ignore[arg-type]
-    predictor = Predictor.from_settings(settings)
+    columns = Columns(top_k=top_k, logits=logits, drift=drift, id=row_id)  # type: ignore[arg-type]
+    predictor = Predictor.from_settings(settings, drift=drift)
     with progress_bar(Console(stderr=True)) as bar:
         shown = _Shown(bar)
         summary = run_score(
@@ -63,6 +81,7 @@ def score(
             column=column,
             shard_rows=shard_rows,
             workers=workers,
+            ray=pool,
             max_errors=max_errors,
             on_begin=shown.begin,
             on_rows=shown.update,
@@ -71,11 +90,12 @@ def score(
 
 
 class _Shown:
-    """The bar: rows, rows a second, errors."""
+    """The bar: rows, rows a second, errors; a line now and then where there is no terminal."""
 
     def __init__(self, bar: Progress) -> None:
         self._bar, self._task = bar, bar.add_task("reading the source", total=None, shown="")
         self._begun = self._errors = 0
+        self._next_line = time.monotonic() + _LOG_SECONDS
 
     def begin(self, begun: Begun) -> None:
         self._begun, self._errors = begun.rows, begun.errors
@@ -88,6 +108,9 @@ class _Shown:
         rate = (done - self._begun) / max(task.elapsed or 0, 1e-3)
         shown = f"{done:,} rows  {rate:,.0f}/s  {self._errors:,} errors"
         self._bar.update(self._task, advance=rows, shown=shown)
+        if not self._bar.console.is_terminal and time.monotonic() > self._next_line:
+            self._next_line = time.monotonic() + _LOG_SECONDS
+            self._bar.console.print(shown, markup=False, highlight=False)
 
 
 def _report(out: Path, summary: Summary, labels: Labels) -> None:

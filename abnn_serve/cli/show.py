@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from abnn_serve.bundle.store import Bundle, load_bundle
+from abnn_serve.card import RobustnessCard
 from abnn_serve.codec import to_json
 from abnn_serve.runtime.session import check_graphs
 from abnn_serve.runtime.settings import default_bundle
@@ -87,9 +88,21 @@ def print_bundle(bundle: Bundle) -> None:
             (v.precision, f"on {v.provider}: clean {v.clean}; white-box images {v.robust or 'not measured'}")
             for v in card.variants
         ),
+        *_drift_rows(card),
         *(("sanity", f"{check.check}: {check.detail}") for check in card.sanity if check.raised),
         *(("limit", limit) for limit in card.limits),
     ]
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         typer.echo(f"{name:<{width}} {value}")
+
+
+def _drift_rows(card: RobustnessCard) -> list[tuple[str, str]]:
+    drift = card.drift
+    if drift is None:
+        return []
+    clean = f"median {drift.median:.2f}, 95% below {drift.p95:.2f} on {drift.images:,} clean images"
+    return [
+        ("drift", clean),
+        *(("drift", f"{a.attack}, eps {a.eps:.4g}: AUROC {a.auroc:.3f} on {a.images:,} images") for a in drift.attacks),
+    ]

@@ -14,6 +14,7 @@ from abnn_serve.errors import ConfigError, InputShapeError, UnsupportedFormatErr
 from abnn_serve.media.container import VideoLimits
 from abnn_serve.media.image import ImageLimits, fit_image, load_image, open_image, to_pixels
 from abnn_serve.media.video import VideoClips, decode_video
+from abnn_serve.runtime.drift import DriftMeter
 from abnn_serve.runtime.session import Session
 from abnn_serve.runtime.settings import Device, Settings
 from abnn_serve.spec import Precision
@@ -67,11 +68,17 @@ class Predictor:
     """
 
     def __init__(
-        self, session: Session, limits: ImageLimits | None = None, video_limits: VideoLimits | None = None
+        self,
+        session: Session,
+        limits: ImageLimits | None = None,
+        video_limits: VideoLimits | None = None,
+        *,
+        drift: bool = False,
     ) -> None:
         self.session = session
         self.limits = limits or ImageLimits()
         self.video_limits = video_limits or VideoLimits()
+        self._meter = DriftMeter(session) if drift else None
 
     @classmethod
     def open(
@@ -86,11 +93,11 @@ class Predictor:
         return cls(Session(load_bundle(path), device, threads, precision))
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Predictor:
-        """Load, verify and warm up the bundle that `settings` name."""
+    def from_settings(cls, settings: Settings, *, drift: bool = False) -> Predictor:
+        """Load, verify and warm up the bundle that `settings` name; `drift` measures that of every sample too."""
         bundle = load_bundle(settings.bundle, digest=settings.digest)
         session = Session(bundle, settings.device, settings.threads, settings.precision)
-        return cls(session, settings.limits, settings.video_limits)
+        return cls(session, settings.limits, settings.video_limits, drift=drift)
 
     @property
     def bundle(self) -> Bundle:
@@ -133,7 +140,10 @@ class Predictor:
             raise InputShapeError(
                 f"inputs have {len(shapes)} different shapes or dtypes, expected one: {sorted(shapes)[:2]}"
             )
-        return [self.prediction(logits, top_k) for logits in self.session.run(np.asarray(images))]
+        batch = np.asarray(images)
+        if self._meter is None:
+            return [self.prediction(logits, top_k) for logits in self.session.run(batch)]
+        return [self.prediction(logits, top_k, drift) for logits, drift in zip(*self._meter.run(batch), strict=True)]
 
     def predict_video(self, video: VideoClips, *, top_k: int = 5) -> VideoPrediction:
         """Classify one video: its clips alone, and the mean of their probabilities."""
@@ -153,13 +163,15 @@ class Predictor:
                 f"{self.bundle.manifest.name} classifies {own}s, expected one, not {modality}s"
             )
 
-    def prediction(self, logits: NDArray[np.float32], top_k: int) -> Prediction:
+    def prediction(
+        self, logits: NDArray[np.float32], top_k: int, drift: NDArray[np.float32] | None = None
+    ) -> Prediction:
         """One sample's logits, float32 (classes,), as an answer that names `top_k` classes."""
         names = self.bundle.labels.names
         probabilities = _softmax(logits)
         best = np.argsort(-probabilities, kind="stable")[:top_k]
         top = tuple(ClassScore(index=int(i), label=names[i], probability=float(probabilities[i])) for i in best)
-        return Prediction(top=top, logits=logits)
+        return Prediction(top=top, logits=logits, drift=drift)
 
 
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:

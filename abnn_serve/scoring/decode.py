@@ -53,40 +53,36 @@ class Decoder:
 
     def __call__(self, rows: Sequence[Row]) -> Decoded:
         """Read and decode; what is wrong with a row's content is its problem and no error."""
-        contents = self._read(rows)
-        samples, problems = [], []
-        for row, content in zip(rows, contents, strict=True):
-            problem = row.problem
-            if not problem and isinstance(content, OSError):
-                problem = f"cannot be read: {content.strerror or one_line(content)}"
-            if not problem and isinstance(content, bytes):
+        samples, problems, digests = [], [], []
+        for content, problem in self._read(rows):
+            if not problem:
                 try:
                     samples.append(load_image(content, self.spec, self.limits))
                 except InputError as error:
-                    problem = str(error)
+                    problem = str(error)  # noqa: PLW2901 - what is wrong now
             problems.append(problem)
+            digests.append(hashlib.sha256(content).hexdigest() if content else "")
         return Decoded(
             pixels=np.stack(samples) if samples else np.empty((0, *self.spec.shape), np.uint8),
             problems=tuple(problems),
-            digests=tuple(hashlib.sha256(c).hexdigest() if isinstance(c, bytes) and c else "" for c in contents),
+            digests=tuple(digests),
         )
 
-    def _read(self, rows: Sequence[Row]) -> list[bytes | OSError]:
-        if all(isinstance(row.content, bytes) or row.problem for row in rows):
-            return [row.content if isinstance(row.content, bytes) else b"" for row in rows]
-        with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
-            return list(pool.map(self._content, rows))
+    def _read(self, rows: Sequence[Row]) -> list[tuple[bytes, str]]:
+        if any(isinstance(row.content, str) for row in rows):
+            with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
+                return list(pool.map(self._content, rows))
+        return [self._content(row) for row in rows]
 
-    def _content(self, row: Row) -> bytes | OSError:
-        if isinstance(row.content, bytes) or row.problem:
-            return row.content if isinstance(row.content, bytes) else b""
+    def _content(self, row: Row) -> tuple[bytes, str]:
+        """The bytes of a row, and what is wrong where there are none."""
+        if row.problem or isinstance(row.content, bytes):
+            return (row.content if isinstance(row.content, bytes) else b""), row.problem
         try:
             system, path = fsspec.core.url_to_fs(row.content)
-            return bytes(system.cat_file(path, end=self.limits.max_bytes + 1))
-        except OSError as error:
-            return error
+            return system.cat_file(path, end=self.limits.max_bytes + 1), ""
         except Exception as error:  # each file system raises its own
-            return OSError(one_line(error))
+            return b"", f"cannot be read: {getattr(error, 'strerror', None) or one_line(error)}"
 
 
 class DecodePool:

@@ -12,9 +12,10 @@ from typing import Any
 
 from abnn_serve.runtime.session import MAX_BATCH
 from abnn_serve.scoring.decode import DecodePool
-from abnn_serve.scoring.ledger import Done, Ledger, ShardWriter
+from abnn_serve.scoring.ledger import Ledger
 from abnn_serve.scoring.row import Plan, Row, Source, Unit
 from abnn_serve.scoring.scorer import Scorer
+from abnn_serve.scoring.shard import Done, ShardWriter
 
 _WRITES_BEHIND = 16
 

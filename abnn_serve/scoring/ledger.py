@@ -10,40 +10,22 @@ the same bytes. So a kill at any point costs no more than the shard that was bei
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
-from abnn_serve.bundle.store import sync_directory, write_durably
 from abnn_serve.codec import canonical, from_json, to_json
 from abnn_serve.errors import ScoringError, one_line
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.scoring.row import Plan
 from abnn_serve.scoring.scorer import Columns
-
-PREDICTIONS = "predictions"
-_PARTIAL = ".partial"
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Done:
-    """A finished shard: which unit, how many rows, how many of them with an error, the size of its file."""
-
-    unit: int
-    rows: int
-    errors: int
-    bytes: int
+from abnn_serve.scoring.shard import PARTIAL, PREDICTIONS, Done, shard_path, write_whole, writing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +33,10 @@ class Request:
     """Everything that decides the output's rows; `source` is the plan's digest, `bundle` the bundle's."""
 
     source: str
+    shard_rows: int
+    parquet_column: str
     bundle: str
     precision: str
-    units: int
     columns: dict[str, bool | int | str]
 
     @classmethod
@@ -61,9 +44,10 @@ class Request:
         """What a run on `plan` asks."""
         return cls(
             source=plan.digest,
+            shard_rows=plan.shard_rows,
+            parquet_column=plan.column,
             bundle=predictor.bundle.digest,
             precision=predictor.session.precision,
-            units=len(plan.units),
             columns=asdict(columns),
         )
 
@@ -107,7 +91,7 @@ class Ledger:
 
     def tidy(self) -> None:
         """Drop torn and outdated lines, and what is left of unfinished shards."""
-        for partial in (self.folder / PREDICTIONS).glob(f".*{_PARTIAL}"):
+        for partial in (self.folder / PREDICTIONS).glob(f".*{PARTIAL}"):
             partial.unlink()
         write_whole(self.folder / "done.jsonl", b"".join(_line(self.done[unit]) for unit in sorted(self.done)))
 
@@ -154,71 +138,6 @@ def _check_request(folder: Path, request: Request) -> None:
                 f"{folder} was begun with another {key} ({_short(found)}, this run has {_short(value)}); "
                 "choose another --out"
             )
-
-
-def shard_path(folder: Path, unit: int) -> Path:
-    """Where the shard of a unit belongs."""
-    return folder / PREDICTIONS / f"part-{unit:06}.parquet"
-
-
-class ShardWriter:
-    """One shard, written aside until `finish` puts it in place; `drop` leaves nothing."""
-
-    def __init__(self, folder: Path, unit: int, schema: pa.Schema) -> None:
-        self._folder, self._unit = folder, unit
-        self._path = shard_path(folder, unit)
-        self._partial = self._path.with_name(f".{self._path.name}.{uuid.uuid4().hex}{_PARTIAL}")
-        self._rows = self._errors = 0
-        with writing(folder):
-            self._file: BinaryIO = self._partial.open("wb")
-            self._parquet = pq.ParquetWriter(self._file, schema, compression="zstd")
-
-    def write(self, batch: pa.RecordBatch) -> None:
-        """Append rows."""
-        with writing(self._folder):
-            self._parquet.write_batch(batch)
-        self._rows += len(batch)
-        self._errors += len(batch) - batch["error"].null_count
-
-    def finish(self) -> Done:
-        """Sync and rename: from here on the shard is there, whole."""
-        with writing(self._folder):
-            self._parquet.close()
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            size = self._file.tell()
-            self._file.close()
-            self._partial.replace(self._path)
-            sync_directory(self._path.parent)
-        return Done(unit=self._unit, rows=self._rows, errors=self._errors, bytes=size)
-
-    def drop(self) -> None:
-        """Leave nothing of an unfinished shard."""
-        for part in (self._parquet, self._file):
-            with suppress(OSError):  # a full disk, perhaps
-                part.close()
-        self._partial.unlink(missing_ok=True)
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """A small file, whole or as it was."""
-    partial = path.with_name(f".{path.name}{_PARTIAL}")
-    with writing(path.parent):
-        write_durably(partial, data)
-        partial.replace(path)
-
-
-@contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """ScoringError, with what to do, where the disk is full or refuses."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _NO_SPACE:
-            raise ScoringError(
-                f"{folder}: no space is left there; finished shards are kept: free some, and run again to go on"
-            ) from error
-        raise ScoringError(f"{folder}: cannot be written: {one_line(error)}") from error
 
 
 def _line(done: Done) -> bytes:

@@ -46,10 +46,19 @@ class Source(ABC):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Everything to score: the units, and a sha256 over what they name that tells a changed source."""
+    """Everything to score.
+
+    Attributes:
+        source: reads the units.
+        units: at most `shard_rows` rows each, where the source can be cut.
+        column: of the encoded samples in Parquet.
+        digest: sha256 over the names and sizes of the files, which tells a changed source.
+    """
 
     source: Source
     units: tuple[Unit, ...]
+    shard_rows: int
+    column: str
     digest: str
 
     @property

@@ -9,6 +9,7 @@ from pathlib import Path
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.scoring.engine import Seen, score_here
 from abnn_serve.scoring.ledger import Request, open_ledger
+from abnn_serve.scoring.on_ray import RayPool, score_on_ray
 from abnn_serve.scoring.scorer import Columns, Scorer
 from abnn_serve.scoring.sources import open_source
 from abnn_serve.scoring.summary import Summary, summarise
@@ -32,6 +33,7 @@ def score(
     column: str = "image",
     shard_rows: int = 4096,
     workers: int = 0,
+    ray: RayPool | None = None,
     max_errors: int | None = None,
     on_begin: Callable[[Begun], None] = lambda _: None,
     on_rows: Seen = lambda *_: None,
@@ -46,6 +48,7 @@ def score(
         column: of the encoded samples in Parquet.
         shard_rows: rows of one shard.
         workers: processes that decode; 0 decodes in this one.
+        ray: runs on a pool of Ray actors instead, each decoding for itself.
         max_errors: bad rows past which it stops; None for no limit.
         on_begin: told where it begins.
         on_rows: told of rows that were answered, and of the errors among them.
@@ -59,9 +62,12 @@ def score(
     with open_ledger(out, Request.of(plan, predictor, columns)) as ledger:
         on_begin(Begun(total=plan.rows, rows=ledger.rows, errors=ledger.errors))
         try:
-            score_here(
-                plan, Scorer(predictor, columns), ledger, workers=workers, max_errors=max_errors, on_rows=on_rows
-            )
+            scorer = Scorer(predictor, columns)
+            if ray:
+                score_on_ray(plan, scorer, ledger, ray, max_errors=max_errors, on_rows=on_rows)
+            else:
+                score_here(plan, scorer, ledger, workers=workers, max_errors=max_errors, on_rows=on_rows)
         finally:
+            ledger.tidy()
             summary = summarise(ledger, labels)
     return summary

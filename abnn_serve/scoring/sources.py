@@ -58,10 +58,10 @@ def open_source(name: str, labels: Labels, *, shard_rows: int = 4096, column: st
             source, units = plan_tars(files, labels)
         else:
             source, units = plan_parquet(files, labels, shard_rows, column)
-    state = hashlib.sha256(f"{address} {shard_rows} {column}\n".encode(errors="surrogateescape"))
+    state = hashlib.sha256(f"{address}\n".encode(errors="surrogateescape"))
     for file in found:
         state.update(f"{file.name}\0{file.size}\n".encode(errors="surrogateescape"))
-    return Plan(source=source, units=tuple(units), digest=state.hexdigest())
+    return Plan(source=source, units=tuple(units), shard_rows=shard_rows, column=column, digest=state.hexdigest())
 
 
 def _list(name: str) -> tuple[str, list[Found]]:

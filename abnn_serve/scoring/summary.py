@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 
 from abnn_serve.card import Accuracy
 from abnn_serve.codec import canonical, to_json
-from abnn_serve.scoring.ledger import Ledger, shard_path, write_whole, writing
+from abnn_serve.scoring.ledger import Ledger
+from abnn_serve.scoring.shard import shard_path, write_whole, writing
 from abnn_serve.spec import Labels
 
 QUARANTINE = "quarantine.jsonl"

@@ -19,6 +19,7 @@ from abnn_serve.bundle.store import Bundle, Golden, pack_golden, pack_json, writ
 from abnn_serve.card import Accuracy, RobustnessCard, Variant
 from abnn_serve.errors import BundleIntegrityError, ExportError, ParityError
 from abnn_serve.lab.data import ImageData, agree
+from abnn_serve.lab.export.drift import record_drift
 from abnn_serve.lab.export.gains import Gain, measure_gains
 from abnn_serve.lab.export.graph import OPSET, ServedNetwork, export_stages
 from abnn_serve.lab.export.parity import TOLERANCE, check_parity, torch_logits
@@ -26,6 +27,7 @@ from abnn_serve.lab.export.passes import Stage
 from abnn_serve.lab.export.precision import Yardstick, make_variant, measure_variant
 from abnn_serve.lab.robustness import new_card
 from abnn_serve.lab.run import Run, RunConfig
+from abnn_serve.runtime.drift import DRIFT_FILE
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.runtime.session import Session, check_graphs
 from abnn_serve.spec import Precision, model_file
@@ -105,6 +107,10 @@ def export_bundle(
         source = calibration.source if calibration else ""
         variants += measure_variant(model, precision, source, yardstick, allow_loss=allow_loss)
     card = replace(card, variants=tuple(variants))
+    on_stage(f"recording the target's statistics on {len(data):,} images")
+    if recorded := record_drift(kept[-1].model, data.images):
+        models[DRIFT_FILE] = recorded[0]
+        card = replace(card, drift=recorded[1])
     on_stage("writing the bundle")
     return write_bundle(
         out,

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import psutil
+import pytest
+
+from abnn_serve.errors import ConfigError, ScoringError
+from abnn_serve.scoring.on_ray import RayPool
+from abnn_serve.scoring.run import score
+from tests.drawing import write_parquet
+from tests.scoring.conftest import fingerprint, table
+
+
+@pytest.fixture(scope="module")
+def _cluster():
+    ray = pytest.importorskip("ray")
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def parquet(pictures, tmp_path) -> Path:
+    """1,200 rows, every 100th of them damaged."""
+    images = [pictures[i % 40] if i % 100 else b"no picture" for i in range(1200)]
+    write_parquet(tmp_path / "rows.parquet", images, [i % 3 for i in range(1200)], classes=("cat", "dog", "frog"))
+    return tmp_path / "rows.parquet"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:::ray", "ignore:::pandas")
+@pytest.mark.usefixtures("_cluster")
+class TestOnRay:
+    def test_the_output_is_the_local_engines_and_each_goes_on_where_the_other_was_stopped(
+        self, served, parquet, tmp_path
+    ):
+        score(served, str(parquet), tmp_path / "local", shard_rows=100)
+        with pytest.raises(ScoringError, match="--max-errors allows 4"):
+            score(served, str(parquet), tmp_path / "ray", shard_rows=100, max_errors=4)
+        summary = score(served, str(parquet), tmp_path / "ray", shard_rows=100, ray=RayPool(actors=2))
+        assert (summary.rows, summary.errors) == (1200, 12)
+        assert fingerprint(tmp_path / "ray") == fingerprint(tmp_path / "local")
+
+    def test_a_killed_actor_loses_and_repeats_nothing(self, served, parquet, tmp_path):
+        score(served, str(parquet), tmp_path / "local", shard_rows=40)
+        killed = []
+
+        def kill_one(rows: int, errors: int) -> None:
+            workers = [p for p in psutil.process_iter(["cmdline"]) if "MapWorker" in " ".join(p.info["cmdline"] or [])]
+            if not killed and workers:
+                killed.append(workers[0].pid)
+                workers[0].kill()
+
+        score(served, str(parquet), tmp_path / "ray", shard_rows=40, ray=RayPool(actors=2), on_rows=kill_one)
+        assert killed
+        assert fingerprint(tmp_path / "ray") == fingerprint(tmp_path / "local")
+        ids = table(tmp_path / "ray")["id"].to_pylist()
+        assert len(set(ids)) == len(ids) == 1200
+
+    def test_errors_of_actors_are_one_line(self, served, parquet, tmp_path):
+        with pytest.raises(ScoringError, match=r"ray: \d+ rows could not be scored, --max-errors allows 2"):
+            score(served, str(parquet), tmp_path / "ray", shard_rows=100, ray=RayPool(), max_errors=2)
+        done = [json.loads(line) for line in (tmp_path / "ray" / "done.jsonl").read_text().splitlines()]
+        assert sum(line["errors"] for line in done) >= 3
+
+
+def test_a_pool_of_nothing_is_refused():
+    with pytest.raises(ConfigError, match="the pool has 0 actors"):
+        RayPool(actors=0)
