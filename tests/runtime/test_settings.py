@@ -6,7 +6,7 @@ import pytest
 
 from abnn_serve.errors import ConfigError
 from abnn_serve.hardware import _cgroup_quota, usable_cores
-from abnn_serve.media.container import VideoLimits
+from abnn_serve.media.limits import VideoLimits
 from abnn_serve.runtime.settings import Settings, default_bundle
 
 

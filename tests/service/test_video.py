@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from abnn_serve.cli.main import app as cli
-from abnn_serve.media.container import VideoLimits
+from abnn_serve.media.limits import VideoLimits
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.service.app import create_app
 from tests.drawing import draw_shape, encode_video, passing_square, png
@@ -72,7 +72,7 @@ def test_pictures_and_videos_at_the_wrong_endpoint_get_415(client):
 def test_what_is_beyond_the_limits_gets_413(client, video_bundle):
     predictor = client.app.state.video_predictor
     predictor.video_limits = VideoLimits(max_bytes=500)
-    _refused(client.post("/classify_video", files={"video": ("x", _video())}), 413, "500 bytes")
+    _refused(client.post("/classify_video", files={"video": ("x", _video())}), 413, "the limit is 500")
     predictor.video_limits = VideoLimits(max_seconds=1.0)
     _refused(client.post("/classify_video", files={"video": ("x", _video())}), 413, "the limit is 1")
 
