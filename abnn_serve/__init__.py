@@ -1,4 +1,4 @@
-"""abnn_serve: image classifiers that resist adversarial examples, at inference time.
+"""abnn_serve: image and video classifiers that resist adversarial examples, at inference time.
 
 Importing this loads neither torch nor bentoml; each public name is loaded when it is first used.
 """

@@ -61,6 +61,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rows", nargs="*", help="all that are evaluated, if not given")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     parser.add_argument("-n", type=int, help="images to attack")
+    parser.add_argument("--scale", type=float, default=1.0, help="multiplies every row's epochs: 0.05 is a try")
     parser.add_argument("--autoattack", action="store_true", help="AutoAttack too: by far the longest")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--compile", action="store_true")
@@ -99,8 +100,9 @@ def _run(name: str, options: argparse.Namespace, seed: int) -> Path:
     return Path(str(options.runs), folder, f"{name}-{seed}")
 
 
-def _recipe(row: Row, preset: Preset) -> Recipe:
-    settings: dict[str, object] = {"batch_size": preset.batch_size, "epochs": row.epochs * preset.scale}
+def _recipe(row: Row, preset: Preset, scale: float) -> Recipe:
+    epochs = max(1, round(row.epochs * preset.scale * scale))
+    settings: dict[str, object] = {"batch_size": preset.batch_size, "epochs": epochs}
     if recipe_by_name(row.recipe).attack_steps:
         settings["attack_eps"] = preset.eps
     if recipe_by_name(row.recipe).trained == "all":
@@ -114,7 +116,7 @@ def _train(row: Row, options: argparse.Namespace, seed: int) -> None:
         return
     target = preset.adain_target if row.form == "adain" else preset.substitute if row.big else preset.target
     request = TrainRequest(
-        recipe=_recipe(row, preset),
+        recipe=_recipe(row, preset, options.scale),
         target=None if row.init else target,
         init=str(_run(row.init, options, seed)) if row.init else None,
         substitute=_substitute(row, options, seed),

@@ -32,7 +32,7 @@ from abnn_serve.lab.network import PixelNetwork
 from abnn_serve.lab.pairing import plan_pairs
 from abnn_serve.lab.surgery import apply_plan
 from abnn_serve.lab.zoo import build_network
-from abnn_serve.media.container import VideoLimits
+from abnn_serve.media.limits import VideoLimits
 from abnn_serve.media.video import decode_video
 from abnn_serve.runtime.engine import open_graph
 from abnn_serve.spec import InputSpec, Sampling

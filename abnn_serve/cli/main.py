@@ -19,7 +19,7 @@ from abnn_serve.errors import AbnnError, one_line
 from abnn_serve.media.image import quiet_pillow
 
 app = typer.Typer(
-    help="Image classifiers that resist adversarial examples: train, export, serve.",
+    help="Image and video classifiers that resist adversarial examples: train, export, serve.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

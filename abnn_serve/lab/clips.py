@@ -13,7 +13,7 @@ from abnn_serve.errors import DataError, InputError
 from abnn_serve.hardware import usable_cores
 from abnn_serve.lab.samples import ImageData
 from abnn_serve.lab.scratch import room_for
-from abnn_serve.media.container import VideoLimits
+from abnn_serve.media.limits import VideoLimits
 from abnn_serve.media.video import decode_video
 from abnn_serve.spec import InputSpec, Labels
 

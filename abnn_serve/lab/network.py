@@ -145,9 +145,8 @@ def check_logits(network: nn.Module, x: Tensor, classes: int) -> None:
 
 
 def in_fast_layout(network: nn.Module) -> nn.Module:
-    """`network` with its convolutions' weights channels-last in memory, in place."""
+    """`network` with its 2D convolutions' weights channels-last in memory, in place: 3D ones' gradients are not."""
     for parameter in network.parameters():
-        if parameter.dim() in (4, 5):
-            layout = torch.channels_last if parameter.dim() == 4 else torch.channels_last_3d
-            parameter.data = parameter.data.to(memory_format=layout)
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.to(memory_format=torch.channels_last)
     return network

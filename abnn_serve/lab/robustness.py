@@ -50,7 +50,7 @@ def new_card(run: Run, data: ImageData, model_sha256: str) -> RobustnessCard:
     config, metrics = run.config, run.metrics
     return RobustnessCard(
         model_sha256=model_sha256,
-        data=Path(data.source).name,
+        data=data.name,
         data_digest=data.digest,
         clean=None,
         training=TrainingCost(

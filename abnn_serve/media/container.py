@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import io
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -17,79 +16,18 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from abnn_serve.errors import (
-    ConfigError,
     InputError,
     InputTooLargeError,
     UnreadableInputError,
     UnsupportedFormatError,
     one_line,
 )
+from abnn_serve.media.limits import VideoLimits, Watch
 
 FORMATS = ("MP4", "MOV", "WebM", "Matroska", "AVI", "MPEG", "Ogg", "FLV")
 _PICTURES = (b"avif", b"avis", b"heic", b"heix", b"heif", b"mif1", b"msf1")  # brands of pictures in the MP4 container
 _Packet: TypeAlias = "av.Packet[VideoStream]"
-_SEEKABLE = ("mov", "matroska")  # containers whose packets carry the time at which their frame is shown
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VideoLimits:
-    """What is refused, as far as the file says before any frame is decoded.
-
-    Attributes:
-        max_bytes: of the encoded file, at least 1.
-        max_pixels: width times height of a frame, at least 1; the default lets 4K pass and not 8K.
-        max_frames: of the whole video, at least 1.
-        max_seconds: duration, above 0.
-        decode_seconds: that reading and decoding may take, above 0.
-    """
-
-    max_bytes: int = 50_000_000
-    max_pixels: int = 9_000_000
-    max_frames: int = 20_000
-    max_seconds: float = 600.0
-    decode_seconds: float = 10.0
-
-    def __post_init__(self) -> None:
-        for name in ("max_bytes", "max_pixels", "max_frames"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise ConfigError(f"{name} is {value!r}, expected a whole number of at least 1")
-        for name in ("max_seconds", "decode_seconds"):
-            value = getattr(self, name)
-            if not 0 < value < float("inf"):
-                raise ConfigError(f"{name} is {value!r}, expected a number of seconds above 0")
-
-    def check_size(self, width: int, height: int) -> None:
-        """InputTooLargeError for a frame of too many pixels."""
-        if width * height > self.max_pixels:
-            raise InputTooLargeError(f"the video is {width}x{height} pixels, the limit is {self.max_pixels:,} in all")
-
-    def check_frames(self, frames: int) -> None:
-        """InputTooLargeError for too many frames."""
-        if frames > self.max_frames:
-            raise InputTooLargeError(f"the video has {frames:,} frames or more, the limit is {self.max_frames:,}")
-
-    def check_duration(self, seconds: float) -> None:
-        """InputTooLargeError for a video that is too long."""
-        if seconds > self.max_seconds:
-            raise InputTooLargeError(f"the video lasts {seconds:,.0f} s, the limit is {self.max_seconds:,.0f}")
-
-
-class Watch:
-    """Says when to stop: after a time, or when it is told to."""
-
-    def __init__(self, seconds: float, stopped: Callable[[], bool]) -> None:
-        self.seconds, self.stopped = seconds, stopped
-        self._end = time.monotonic() + seconds
-
-    def check(self) -> None:
-        """InputTooLargeError when the time is over, InputError when it was told to stop."""
-        if self.stopped():
-            raise InputError("decoding was stopped")
-        if time.monotonic() > self._end:
-            raise InputTooLargeError(
-                f"the video takes longer than {self.seconds:g} s to decode, which is the limit; shorten or shrink it"
-            )
+_STAMPED = ("mov", "matroska")  # containers whose packets carry the time at which their frame is shown
 
 
 class _Watched(io.BytesIO):
@@ -113,7 +51,8 @@ class Packets:
         packets: in decoding order.
         order: packets whose frames are shown, in the order in which they are, int64 (n,).
         times: when each of these frames is shown, in seconds from the first, float64 (n,).
-        keys: positions in `packets` from which decoding can begin, int64; only the first where times cannot be trusted.
+        stamped: a decoded frame can be told by its time; else only by counting from the first.
+        keys: positions in `packets` from which decoding can begin; only the first where frames are counted.
         declared: frames that the header promises; 0 where it promises none.
     """
 
@@ -121,7 +60,8 @@ class Packets:
     packets: list[_Packet]
     order: NDArray[np.int64]
     times: NDArray[np.float64]
-    keys: NDArray[np.int64]
+    stamped: bool
+    keys: list[int]
     declared: int
 
 
@@ -218,28 +158,25 @@ def _read(container: InputContainer, stream: VideoStream, limits: VideoLimits, w
 
 
 def _index(container: InputContainer, stream: VideoStream, packets: list[_Packet]) -> Packets:
-    shown = [position for position, packet in enumerate(packets) if not packet.is_discard]
-    if not shown:
+    order = np.asarray([at for at, packet in enumerate(packets) if not packet.is_discard], np.int64)
+    if not len(order):
         raise UnreadableInputError("the video has no frames")
-    stamps = [packets[position].pts for position in shown]
-    trusted = container.format.name.startswith(_SEEKABLE) and None not in stamps and len(set(stamps)) == len(stamps)
-    if trusted:
-        order = np.asarray(shown, np.int64)[np.argsort(np.asarray(stamps, np.int64))]
-        ticks = np.sort(np.asarray(stamps, np.int64))
+    stamps = [packets[at].pts for at in order.tolist()]
+    stamped = container.format.name.startswith(_STAMPED) and None not in stamps and len(set(stamps)) == len(stamps)
+    if stamped:
+        ticks = np.asarray(stamps, np.int64)
+        order, ticks = order[np.argsort(ticks)], np.sort(ticks)
         times = (ticks - ticks[0]) * float(stream.time_base or 1)
-        keys = np.asarray([i for i, packet in enumerate(packets) if packet.is_keyframe and packet.pts is not None])
     else:
-        order = np.asarray(shown, np.int64)
         times = np.arange(len(order)) / float(stream.average_rate or stream.guessed_rate or 25)
-        keys = np.zeros(0)
-    if not len(keys) or keys[0] != 0:
-        keys = np.concatenate([[0], keys])
+    keys = [at for at, packet in enumerate(packets) if at and stamped and packet.is_keyframe]
     return Packets(
         stream=stream,
         packets=packets,
         order=order,
-        times=times.astype(np.float64),
-        keys=keys.astype(np.int64) if trusted else np.zeros(1, np.int64),
+        times=times,
+        keys=[0, *keys],
+        stamped=stamped,
         declared=stream.frames,
     )
 

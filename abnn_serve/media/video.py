@@ -8,25 +8,16 @@ from dataclasses import dataclass
 import av
 import numpy as np
 from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation as Filter
-from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from abnn_serve.errors import UnreadableInputError
-from abnn_serve.media.container import Packets, VideoLimits, Watch, open_packets
+from abnn_serve.media.container import Packets, open_packets
+from abnn_serve.media.fitting import Fitter, Pixels
+from abnn_serve.media.limits import VideoLimits, Watch
 from abnn_serve.media.sampling import choose_frames
-from abnn_serve.spec import InputSpec, Interpolation, Sampling
+from abnn_serve.spec import InputSpec
 
-_FILTERS: dict[Interpolation, Filter] = {
-    "nearest": Filter.POINT,
-    "bilinear": Filter.BILINEAR,
-    "bicubic": Filter.BICUBIC,
-    "lanczos": Filter.LANCZOS,
-    "box": Filter.AREA,
-}
-_EXACT = Filter.ACCURATE_RND | Filter.FULL_CHR_H_INT | Filter.BITEXACT  # the same pixels on every processor
 _MAY_BE_LOST = 0.05  # share of the frames; a clip of damaged frames shows something else than its video
-_Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +35,7 @@ class VideoClips:
         lost: of those that should have come out of decoding, the ones that did not, or came out damaged.
     """
 
-    pixels: _Pixels
+    pixels: Pixels
     frames: NDArray[np.int64]
     times: NDArray[np.float64]
     seconds: float
@@ -82,7 +73,7 @@ def decode_video(
         chosen = choose_frames(packets.times, sampling)
         wanted = np.unique(chosen)
         decoder = _Decoder(packets, limits, watch)
-        fitter = _Fitter(spec, sampling, packets)
+        fitter = Fitter(spec, sampling, float(packets.stream.sample_aspect_ratio or 1))
         kept = {index: fitter.fit(frame) for index, frame in decoder.frames(wanted)}
     expected = packets.declared or len(packets.times)
     _refuse_damage(decoder, max(expected - len(packets.times), 0), nothing=not kept)
@@ -130,19 +121,15 @@ class _Decoder:
             yield from self._run(start, indices)
 
     def _start(self, index: int) -> int:
-        """The packet to begin with."""
+        """The last keyframe that is shown no later than this frame."""
         keys, packets = self._all.keys, self._all.packets
-        if len(keys) == 1:
-            return int(keys[0])
-        stamp = packets[int(self._all.order[index])].pts
-        before = [int(key) for key in keys if (packets[int(key)].pts or 0) <= (stamp or 0)]
-        return max(before, default=int(keys[0]))
+        shown = packets[int(self._all.order[index])].pts or 0
+        return max((key for key in keys if key and (packets[key].pts or 0) <= shown), default=0)
 
     def _run(self, start: int, indices: list[int]) -> Iterator[tuple[int, VideoFrame]]:
         left, came = set(indices), 0
-        by_order = len(self._all.keys) == 1
         for came, frame in enumerate(self._decode(start), start=1):
-            index = came - 1 if by_order else self._by_stamp.get(frame.pts, -1)
+            index = self._by_stamp.get(frame.pts, -1) if self._all.stamped else came - 1
             if frame.is_corrupt:
                 self.lost += 1
             else:
@@ -166,57 +153,3 @@ class _Decoder:
             for frame in frames:
                 self._limits.check_size(frame.width, frame.height)
                 yield frame
-
-
-class _Fitter:
-    """A decoded frame to uint8 (crops, H, W, 3), scaled while it is converted."""
-
-    def __init__(self, spec: InputSpec, sampling: Sampling, packets: Packets) -> None:
-        self._spec, self._crops = spec, sampling.crops
-        self._aspect = float(packets.stream.sample_aspect_ratio or 1) or 1.0
-        self._reformatter = VideoReformatter()
-
-    def fit(self, frame: VideoFrame) -> _Pixels:
-        turns = round(frame.rotation / 90) % 4 if abs(frame.rotation) <= 360 else 0
-        width, height = max(frame.width * self._aspect, 1.0), float(frame.height)
-        if turns % 2:
-            width, height = height, width
-        width, height = self._covering(width, height)
-        upright = np.rot90(self._scaled(frame, *((height, width) if turns % 2 else (width, height))), turns)
-        return np.stack(
-            [upright[y : y + self._spec.height, x : x + self._spec.width] for y, x in self._corners(upright)]
-        )
-
-    def _covering(self, width: float, height: float) -> tuple[int, int]:
-        """The size to scale to: that of the input, or for `crop` the smallest of this aspect that covers it."""
-        spec = self._spec
-        if spec.fit == "stretch":
-            return spec.width, spec.height
-        scale = max(spec.width / width, spec.height / height)
-        # an aspect of 1:1000 would be scaled to a frame of many megapixels, to be cut away again
-        return (
-            min(max(spec.width, round(width * scale)), 16 * spec.width),
-            min(max(spec.height, round(height * scale)), 16 * spec.height),
-        )
-
-    def _scaled(self, frame: VideoFrame, width: int, height: int) -> _Pixels:
-        alpha = len(frame.format.components) in (2, 4)
-        pixels = self._reformatter.reformat(
-            frame,
-            width,
-            height,
-            format="rgba" if alpha else "rgb24",
-            interpolation=_FILTERS[self._spec.interpolation] | _EXACT,
-            src_color_range=frame.color_range,
-            threads=1,
-        ).to_ndarray()
-        if not alpha:
-            return np.asarray(pixels, np.uint8)
-        weighted = pixels[..., :3].astype(np.uint16) * pixels[..., 3:]
-        return ((weighted + 127) // 255).astype(np.uint8)
-
-    def _corners(self, upright: _Pixels) -> list[tuple[int, int]]:
-        down, right = upright.shape[0] - self._spec.height, upright.shape[1] - self._spec.width
-        if self._crops == 1:
-            return [(down // 2, right // 2)]
-        return [(down * part // 2, right * part // 2) for part in range(3)]

@@ -102,15 +102,13 @@ def test_a_substitute_of_images_needs_a_plan_that_says_so():
 def test_framewise_statistics_are_those_over_all_frames():
     target, images = _network(), _network("resnet8s-w4")
     network = apply_plan(target, images, plan_pairs(target, images, CLIP, framewise=True)).eval()
-    kept = {}
-    handle = images.body.features[0][1].register_forward_hook(
-        lambda module, _, out: kept.setdefault("out", out.clone())
-    )
+    kept = []
+    handle = images.body.features[0][1].register_forward_hook(lambda module, _, out: kept.append(out.clone()))
     with torch.no_grad():
         images(CLIP.transpose(1, 2).flatten(0, 1))
         mean, deviation = network.statistics(CLIP)[0]
     handle.remove()
-    whole = kept["out"].unflatten(0, (2, 4)).transpose(1, 2)
+    whole = kept[0].unflatten(0, (2, 4)).transpose(1, 2)
     assert torch.allclose(mean, whole.mean(dim=(2, 3, 4)), atol=1e-5)
     assert torch.allclose(deviation, whole.var(dim=(2, 3, 4), unbiased=False).sqrt(), atol=1e-4)
 
@@ -120,7 +118,7 @@ def test_networks_without_batch_norm_are_refused_with_the_reason():
     from torchvision.models.video.mvit import MSBlockConfig
 
     config = MSBlockConfig(1, 16, 16, [3, 3, 3], [], [1, 2, 2], [])
-    mvit = PixelNetwork(MViT((16, 16), 4, [config], True, False, False, False, num_classes=5))
+    mvit = PixelNetwork(MViT((16, 16), 4, [config, config], True, False, False, False, num_classes=5))
     with pytest.raises(SurgeryError, match=r"\(MViT\) has no BatchNorm layer \(it normalises with LayerNorm\)"):
         plan_pairs(mvit, _network(), CLIP)
 

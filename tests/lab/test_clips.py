@@ -95,6 +95,7 @@ def test_motions_are_the_same_again_and_no_frame_alone_tells_them(shapes):
     assert data.images.shape == (64, 5, 32, 32, 3)
     assert data.digest == load_data(f"motions:{shapes['val']}", spec).digest
     assert not data.mirrors
+    assert data.name == "motions:val.parquet"
     with pytest.raises(DataError, match="motions are clips"):
         load_data(f"motions:{shapes['val']}", SPEC)
 

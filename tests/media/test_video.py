@@ -19,7 +19,7 @@ from abnn_serve.errors import (
     UnreadableInputError,
     UnsupportedFormatError,
 )
-from abnn_serve.media.container import VideoLimits
+from abnn_serve.media.limits import VideoLimits
 from abnn_serve.media.video import decode_video
 from abnn_serve.spec import InputSpec, Sampling
 from tests.drawing import draw_shape, encode_video, moving_square, png

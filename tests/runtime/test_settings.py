@@ -6,6 +6,7 @@ import pytest
 
 from abnn_serve.errors import ConfigError
 from abnn_serve.hardware import _cgroup_quota, usable_cores
+from abnn_serve.media.limits import VideoLimits
 from abnn_serve.runtime.settings import Settings, default_bundle
 
 
@@ -33,6 +34,26 @@ def test_every_variable_is_read():
     )
     assert (settings.bundle, settings.digest, settings.device, settings.threads) == (Path("b"), "d", "cpu", 3)
     assert (settings.limits.max_bytes, settings.limits.max_pixels, 0) == (1000, 2000, 0)
+
+
+def test_videos_have_a_bundle_and_limits_of_their_own():
+    settings = Settings.from_environment(
+        {
+            "ABNN_BUNDLE_DIGEST": "d",
+            "ABNN_VIDEO_BUNDLE": "v",
+            "ABNN_MAX_VIDEO_BYTES": "1",
+            "ABNN_MAX_VIDEO_PIXELS": "2",
+            "ABNN_MAX_FRAMES": "3",
+            "ABNN_MAX_VIDEO_SECONDS": "4",
+            "ABNN_DECODE_SECONDS": "5",
+        }
+    )
+    assert settings.video_limits == VideoLimits(
+        max_bytes=1, max_pixels=2, max_frames=3, max_seconds=4, decode_seconds=5
+    )
+    assert (settings.for_video().bundle, settings.for_video().digest) == (Path("v"), None)
+    with pytest.raises(ConfigError, match="no bundle for videos here; name one with ABNN_VIDEO_BUNDLE"):
+        Settings(bundle=Path("b")).for_video()
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,17 @@ def _pattern(op: Any, x: Any, shape: Any, axes: Any, eps: Any, gamma: Any, beta:
     return op.Add(op.Mul(x, op.Unsqueeze(scale, spatial)), op.Unsqueeze(shift, spatial))
 
 
+def _pattern_of_clips(
+    op: Any, x: Any, shape: Any, axes: Any, eps: Any, gamma: Any, beta: Any, spatial: Any, last: Any
+) -> Any:
+    """The same with three spatial axes, which the exporter adds in two steps."""
+    mean, variance = spatial_statistics(op, x, shape, axes)
+    scale = op.Mul(gamma, op.Reciprocal(op.Sqrt(op.Add(variance, eps))))
+    shift = op.Sub(beta, op.Mul(mean, scale))
+    wide, high = (op.Unsqueeze(op.Unsqueeze(value, spatial), last) for value in (scale, shift))
+    return op.Add(op.Mul(x, wide), high)
+
+
 def _check(context: Any, x: ir.Value, shape: ir.Value, axes: ir.Value, eps: ir.Value, **_: Any) -> MatchResult:
     value = constant(eps)
     if value is None or value.size != 1:
@@ -45,4 +56,4 @@ def _rewrite(op: Any, x: ir.Value, eps: ir.Value, gamma: ir.Value, beta: ir.Valu
 
 def normalise_in_one_kernel(model: ir.Model) -> None:
     """Rewrite every adaptive layer of known spatial size."""
-    apply_rules(model, RewriteRule(_pattern, _rewrite, _check))
+    apply_rules(model, *(RewriteRule(pattern, _rewrite, _check) for pattern in (_pattern, _pattern_of_clips)))
