@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from abnn_serve.cli.average import average
 from abnn_serve.cli.bench import bench
 from abnn_serve.cli.evaluate import evaluate
 from abnn_serve.cli.export import export
@@ -25,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _command in (train, evaluate, export, verify, show, predict, score, serve, key):
+for _command in (train, average, evaluate, export, verify, show, predict, score, serve, key):
     app.command()(_command)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench)
 

@@ -97,6 +97,10 @@ class Run:
         text = (self.path / "metrics.jsonl").read_text()
         return [json.loads(line) for line in text.splitlines()]
 
+    def write_metrics(self, history: list[dict[str, Any]]) -> None:
+        """Say what was measured after each epoch."""
+        self.write_text("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in history))
+
     @property
     def seconds(self) -> float:
         """Time spent in training steps so far."""

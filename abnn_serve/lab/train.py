@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable
@@ -91,7 +90,7 @@ def fit(
 
 
 def _record(run: Run, state: TrainingState) -> None:
-    run.write_text("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in state.history))
+    run.write_metrics(state.history)
     draw_curves(state.history, run.path / "curves.png")
 
 

@@ -1,0 +1,34 @@
+"""abnn average: several finished runs of one network to one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from abnn_serve.cli.lab import require_lab
+
+
+def average(
+    runs: Annotated[list[Path], typer.Argument(help="finished runs of one network, best each started from another")],
+    data: Annotated[str, typer.Option(help="training data, for BatchNorm statistics, as abnn train takes it")],
+    val: Annotated[str, typer.Option(help="validation data, in the same forms")],
+    out: Annotated[Path, typer.Option(help="directory of the new run")],
+) -> None:
+    """Average the weights of finished runs into a new one, which can be exported, attacked or trained further.
+
+    Example: abnn average runs/a runs/b --data 'data/train-*.parquet' --val data/test.parquet --out runs/ab
+    """
+    require_lab()
+    from abnn_serve.lab.average import average_runs
+    from abnn_serve.lab.data import load_data
+    from abnn_serve.lab.run import Run
+
+    with Console(stderr=True).status("reading data") as status:
+        spec = Run(runs[0]).config.input
+        images, held_out = load_data(data, spec), load_data(val, spec)
+        status.update("averaging")
+        run = average_runs(runs, out, images, held_out)
+    typer.echo(f"{run.path}: validation accuracy {run.metrics[-1]['val_accuracy']:.2%}")
