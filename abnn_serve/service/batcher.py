@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from abnn_serve.service.errors import BusyError, DeadlineError
 
+RUN_SECONDS = 1.0
+
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
@@ -51,7 +53,8 @@ class _Request:
 class Batcher:
     """The line before one session.
 
-    A run starts as soon as the session is free, with whatever waits, up to `max_batch`: nobody waits for company.
+    A run starts as soon as the session is free, with whatever waits, up to `max_batch` and to what takes RUN_SECONDS by
+    the last runs: nobody waits for company, nor long for who came before.
 
     Args:
         run: uint8 (N, ...) to logits, float32 (N, classes).
@@ -129,7 +132,8 @@ class Batcher:
     def _take(self) -> list[tuple[_Request, int]]:
         """The next run: one sample of each request in turn."""
         chosen: list[tuple[_Request, int]] = []
-        while self._line and len(chosen) < self.max_batch:
+        most = max(1, min(self.max_batch, int(RUN_SECONDS / max(self._seconds, 1e-6))))
+        while self._line and len(chosen) < most:
             request = self._line.popleft()
             if request.taken == len(request.samples):
                 continue
