@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from abnn_serve.service.errors import BusyError, DeadlineError
 
 RUN_SECONDS = 1.0
+_MARGIN = 2.0  # a line as long as the deadline would answer nobody, once runs take a little longer than they did
 
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
@@ -86,13 +87,14 @@ class Batcher:
         self._worker: asyncio.Task[None] | None = None
 
     def admit(self, samples: int, seconds_left: float) -> None:
-        """Raise BusyError where `samples` more would not fit, or would not be done in `seconds_left`."""
-        expected = (self.waiting + samples) * self._seconds
+        """Raise BusyError where `samples` more would not fit, or would hardly be done in `seconds_left`."""
+        expected = (self.waiting + samples) * self._seconds * _MARGIN
         if self.waiting + samples > self._max_queue:
             raise BusyError(f"{self.waiting} samples are in line, the limit is {self._max_queue}", seconds=expected)
         if expected > seconds_left:
             raise BusyError(
-                f"the line is {expected:.1f} seconds long, {seconds_left:.1f} are left", seconds=expected - seconds_left
+                f"the line may take {expected:.1f} seconds, {seconds_left:.1f} are left",
+                seconds=expected - seconds_left,
             )
 
     async def submit(self, samples: Sequence[NDArray[np.uint8]], deadline: float) -> Answered:
