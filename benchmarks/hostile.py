@@ -37,6 +37,7 @@ from abnn_serve.runtime.settings import default_bundle
 
 CLIENTS = 16
 DEADLINE = 10.0
+FLOODS = 4
 Facts = dict[str, Any]
 
 
@@ -165,39 +166,47 @@ async def _send_all(server: Server, requests: Sequence[Malformed], model: str) -
 
 
 def trial_overload(options: argparse.Namespace, folder: Path) -> Facts:
-    """Ten times what can be sustained: answers or 503, in time, at the plateau's rate, and then as before."""
+    """Ten times what can be sustained: answers or 503, in time, at the plateau's rate, and then as before.
+
+    Plateau and flood take turns, so that other load on the machine hits both alike; the first seconds of a flood, in
+    which the line fills, count for its answers but not for its rate.
+    """
     pictures = _pictures(load_bundle(options.bundle).manifest.input.height)
+    seconds, flood, rates, plateaus = options.seconds / FLOODS, [], [], []
     with _serving(options, folder, ABNN_DEADLINE_SECONDS=str(int(DEADLINE))) as server:
         url = f"{server.url}/classify"
-        asyncio.run(closed_loop(url, pictures, 32, 5.0, raw=True))
+        asyncio.run(closed_loop(url, pictures, 8, 5.0, raw=True))
         before = asyncio.run(closed_loop(url, pictures, 1, 5.0, raw=True))
-        plateau = _rate(asyncio.run(closed_loop(url, pictures, 32, 15.0, raw=True)), 15.0)
-        flood = asyncio.run(open_loop(url, pictures, 10 * plateau, options.seconds))
-        started = time.perf_counter()
-        asyncio.run(closed_loop(url, pictures, 1, 5.0, raw=True))
-        recovering = time.perf_counter() - started
+        for _ in range(FLOODS):
+            plateaus.append(_rate(asyncio.run(closed_loop(url, pictures, 8, 12.0, raw=True)), 0, 12.0))
+            flood += (samples := asyncio.run(open_loop(url, pictures, 10 * plateaus[0], seconds)))
+            rates.append(_rate(samples, 3.0, seconds))
+            ended = time.perf_counter()
+            waited = asyncio.run(closed_loop(url, pictures, 1, 5.0, raw=True))
         after = asyncio.run(closed_loop(url, pictures, 1, 5.0, raw=True))
     accepted = [sample.seconds for sample in flood if sample.status == 200]
-    asked = (max(s.at for s in flood) - min(s.at for s in flood)) or 1.0
-    ends = max(s.at + s.seconds for s in flood if s.status == 200) - min(s.at for s in flood)
     p50 = [float(np.median([sample.seconds for sample in of])) for of in (before, after)]
     others = {sample.status for sample in flood} - {200, 503}
-    share = len(accepted) / ends / plateau
-    p99 = float(np.quantile(accepted, 0.99))
+    share, p99 = float(np.mean(rates) / np.mean(plateaus)), float(np.quantile(accepted, 0.99))
+    recovered = any(sample.status == 200 and sample.at + sample.seconds < ended + 5 for sample in waited)
     return {
-        "held": not others and p99 < DEADLINE and share > 0.9 and p50[1] < 1.5 * p50[0],
-        "plateau, images/s": round(plateau, 1),
-        "asked, requests/s": round(len(flood) / asked, 1),
+        "held": not others and p99 < DEADLINE and share > 0.9 and recovered,
+        "plateaus, images/s": [round(rate, 1) for rate in plateaus],
+        "asked for, requests/s": round(10 * plateaus[0], 1),
         "statuses": dict(Counter(sample.status for sample in flood)),
         "p99 of accepted, s": round(p99, 2),
+        "floods, images/s": [round(rate, 1) for rate in rates],
         "throughput over plateau": round(share, 3),
+        "answered within 5 s after the last": recovered,
         "p50 alone before and after, ms": [round(1000 * value, 1) for value in p50],
-        "looked at again after, s": round(recovering, 1),
     }
 
 
-def _rate(samples: Sequence[Sample], seconds: float) -> float:
-    return sum(sample.status == 200 for sample in samples) / seconds
+def _rate(samples: Sequence[Sample], start: float, end: float) -> float:
+    """Answers a second, from `start` to `end` seconds after the first request."""
+    first = min(sample.at for sample in samples)
+    ends = [sample.at + sample.seconds - first for sample in samples if sample.status == 200]
+    return sum(start <= at < end for at in ends) / (end - start)
 
 
 def trial_sigterm(options: argparse.Namespace, folder: Path) -> Facts:

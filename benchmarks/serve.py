@@ -122,6 +122,7 @@ def _encoded(index: int, size: int, form: str) -> bytes:
 
 def _started(name: str, work: Path, run: Path, bundle: Path) -> contextlib.AbstractContextManager[Server]:
     environment = {"ABNN_THREADS": "1", "OMP_NUM_THREADS": "1", "BENCH_RUN": str(run), "ABNN_BUNDLE": str(bundle)}
+    environment["ABNN_DEADLINE_SECONDS"] = "60"  # the others have none of ten seconds
     environment["BENTOML_HOME"] = str(work / f"home-{name}")
     commands = {
         "abnn": (ABNN, "/readyz"),

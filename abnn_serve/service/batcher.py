@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 from abnn_serve.service.errors import BusyError, DeadlineError
 
+RUN_SECONDS = 1.0
+_MARGIN = 2.0  # a line as long as the deadline would answer nobody, once runs take a little longer than they did
+
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
@@ -51,7 +54,8 @@ class _Request:
 class Batcher:
     """The line before one session.
 
-    A run starts as soon as the session is free, with whatever waits, up to `max_batch`: nobody waits for company.
+    A run starts as soon as the session is free, with whatever waits, up to `max_batch` and to what takes RUN_SECONDS by
+    the last runs: nobody waits for company, nor long for who came before.
 
     Args:
         run: uint8 (N, ...) to logits, float32 (N, classes).
@@ -83,13 +87,14 @@ class Batcher:
         self._worker: asyncio.Task[None] | None = None
 
     def admit(self, samples: int, seconds_left: float) -> None:
-        """Raise BusyError where `samples` more would not fit, or would not be done in `seconds_left`."""
-        expected = (self.waiting + samples) * self._seconds
+        """Raise BusyError where `samples` more would not fit, or would hardly be done in `seconds_left`."""
+        expected = (self.waiting + samples) * self._seconds * _MARGIN
         if self.waiting + samples > self._max_queue:
             raise BusyError(f"{self.waiting} samples are in line, the limit is {self._max_queue}", seconds=expected)
         if expected > seconds_left:
             raise BusyError(
-                f"the line is {expected:.1f} seconds long, {seconds_left:.1f} are left", seconds=expected - seconds_left
+                f"the line may take {expected:.1f} seconds, {seconds_left:.1f} are left",
+                seconds=expected - seconds_left,
             )
 
     async def submit(self, samples: Sequence[NDArray[np.uint8]], deadline: float) -> Answered:
@@ -129,7 +134,8 @@ class Batcher:
     def _take(self) -> list[tuple[_Request, int]]:
         """The next run: one sample of each request in turn."""
         chosen: list[tuple[_Request, int]] = []
-        while self._line and len(chosen) < self.max_batch:
+        most = max(1, min(self.max_batch, int(RUN_SECONDS / max(self._seconds, 1e-6))))
+        while self._line and len(chosen) < most:
             request = self._line.popleft()
             if request.taken == len(request.samples):
                 continue

@@ -18,7 +18,7 @@ from abnn_serve.errors import AbnnError, BundleError, ConfigError, one_line
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.runtime.session import Session
 from abnn_serve.runtime.settings import Settings
-from abnn_serve.service.batcher import Batcher
+from abnn_serve.service.batcher import RUN_SECONDS, Batcher
 from abnn_serve.service.errors import UnknownModelError
 from abnn_serve.service.metrics import Metrics
 from abnn_serve.service.settings import ServiceSettings
@@ -26,8 +26,6 @@ from abnn_serve.service.store import PREFIX, find_in_store
 from abnn_serve.spec import Modality
 
 log = logging.getLogger("abnn_serve")
-
-RUN_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,12 +137,11 @@ class Catalog:
             self._metrics.batch.labels(name).observe(size)
             self._metrics.runs.labels(name).observe(seconds)
 
-        max_batch = self._service.max_batch or best_batch(sizes)
-        log.info("%s: at most %d samples in a run", name, max_batch)
+        log.info("%s: warmed up, %s", name, ", ".join(f"{n} in {1000 * s:.1f} ms" for n, s in sizes.items()))
         batcher = Batcher(
             predictor.session.run,
             self._executor,
-            max_batch=max_batch,
+            max_batch=self._service.max_batch or predictor.session.max_batch,
             max_queue=self._service.max_queue,
             seconds=min(seconds / size for size, seconds in sizes.items()),
             on_batch=on_batch,
@@ -165,7 +162,7 @@ def find_bundles(place: Path) -> list[str]:
 
 
 def warm_up(session: Session) -> dict[int, float]:
-    """Run every batch size that is a power of two; the best of two times in seconds, by size."""
+    """Run every batch size that is a power of two and takes RUN_SECONDS at most; the best of two times, by size."""
     times: dict[int, float] = {}
     size = 1
     while size <= session.max_batch and (not times or max(times.values()) <= RUN_SECONDS):
@@ -173,11 +170,6 @@ def warm_up(session: Session) -> dict[int, float]:
         times[size] = min(_seconds(session, zeros) for _ in range(2))
         size *= 2
     return times
-
-
-def best_batch(times: dict[int, float]) -> int:
-    """The largest batch that was warmed up and runs within RUN_SECONDS: a longer one would hold up who comes next."""
-    return max((size for size, seconds in times.items() if seconds <= RUN_SECONDS), default=1)
 
 
 def _seconds(session: Session, images: NDArray[np.uint8]) -> float:

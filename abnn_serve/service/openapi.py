@@ -182,7 +182,7 @@ def _infer(shape: list[int], most: int) -> Json:
 
 
 def _form(field: str, schema: Json) -> Json:
-    return {"schema": {**_object(**{field: schema}), "maxProperties": MAX_FIELDS}}
+    return {"schema": {**_object(**{field: schema}), "maxProperties": MAX_FIELDS + 1}}
 
 
 def _query(name: str, schema: Json, example: Any) -> Json:

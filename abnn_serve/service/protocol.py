@@ -6,6 +6,7 @@ import asyncio
 import uuid
 from typing import Any
 
+import h11
 from uvicorn.protocols.http import auto
 
 from abnn_serve.service.errors import error_body
@@ -30,6 +31,8 @@ class _Guard(asyncio.Protocol):
     transport: asyncio.Transport
     _head: asyncio.TimerHandle | None = None
     _head_bytes = 0
+    _body = False
+    conn: Any = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -39,14 +42,28 @@ class _Guard(asyncio.Protocol):
             self._watch()
 
     def data_received(self, data: bytes) -> None:
+        body = self._in_body()
         super().data_received(data)
-        if self.cycle is None or self.cycle.response_complete:
-            self._watch()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._rest()
+            return
+        self._watch()
+        if not body and not self._in_body():
             self._head_bytes += len(data)
             if self._head_bytes > _MAX_HEAD_BYTES:
                 self._refuse(431, "head_too_large", f"the request's head exceeds {_MAX_HEAD_BYTES:,} bytes")
-        else:
-            self._rest()
+
+    def on_headers_complete(self) -> None:
+        self._body = True
+        super().on_headers_complete()  # type: ignore[misc]
+
+    def on_message_complete(self) -> None:
+        self._body = False
+        super().on_message_complete()  # type: ignore[misc]
+
+    def _in_body(self) -> bool:
+        """Of a request that was answered before all of it was there; `conn` is h11's, the flag httptools'."""
+        return self._body if self.conn is None else self.conn.their_state is h11.SEND_BODY
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._rest()
@@ -73,7 +90,11 @@ class _Guard(asyncio.Protocol):
 
     def _late(self) -> None:
         self._head = None
-        self._refuse(408, "request_timeout", f"the request's head did not arrive in {self.header_seconds} seconds")
+        if self._in_body() or (self.cycle is not None and not self._head_bytes):
+            self.transport.close()  # it was answered, and asks for nothing
+        else:
+            late = f"the request's head did not arrive in {self.header_seconds} seconds"
+            self._refuse(408, "request_timeout", late)
 
     def _refuse(self, status: int, code: str, message: str) -> None:
         request_id = uuid.uuid4().hex

@@ -78,6 +78,20 @@ def test_requests_that_wait_together_run_together_and_each_gets_its_own_rows():
     assert {answer.batch for answer in others} == {4}
 
 
+def test_a_run_is_kept_short_where_samples_take_long():
+    session = Session()
+
+    async def story(batcher):
+        first = await held(batcher, session)
+        others = [asyncio.create_task(batcher.submit([sample(i)], soon(60))) for i in range(4)]
+        await asyncio.sleep(0)
+        session.free.set()
+        await asyncio.gather(first, *others)
+
+    play(story, session, seconds=0.5)
+    assert session.sizes[:2] == [1, 2]
+
+
 def test_one_request_with_many_samples_does_not_hold_up_another():
     session, order = Session(), []
 
@@ -134,9 +148,9 @@ def test_past_the_limit_requests_are_refused_at_once_with_a_time_to_come_again()
 
 def test_what_could_not_be_done_before_its_deadline_is_not_begun():
     async def story(batcher):
-        with pytest.raises(BusyError, match=r"the line is 4\.0 seconds long, 1\.0 are left"):
-            batcher.admit(2, 1.0)
-        batcher.admit(1, 2.5)
+        with pytest.raises(BusyError, match=r"the line may take 8\.0 seconds, 7\.0 are left"):
+            batcher.admit(2, 7.0)
+        batcher.admit(2, 9.0)
 
     play(story, Session(), seconds=2.0)
 

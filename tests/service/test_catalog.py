@@ -10,7 +10,7 @@ import pytest
 from abnn_serve.bundle.store import load_bundle
 from abnn_serve.errors import ConfigError
 from abnn_serve.runtime.settings import Settings
-from abnn_serve.service.catalog import best_batch, find_bundles, pins
+from abnn_serve.service.catalog import find_bundles, pins
 from tests.drawing import draw_shape, png
 from tests.service.conftest import write_version
 
@@ -34,11 +34,6 @@ def test_there_is_an_identity_for_each_bundle_or_none():
     assert pins(settings, 2) == ["a", "b"]
     with pytest.raises(ConfigError, match="2 identities for 3 bundles"):
         pins(settings, 3)
-
-
-def test_the_largest_batch_that_runs_within_a_second_is_taken():
-    assert best_batch({1: 0.1, 2: 0.2, 4: 0.4, 8: 0.9, 16: 1.7}) == 8
-    assert best_batch({1: 3.0}) == 1
 
 
 def test_every_bundle_answers_under_its_name_and_the_first_without_one(client):

@@ -122,6 +122,22 @@ def test_a_head_that_does_not_arrive_is_408_and_one_without_end_is_431(server):
     assert status in (400, 431)
 
 
+def test_the_rest_of_a_body_that_was_refused_is_no_head_and_may_not_take_for_ever(server):
+    url = server.client.base_url
+    head = (
+        "POST /classify HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\ncontent-length: 900000\r\n"
+        f"authorization: {server.client.headers['authorization']}\r\n\r\n"
+    )
+    with socket.create_connection((url.host, url.port), timeout=10) as connection:
+        connection.sendall(head.encode())
+        answer = connection.recv(65_536)
+        assert answer.startswith(b"HTTP/1.1 413")
+        connection.sendall(bytes(200_000))
+        started = time.monotonic()
+        assert connection.recv(65_536) == b""
+        assert time.monotonic() - started < 5
+
+
 def test_a_websocket_is_answered_as_the_request_that_it_also_is(server):
     head = (
         b"GET /nothing HTTP/1.1\r\nhost: x\r\nconnection: upgrade, close\r\nupgrade: websocket\r\n"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import httpx
 import numpy as np
 import pytest
@@ -67,7 +69,8 @@ def test_errors_under_v2_carry_the_same_facts_beside_the_message(client):
     assert client.get("/v2/nothing").json()["code"] == "not_found"
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what BentoML uses
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")  # of what BentoML uses
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_bentomls_own_client_classifies(server, tmp_path, predictor):
     import bentoml
 
@@ -79,6 +82,8 @@ def test_bentomls_own_client_classifies(server, tmp_path, predictor):
     with bentoml.SyncHTTPClient(str(server.client.base_url), token=key) as bento:
         assert bento.classify(image=tmp_path / "x.png", top_k=2) == expected
         assert len(bento.classify_batch(images=[tmp_path / "x.png"] * 3)["outcomes"]) == 3
+    del bento
+    gc.collect()  # its folder is removed, with a warning, by its finalizer
 
 
 def test_compressed_requests_are_415(client):
