@@ -15,6 +15,7 @@ import argparse
 import datetime as dt
 import io
 import json
+import multiprocessing as mp
 import sys
 import tempfile
 import threading
@@ -176,7 +177,9 @@ def _ray(predictor: Predictor, folder: Path, rows: int) -> dict[str, float]:
 
 def _memory(predictor: Predictor, folder: Path, rows: int) -> dict[str, Any]:
     """Resident bytes of this process and its decoders, sampled all along: the peak, and the mean of each tenth."""
-    _write_rows(folder / "rows.parquet", rows, 32)
+    writer = mp.get_context("spawn").Process(target=_write_rows, args=(folder / "rows.parquet", rows, 32))
+    writer.start()  # what it takes to write them is not ours
+    writer.join()
     samples: list[int] = []
     stop = threading.Event()
 

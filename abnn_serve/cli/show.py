@@ -10,6 +10,7 @@ import typer
 from abnn_serve.bundle.store import Bundle, load_bundle
 from abnn_serve.card import RobustnessCard
 from abnn_serve.codec import to_json
+from abnn_serve.runtime.drift import DRIFT_FILE, DriftMeter
 from abnn_serve.runtime.session import Session
 from abnn_serve.runtime.settings import default_bundle
 
@@ -45,7 +46,9 @@ def verify(
     """
     found = load_bundle(bundle or default_bundle(), digest=digest)
     for precision in found.manifest.precisions:
-        Session(found, "cpu", precision=precision)
+        session = Session(found, "cpu", precision=precision)
+        if precision == "fp32" and DRIFT_FILE in found.manifest.files:
+            DriftMeter(session)
     files, vectors = len(found.manifest.files), len(found.golden.inputs)
     typer.echo(f"{found.path}: whole; {files} files, {vectors} golden vectors; identity {found.digest}")
 

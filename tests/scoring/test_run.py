@@ -130,6 +130,11 @@ def test_a_second_run_and_another_question_are_refused(served, parquet, folder, 
         score(served, str(folder), out)
     with pytest.raises(ScoringError, match="out was begun with another columns"):
         score(served, str(parquet), out, columns=Columns(top_k=1))
+    with pytest.raises(ScoringError, match="out was begun with another shard_rows"):
+        score(served, str(parquet), out, shard_rows=1)
+    (out / "run.json").unlink()
+    with pytest.raises(ScoringError, match="out holds predictions of something else"):
+        score(served, str(parquet), out)
 
 
 def test_a_damaged_shard_and_a_torn_line_are_made_again(served, parquet, tmp_path):
@@ -233,6 +238,8 @@ def test_a_full_disk_is_one_line_and_what_was_done_is_kept(served, parquet, tmp_
     result = subprocess.run(shell, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert re.search(r"(?m)^abnn: .*disk/out: no space is left there; finished shards are kept", result.stderr)
+    assert "400 rows\n" in result.stdout
+    assert re.search(r"8 rows that could not be scored\naccuracy [\d.]+% of 392 ", result.stdout)
     score(served, str(parquet), tmp_path / "whole", shard_rows=40)
     assert fingerprint(tmp_path / "copied") == fingerprint(tmp_path / "whole")
 
