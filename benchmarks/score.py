@@ -42,7 +42,7 @@ from abnn_serve.scoring.run import score
 
 BAR = 0.90
 MEMORY_BAR = 1.5e9
-_ROUNDS = 5
+_ROUNDS = 3
 
 
 def main() -> None:
@@ -61,7 +61,7 @@ def main() -> None:
             found = _memory(predictor, folder, options.memory)
             held = found["peak_bytes"] < MEMORY_BAR
         else:
-            rows = 512 if options.quick else 4096
+            rows = 2048 if options.quick else 4096
             _write_rows(folder / "rows.parquet", rows, 32)
             found = {"bar": _beside_the_session(predictor, folder, rows), "decoding": _decoding(predictor)}
             if not options.quick:

@@ -17,6 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from abnn_serve.errors import ConfigError, ScoringError
+from abnn_serve.lab.data import load_data
+from abnn_serve.lab.evaluate import evaluate
+from abnn_serve.lab.outcomes import count
+from abnn_serve.lab.threats import Subject
 from abnn_serve.scoring.ledger import Request, open_ledger
 from abnn_serve.scoring.run import Begun, score
 from abnn_serve.scoring.scorer import Columns
@@ -256,3 +260,14 @@ def test_the_output_is_one_arrow_dataset(served, parquet, tmp_path):
 def test_the_test_images_are_scored_with_the_accuracy_on_the_card(served, data_folder, tmp_path):
     summary = score(served, str(data_folder / "cifar10-test.parquet"), tmp_path / "out", workers=1)
     assert summary.accuracy == served.bundle.card.clean
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_fifty_thousand_rows_are_scored_with_the_accuracy_of_evaluate(served, data_folder, tmp_path):
+    source = str(data_folder / "cifar10-train-*.parquet")
+    subject = Subject(network=None, served=served.session.run, served_digest=served.bundle.digest)
+    evaluation = evaluate(subject, load_data(source, served.bundle.manifest.input), [])
+    summary = score(served, source, tmp_path / "out", workers=1)
+    assert summary.accuracy == count(evaluation.clean)
+    assert summary.accuracy.n == 50_000
