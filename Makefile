@@ -36,7 +36,7 @@ $(VENV)/.core: $(VENV)/.venv pyproject.toml
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.venv pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable '.[lab,attacks,ray,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[lab,attacks,dev]'
 	touch $@ $(VENV)/.core
 
 clean:  ## remove the virtual environment and caches

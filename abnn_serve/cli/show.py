@@ -10,7 +10,6 @@ import typer
 from abnn_serve.bundle.store import Bundle, load_bundle
 from abnn_serve.card import RobustnessCard
 from abnn_serve.codec import to_json
-from abnn_serve.runtime.drift import DRIFT_FILE, DriftMeter
 from abnn_serve.runtime.session import Session
 from abnn_serve.runtime.settings import default_bundle
 
@@ -46,9 +45,7 @@ def verify(
     """
     found = load_bundle(bundle or default_bundle(), digest=digest)
     for precision in found.manifest.precisions:
-        session = Session(found, "cpu", precision=precision)
-        if precision == "fp32" and DRIFT_FILE in found.manifest.files:
-            DriftMeter(session)
+        Session(found, "cpu", precision=precision)
     files, vectors = len(found.manifest.files), len(found.golden.inputs)
     typer.echo(f"{found.path}: whole; {files} files, {vectors} golden vectors; identity {found.digest}")
 
