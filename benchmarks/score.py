@@ -15,6 +15,7 @@ import argparse
 import datetime as dt
 import io
 import json
+import multiprocessing as mp
 import sys
 import tempfile
 import threading
@@ -41,7 +42,7 @@ from abnn_serve.scoring.run import score
 
 BAR = 0.90
 MEMORY_BAR = 1.5e9
-_ROUNDS = 5
+_ROUNDS = 3
 
 
 def main() -> None:
@@ -60,7 +61,7 @@ def main() -> None:
             found = _memory(predictor, folder, options.memory)
             held = found["peak_bytes"] < MEMORY_BAR
         else:
-            rows = 512 if options.quick else 4096
+            rows = 2048 if options.quick else 4096
             _write_rows(folder / "rows.parquet", rows, 32)
             found = {"bar": _beside_the_session(predictor, folder, rows), "decoding": _decoding(predictor)}
             if not options.quick:
@@ -176,7 +177,9 @@ def _ray(predictor: Predictor, folder: Path, rows: int) -> dict[str, float]:
 
 def _memory(predictor: Predictor, folder: Path, rows: int) -> dict[str, Any]:
     """Resident bytes of this process and its decoders, sampled all along: the peak, and the mean of each tenth."""
-    _write_rows(folder / "rows.parquet", rows, 32)
+    writer = mp.get_context("spawn").Process(target=_write_rows, args=(folder / "rows.parquet", rows, 32))
+    writer.start()  # what it takes to write them is not ours
+    writer.join()
     samples: list[int] = []
     stop = threading.Event()
 

@@ -125,8 +125,9 @@ def open_ledger(folder: Path, request: Request) -> Iterator[Ledger]:
 def _check_request(folder: Path, request: Request) -> None:
     path, asked = folder / "run.json", to_json(request)
     if not path.exists():
-        with writing(folder):
-            write_whole(path, canonical(asked))
+        if any((folder / PREDICTIONS).iterdir()):
+            raise ScoringError(f"{folder} holds predictions of something else (no run.json); choose another --out")
+        write_whole(path, canonical(asked))
         return
     try:
         before: Any = json.loads(path.read_bytes())

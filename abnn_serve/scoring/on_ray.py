@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +79,15 @@ def score_on_ray(
             num_gpus=pool.gpus,
         )
         for row in finished.iter_rows():
+            if problem := row.pop("problem"):
+                raise ScoringError(problem)
             done = Done(**row)
             ledger.add(done)
             on_rows(done.rows, done.errors)
             ledger.hold(max_errors)
             left.pop(done.unit, None)
     except ray.exceptions.RayError as error:
-        raise _cause(error) from error
+        raise ScoringError(f"Ray gave up: {one_line(error)}; finished shards are kept: run again to go on") from error
     finally:
         if own:
             ray.shutdown()
@@ -126,29 +129,26 @@ def _start(pool: RayPool) -> tuple[Any, bool]:
         raise ScoringError(f"Ray does not start on {pool.address or 'this machine'}: {one_line(error)}") from error
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
-    context.raise_original_map_exception = True
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     return ray, own
-
-
-def _cause(error: BaseException) -> AbnnError:
-    """What an actor raised; Ray wraps it."""
-    cause = getattr(error, "cause", None)
-    if isinstance(cause, AbnnError):
-        return cause
-    return ScoringError(f"Ray gave up: {one_line(cause or error)}; finished shards are kept: run again to go on")
 
 
 class _Actor:
     """A predictor that scores units; Ray Data keeps a pool of them and makes a new one where one dies."""
 
     def __init__(self, source: Source, settings: Settings, columns: Columns, folder: Path) -> None:
-        self._source, self._folder = source, folder
-        predictor = Predictor.from_settings(settings, drift=columns.drift)
-        self._scorer = Scorer(predictor, columns)
-        self._pool = DecodePool(self._scorer.decoder, 0)
+        self._source, self._settings, self._columns, self._folder = source, settings, columns, folder
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[int]]:
-        units = list(batch["unit"])
-        done = list(score_units(self._source, units, self._scorer, self._pool, self._folder, lambda *_: None))
-        return {key: [asdict(one)[key] for one in done] for key in ("unit", "rows", "errors", "bytes")}
+    @cached_property
+    def _scorer(self) -> Scorer:
+        return Scorer(Predictor.from_settings(self._settings, drift=self._columns.drift), self._columns)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        (unit,) = batch["unit"]
+        done, problem = Done(unit=unit.index, rows=0, errors=0, bytes=0), ""
+        try:
+            pool = DecodePool(self._scorer.decoder, 0)
+            (done,) = score_units(self._source, [unit], self._scorer, pool, self._folder, lambda *_: None)
+        except (AbnnError, OSError) as error:  # a value, as Ray rewrites what is raised
+            problem = one_line(error)
+        return {key: [value] for key, value in {**asdict(done), "problem": problem}.items()}

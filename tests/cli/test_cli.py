@@ -102,6 +102,8 @@ def test_train_refuses_a_directory_that_holds_a_run_and_resumes_a_finished_one(s
         (["train", "magic", *NAMES, "--data", "d"], "no recipe named 'magic'"),
         (["train", "standard", *NAMES, "--data", "none.parquet"], "no such data"),
         (["train", "standard", *NAMES, "--data", "d", "--device", "tpu"], "expected auto, cpu or cuda"),
+        (["score", "nowhere", "--out", "o"], "nowhere: no such data"),
+        (["score", "d", "--out", "o", "--engine", "spark"], "--engine is 'spark', expected local or ray"),
         (["verify", "nowhere"], "no bundle here"),
         (["show", "nowhere"], "no bundle here"),
         (["export", "nowhere", "--out", "o", "--data", "d"], "not a run of `abnn train`"),

@@ -64,6 +64,8 @@ class TestOnRay:
             score(served, str(parquet), tmp_path / "ray", shard_rows=100, ray=RayPool(), max_errors=2)
         done = [json.loads(line) for line in (tmp_path / "ray" / "done.jsonl").read_text().splitlines()]
         assert sum(line["errors"] for line in done) >= 3
+        with pytest.raises(ScoringError, match=r"No such file or directory: .*rows.parquet"):
+            score(served, str(parquet), tmp_path / "gone", ray=RayPool(), on_begin=lambda _: parquet.unlink())
 
 
 def test_a_pool_of_nothing_is_refused():

@@ -17,6 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from abnn_serve.errors import ConfigError, ScoringError
+from abnn_serve.lab.data import load_data
+from abnn_serve.lab.evaluate import evaluate
+from abnn_serve.lab.outcomes import count
+from abnn_serve.lab.threats import Subject
 from abnn_serve.scoring.ledger import Request, open_ledger
 from abnn_serve.scoring.run import Begun, score
 from abnn_serve.scoring.scorer import Columns
@@ -130,6 +134,11 @@ def test_a_second_run_and_another_question_are_refused(served, parquet, folder, 
         score(served, str(folder), out)
     with pytest.raises(ScoringError, match="out was begun with another columns"):
         score(served, str(parquet), out, columns=Columns(top_k=1))
+    with pytest.raises(ScoringError, match="out was begun with another shard_rows"):
+        score(served, str(parquet), out, shard_rows=1)
+    (out / "run.json").unlink()
+    with pytest.raises(ScoringError, match="out holds predictions of something else"):
+        score(served, str(parquet), out)
 
 
 def test_a_damaged_shard_and_a_torn_line_are_made_again(served, parquet, tmp_path):
@@ -233,6 +242,8 @@ def test_a_full_disk_is_one_line_and_what_was_done_is_kept(served, parquet, tmp_
     result = subprocess.run(shell, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert re.search(r"(?m)^abnn: .*disk/out: no space is left there; finished shards are kept", result.stderr)
+    assert "400 rows\n" in result.stdout
+    assert re.search(r"8 rows that could not be scored\naccuracy [\d.]+% of 392 ", result.stdout)
     score(served, str(parquet), tmp_path / "whole", shard_rows=40)
     assert fingerprint(tmp_path / "copied") == fingerprint(tmp_path / "whole")
 
@@ -249,3 +260,14 @@ def test_the_output_is_one_arrow_dataset(served, parquet, tmp_path):
 def test_the_test_images_are_scored_with_the_accuracy_on_the_card(served, data_folder, tmp_path):
     summary = score(served, str(data_folder / "cifar10-test.parquet"), tmp_path / "out", workers=1)
     assert summary.accuracy == served.bundle.card.clean
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_fifty_thousand_rows_are_scored_with_the_accuracy_of_evaluate(served, data_folder, tmp_path):
+    source = str(data_folder / "cifar10-train-*.parquet")
+    subject = Subject(network=None, served=served.session.run, served_digest=served.bundle.digest)
+    evaluation = evaluate(subject, load_data(source, served.bundle.manifest.input), [])
+    summary = score(served, source, tmp_path / "out", workers=1)
+    assert summary.accuracy == count(evaluation.clean)
+    assert summary.accuracy.n == 50_000

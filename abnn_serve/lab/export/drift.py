@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from abnn_serve.bundle.store import Bundle
 from abnn_serve.card import Drift, DriftUnderAttack
+from abnn_serve.errors import ExportError
 from abnn_serve.hardware import usable_cores
 from abnn_serve.lab.adaptive_norm import EPS
 from abnn_serve.lab.export.passes.rules import known
@@ -23,6 +24,7 @@ from abnn_serve.runtime.drift import DriftMeter
 from abnn_serve.runtime.engine import open_graph
 from abnn_serve.runtime.session import MAX_BATCH, Session
 
+_CHECKED, _TOLERANCE = 4, 1e-2  # images on which the graph that was made is compared with what was recorded
 _LEAST_DEVIATION = 1e-6  # of a channel that is the same for every clean image
 
 
@@ -36,6 +38,9 @@ def record_drift(model: bytes, images: NDArray[np.uint8]) -> tuple[bytes, Drift]
     Returns:
         `drift.onnx`, and what the card says of the clean images; None where the graph has no adaptive layer in one
         kernel, whose input could be read.
+
+    Raises:
+        ExportError: the graph that was made computes something else than was recorded.
     """
     widths, graph = _addition(model)
     if not widths:
@@ -47,6 +52,10 @@ def record_drift(model: bytes, images: NDArray[np.uint8]) -> tuple[bytes, Drift]
     center, deviation = codes.mean(axis=0), np.maximum(codes.std(axis=0), _LEAST_DEVIATION)
     _, graph = _addition(model, center, deviation)
     drift = np.sqrt(np.square((codes - center) / deviation) @ _averages(widths)).mean(axis=1)
+    made = open_graph(model + graph, usable_cores())
+    found = made.run(["drift"], {made.get_inputs()[0].name: images[:_CHECKED]})[0].mean(axis=1)
+    if not np.allclose(found, drift[:_CHECKED], rtol=_TOLERANCE):
+        raise ExportError(f"drift.onnx gives {found[0]:.4g} for the first image, expected {drift[0]:.4g}")
     median, p95, p99 = np.quantile(drift, (0.5, 0.95, 0.99)).tolist()
     return graph, Drift(images=len(images), layers=len(widths), median=median, p95=p95, p99=p99)
 
