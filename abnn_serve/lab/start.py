@@ -149,6 +149,10 @@ def _target(request: TrainRequest, init: Run | None, classes: int) -> tuple[Netw
     config = replace(init.config.target, classes=classes)
     if request.target not in (None, config.name):
         raise ConfigError(f"--target is {request.target}, but {init.path} holds a {config.name}; leave --target out")
+    if request.recipe.restored and not config.name.startswith("oudefend:"):
+        raise ConfigError(
+            f"{init.path} has no OUDefend block; start the recipe {request.recipe.name!r} with --target NAME"
+        )
     target, trained = config.build(), init.network()
     load_state(target, trained.state_dict(), config.name, str(init.path))
     return config, target
