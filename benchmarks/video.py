@@ -56,7 +56,7 @@ def main() -> None:
     rounds = 3 if options.quick else 15
     videos = _videos(options.videos, 5 if options.quick else 30)
     figures = {**_decoding(videos, rounds), **_network(options.network, rounds)}
-    figures |= _overlap(videos, options.network)
+    figures |= _overlap(videos, options.network, 1 if options.quick else 5)
     bars = [
         ("decode + sampling, times real time", figures["real_time"], REAL_TIME, True),
         ("decode + sampling / torchcodec's", figures.get("over_torchcodec"), TORCHCODEC, False),
@@ -173,7 +173,7 @@ def _network(name: str, rounds: int) -> dict[str, float]:
     }
 
 
-def _overlap(videos: list[bytes], name: str) -> dict[str, float]:
+def _overlap(videos: list[bytes], name: str, rounds: int) -> dict[str, float]:
     """Decoding the next video while one is classified, beside one after the other."""
     session = open_graph(export_graph(PixelNetwork(build_network(name, num_classes=400)).eval(), SPEC), 1)
     some = (videos * 4)[:4]
@@ -191,7 +191,7 @@ def _overlap(videos: list[bytes], name: str) -> dict[str, float]:
             for decoded in waiting:
                 session.run(None, {"video": decoded.result()})
 
-    medians = _medians({"apart": apart, "together": together}, 3, time.perf_counter)
+    medians = _medians({"apart": apart, "together": together}, rounds, time.perf_counter)
     return {"overlapped": medians["together"] / medians["apart"]}
 
 
