@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import types
-from dataclasses import MISSING, asdict, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from abnn_serve.errors import AbnnError
@@ -15,13 +15,16 @@ from abnn_serve.errors import AbnnError
 T = TypeVar("T")
 
 
+OMITTED_IF_NONE = {"omitted_if_none": True}  # metadata of a field that older readers do not know
+
+
 class _MismatchError(Exception):
     """What does not fit, and where."""
 
 
 def to_json(value: Any) -> dict[str, Any]:
-    """A dataclass as plain JSON values; tuples become lists."""
-    return dict(json.loads(json.dumps(asdict(value), allow_nan=False)))
+    """A dataclass as plain JSON values; tuples become lists, and what is OMITTED_IF_NONE and None is left out."""
+    return dict(json.loads(json.dumps(_plain(value), allow_nan=False)))
 
 
 def from_json(kind: type[T], value: Any, where: str, error: type[AbnnError]) -> T:
@@ -31,6 +34,15 @@ def from_json(kind: type[T], value: Any, where: str, error: type[AbnnError]) -> 
     except _MismatchError as problem:
         raise error(str(problem)) from None
     return result
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        kept = [p for p in fields(value) if p.metadata != OMITTED_IF_NONE or getattr(value, p.name) is not None]
+        return {part.name: _plain(getattr(value, part.name)) for part in kept}
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def canonical(value: Any) -> bytes:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from abnn_serve.codec import OMITTED_IF_NONE
 from abnn_serve.errors import ConfigError
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box"]
@@ -75,7 +76,7 @@ class InputSpec:
     width: int
     fit: Fit = "crop"
     interpolation: Interpolation = "bilinear"
-    sampling: Sampling | None = None
+    sampling: Sampling | None = field(default=None, metadata=OMITTED_IF_NONE)
 
     def __post_init__(self) -> None:
         for name in ("height", "width"):

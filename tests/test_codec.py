@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from abnn_serve.codec import canonical, from_json, to_json
 from abnn_serve.errors import ConfigError
-from abnn_serve.spec import InputSpec
+from abnn_serve.spec import InputSpec, Sampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,3 +68,15 @@ def test_canonical_bytes_do_not_depend_on_the_order_of_keys():
 def test_numbers_that_json_lacks_are_refused():
     with pytest.raises(ValueError, match="not JSON compliant"):
         canonical({"a": float("nan")})
+
+
+def test_a_newer_field_is_left_out_where_it_is_none():
+    assert to_json(InputSpec(height=8, width=9)) == {
+        "height": 8,
+        "width": 9,
+        "fit": "crop",
+        "interpolation": "bilinear",
+    }
+    clips = InputSpec(height=8, width=9, sampling=Sampling(frames=4, fps=12.5))
+    assert to_json(clips)["sampling"]["fps"] == 12.5
+    assert from_json(InputSpec, to_json(clips), "file", ConfigError) == clips

@@ -96,8 +96,6 @@ class Manifest:
     def to_bytes(self) -> bytes:
         """The canonical bytes of `bundle.json`; its `checksum` is the sha256 of the same bytes without it."""
         value = to_json(self)
-        if self.input.sampling is None:  # format 1 does not know it
-            del value["input"]["sampling"]
         return canonical({**value, "checksum": _checksum(value)})
 
     @classmethod

@@ -149,6 +149,10 @@ def _target(request: TrainRequest, init: Run | None, classes: int) -> tuple[Netw
     config = replace(init.config.target, classes=classes)
     if request.target not in (None, config.name):
         raise ConfigError(f"--target is {request.target}, but {init.path} holds a {config.name}; leave --target out")
+    if request.recipe.restored and not config.name.startswith("oudefend:"):
+        raise ConfigError(
+            f"{init.path} has no OUDefend block; start the recipe {request.recipe.name!r} with --target NAME"
+        )
     target, trained = config.build(), init.network()
     load_state(target, trained.state_dict(), config.name, str(init.path))
     return config, target
@@ -180,15 +184,18 @@ def _go_on(request: TrainRequest, init: Run, data: ImageData, val: ImageData) ->
 
 def _by_name(name: str, classes: int, spec: InputSpec) -> NetworkConfig:
     """A network that is not a run's, with the normalisation that goes with the weights there are for it."""
+    config = NetworkConfig(name=name, classes=classes)
     if spec.sampling:
-        return NetworkConfig(name=name, classes=classes, mean=KINETICS_MEAN, std=KINETICS_STD)
-    return NetworkConfig(name=name, classes=classes)
+        with torch.device("meta"):  # it is only looked at
+            if config.build().takes_clips:
+                return replace(config, mean=KINETICS_MEAN, std=KINETICS_STD)
+    return config
 
 
 def load_substitute(source: str, spec: InputSpec) -> tuple[NetworkConfig, PixelNetwork]:
     """A substitute with its weights: a finished run's directory, or a name, best with weights (`resnet18@DEFAULT`)."""
     if not Path(source).is_dir():
-        config = _by_name(source, 400 if spec.sampling else 1000, spec)
+        config = _by_name(source, 1000, spec)
         return config, config.build(weights=True).eval()
     run = Run(source)
     network = run.network()

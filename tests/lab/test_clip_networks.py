@@ -8,13 +8,15 @@ from torch import nn
 
 from abnn_serve.errors import NetworkError, SurgeryError
 from abnn_serve.lab.adaptive_norm import AdaptiveNorm, channel_statistics
-from abnn_serve.lab.network import AdaptiveNetwork, PixelNetwork
+from abnn_serve.lab.network import IMAGENET_MEAN, KINETICS_MEAN, AdaptiveNetwork, PixelNetwork
 from abnn_serve.lab.oudefend import OUDefend
 from abnn_serve.lab.pairing import SurgeryPlan, plan_pairs
+from abnn_serve.lab.start import load_substitute
 from abnn_serve.lab.surgery import apply_plan
 from abnn_serve.lab.threats import Subject
 from abnn_serve.lab.trained import learn
 from abnn_serve.lab.zoo import build_network
+from tests.conftest import CLIPS
 
 CLIP = torch.rand(2, 3, 4, 16, 16)
 
@@ -97,6 +99,13 @@ def test_a_substitute_of_images_needs_a_plan_that_says_so():
     for layer in network.adaptive_layers:
         nn.init.normal_(layer.map, std=0.05)
     Subject(network=network.eval()).check_whitebox(CLIP)
+
+
+def test_weights_for_clips_and_for_images_bring_their_normalisation():
+    for name, mean in (("resnet3d7-w4", KINETICS_MEAN), ("resnet8s-w4", IMAGENET_MEAN)):
+        config, network = load_substitute(name, CLIPS)
+        assert config.mean == mean
+        assert network.mean.flatten().tolist() == pytest.approx(list(mean))
 
 
 def test_framewise_statistics_are_those_over_all_frames():

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from abnn_serve.bundle.store import load_bundle
-from abnn_serve.errors import BundleVersionError, ExportError, InputShapeError, UnsupportedFormatError
+from abnn_serve.errors import BundleVersionError, ConfigError, ExportError, InputShapeError, UnsupportedFormatError
 from abnn_serve.lab.data import load_data
 from abnn_serve.lab.export.bundle import export_bundle
 from abnn_serve.lab.export.graph import ServedNetwork, export_stages
@@ -146,6 +146,12 @@ def test_recipes_that_attack_run_on_clips(recipe, videos, tmp_path):
     assert run.metrics[-1]["val_pgd_accuracy"] is not None
     assert run.config.target.name == ("oudefend:resnet3d7-w4" if recipe == "oudefend" else "resnet3d7-w4")
     assert run.network()(torch.rand(1, 3, 4, 16, 16)).shape == (1, 2)
+
+
+def test_oudefend_does_not_start_from_a_run_without_its_block(clip_run, videos, tmp_path):
+    request = clip_request(videos, "oudefend", target=None, init=str(clip_run.path))
+    with pytest.raises(ConfigError, match="has no OUDefend block; start the recipe 'oudefend' with --target"):
+        train(request, tmp_path / "run")
 
 
 def _one_epoch(videos, recipe):
