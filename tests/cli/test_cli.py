@@ -102,7 +102,6 @@ def test_train_refuses_a_directory_that_holds_a_run_and_resumes_a_finished_one(s
         (["train", "magic", *NAMES, "--data", "d"], "no recipe named 'magic'"),
         (["train", "standard", *NAMES, "--data", "none.parquet"], "no such data"),
         (["train", "standard", *NAMES, "--data", "d", "--device", "tpu"], "expected auto, cpu or cuda"),
-        (["score", "nowhere", "--out", "o"], "nowhere: no such data"),
         (["score", "d", "--out", "o", "--engine", "spark"], "--engine is 'spark', expected local or ray"),
         (["verify", "nowhere"], "no bundle here"),
         (["show", "nowhere"], "no bundle here"),
@@ -115,6 +114,13 @@ def test_train_refuses_a_directory_that_holds_a_run_and_resumes_a_finished_one(s
 )
 def test_errors_are_one_plain_line(arguments, message, tmp_path):
     _fails(_abnn(*arguments), message)
+
+
+def test_score_of_nothing_is_one_line_and_leaves_nothing(tmp_path):
+    _fails(
+        _abnn("score", tmp_path / "in", "--out", tmp_path / "out", ABNN_DEVICE="cpu"), "in: no such data; give a folder"
+    )
+    assert not (tmp_path / "out").exists()
 
 
 def test_predict_answers_what_it_can_and_reports_the_rest(picture, bundle, tmp_path):
