@@ -10,8 +10,8 @@ import typer
 from abnn_serve.bundle.store import Bundle, load_bundle
 from abnn_serve.card import RobustnessCard
 from abnn_serve.codec import to_json
-from abnn_serve.runtime.session import check_graphs
 from abnn_serve.runtime.settings import default_bundle
+from abnn_serve.runtime.verify import check_graphs
 
 
 def show(

@@ -111,13 +111,6 @@ class Session:
         return max([GOLDEN_TOLERANCE, *(_VARIANT_SLACK * error for error in measured)])
 
 
-def check_graphs(bundle: Bundle) -> None:
-    """Load every graph of a bundle on the CPU and replay the golden vectors; what `Session` raises."""
-    for precision in bundle.manifest.precisions:
-        if precision != "bf16":  # the fp32 graph once more
-            Session(bundle, "cpu", precision=precision)
-
-
 def _open(bundle: Bundle, device: Device, threads: int, precision: Precision) -> Engine:
     file = model_file(precision)
     model = bundle.read(file)

@@ -29,7 +29,8 @@ from abnn_serve.lab.robustness import new_card
 from abnn_serve.lab.run import Run, RunConfig
 from abnn_serve.runtime.drift import DRIFT_FILE
 from abnn_serve.runtime.predictor import Predictor
-from abnn_serve.runtime.session import Session, check_graphs
+from abnn_serve.runtime.session import Session
+from abnn_serve.runtime.verify import check_graphs
 from abnn_serve.spec import Precision, model_file
 
 _GOLDEN = 4
