@@ -22,8 +22,8 @@ from abnn_serve.lab.start import train
 from abnn_serve.lab.suites import choose_trials
 from abnn_serve.lab.surgery import apply_plan
 from abnn_serve.lab.zoo import build_network
+from abnn_serve.runtime.engine import open_graph
 from abnn_serve.runtime.predictor import Predictor
-from abnn_serve.runtime.session import open_graph
 from tests.conftest import CLIPS, clip_request
 from tests.drawing import encode_video, passing_square, png
 
