@@ -105,16 +105,17 @@ class Catalog:
         """Load what changed on disk; what cannot be loaded leaves the version that answers in place."""
         for source, name in list(self._names.items()):
             identity = _identity(source)
-            if identity in {None, self._served[name].predictor.bundle.digest, self._refused.get(source)}:
+            if identity in {None, self._served[name].predictor.bundle.digest}:
                 continue
             try:
                 served = self._load(source)
                 if served.name != name:
                     raise BundleError(f"{source} now holds a bundle named {served.name!r}, not {name!r}")
             except (AbnnError, OSError) as error:
-                self._refused[source] = str(identity)
-                self._metrics.reloads.labels(name, "failed").inc()
-                log.warning("the new version of %s is not served: %s", name, one_line(error))
+                if self._refused.get(source) != identity:  # it may be half copied: it is tried again, and said once
+                    self._refused[source] = str(identity)
+                    self._metrics.reloads.labels(name, "failed").inc()
+                    log.warning("the new version of %s is not served: %s", name, one_line(error))
                 continue
             self._put(source, served)
             self._metrics.reloads.labels(name, "served").inc()

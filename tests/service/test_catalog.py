@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -59,13 +60,16 @@ def test_a_new_version_on_disk_takes_over_without_a_lost_request_and_a_damaged_o
         (server.bundles / "b-other" / "labels.json").write_bytes(b"[]")
         (server.bundles / "b-other" / "bundle.json").write_bytes(b"{}")
         _until(lambda: "the new version of other is not served" in server.log.read_text())
+        shutil.rmtree(server.bundles / "b-other")
+        write_version(load_bundle(bundle.path), server.bundles / "b-other", "3")
+        _until(lambda: (200, "3") in seen)
     finally:
         stop.set()
         asking.join()
     assert {status for status, _ in seen} == {200}
     versions = [version for _, version in seen]
     assert versions == sorted(versions)
-    assert versions[-1] == "2"
+    assert versions[-1] == "3"
 
 
 def _until(true) -> None:
