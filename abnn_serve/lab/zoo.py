@@ -51,7 +51,7 @@ def build_network(name: str, num_classes: int) -> nn.Module:
             `cifar-resnet50` (torchvision's with a stem for 32x32), a torchvision name (`resnet18`), a timm name
             (`timm:resnetv2_50`), or `package.module:callable`, called with `num_classes`. `NAME@WEIGHTS` loads weights:
             a local state-dict file, torchvision's tag (`DEFAULT`), or for timm `pretrained`; a head with another number
-            of classes is left as initialised. For clips: torchvision's `r3d_18`, `mc3_18`, `r2plus1d_18` and `s3d`,
+            of classes is left as initialised. For clips: `r3d_18`, `mc3_18`, `r2plus1d_18`, `s3d` (224 px and more),
             `resnet3d7-w16` (width 16, for CPUs), `resnext3d-101` (depth; `resnext3d-50-w64` has another width).
             `oudefend:NAME` is any ResNet with an OUDefend block.
         num_classes: length of the logits.
