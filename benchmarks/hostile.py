@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import datetime as dt
 import io
 import json
 import os
@@ -27,12 +26,12 @@ from typing import Any
 
 import numpy as np
 import psutil
-from _malformed import Malformed, malformed, read_media, send_partly
-from _serving import ABNN, Sample, Server, ask, client, closed_loop, open_loop, running, wait_until_ready
+from common.malformed import Malformed, malformed, read_media, send_partly
+from common.report import write_record
+from common.serving import ABNN, Sample, Server, ask, client, closed_loop, open_loop, running, wait_until_ready
 from PIL import Image
 
 from abnn_serve.bundle.store import load_bundle
-from abnn_serve.hardware import describe_cpu
 from abnn_serve.runtime.settings import default_bundle
 
 CLIENTS = 16
@@ -61,10 +60,7 @@ def main() -> None:
         for key, value in found[name].items():
             print(f"    {key}: {value}", flush=True)
     if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        today = dt.datetime.now(tz=dt.UTC).date().isoformat()
-        record = {"date": today, "hardware": describe_cpu(), "bundle": options.bundle.name, "trials": found}
-        options.out.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+        write_record(options.out.with_suffix(".json"), vars(options), trials=found)
     sys.exit(0 if all(facts["held"] for facts in found.values()) else 1)
 
 

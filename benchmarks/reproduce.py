@@ -19,8 +19,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from common.tables import TABLES, Preset, Row, Table
 from matplotlib.figure import Figure
-from tables import TABLES, Preset, Row, Table
 
 from abnn_serve.card import RobustnessCard
 from abnn_serve.codec import from_json, to_json

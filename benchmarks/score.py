@@ -12,7 +12,6 @@ how many cores there are, nor on who else uses them. Wall-clock rates stand besi
 from __future__ import annotations
 
 import argparse
-import datetime as dt
 import io
 import json
 import multiprocessing as mp
@@ -29,10 +28,10 @@ import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
+from common.report import write_record
 from PIL import Image
 
 from abnn_serve.errors import AbnnError
-from abnn_serve.hardware import describe_cpu
 from abnn_serve.media.image import load_image
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.runtime.session import MAX_BATCH
@@ -69,17 +68,9 @@ def main() -> None:
             if options.ray:
                 found["ray"] = _ray(predictor, folder, rows)
             held = found["bar"]["ratio"] >= BAR
-    record = {
-        "date": dt.datetime.now(tz=dt.UTC).date().isoformat(),
-        "hardware": describe_cpu(),
-        "bundle": predictor.bundle.manifest.name,
-        **found,
-    }
-    text = json.dumps(record, indent=2)
-    print(text)
+    print(json.dumps(found, indent=2))
     if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(text + "\n")
+        write_record(options.out, vars(options), **found)
     sys.exit(not held)
 
 

@@ -15,10 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import datetime as dt
-import importlib.metadata
 import io
-import json
 import sys
 import tempfile
 import time
@@ -31,11 +28,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from _serving import ABNN, Sample, Server, closed_loop, running
+from common.report import write_record
+from common.serving import ABNN, Sample, Server, closed_loop, running
 from PIL import Image, ImageDraw
 
 from abnn_serve.errors import AbnnError
-from abnn_serve.hardware import describe_cpu
 from abnn_serve.lab.data import load_data
 from abnn_serve.lab.export.bundle import export_bundle
 from abnn_serve.lab.recipes import RECIPES
@@ -230,25 +227,11 @@ def bars(figures: dict[str, dict[str, Any]]) -> tuple[float, float, float]:
 
 
 def _write(options: argparse.Namespace, figures: dict[str, Any], found: dict[str, Any]) -> None:
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    packages = ("bentoml", "litserve", "torch", "onnxruntime-gpu", "uvicorn", "httptools", "uvloop")
-    record = {
-        "date": dt.datetime.now(tz=dt.UTC).date().isoformat(),
-        "hardware": describe_cpu(),
-        "threads": 1,
-        "versions": {package: importlib.metadata.version(package) for package in packages},
-        "network": options.network,
-        "size": options.size,
-        "rounds": options.rounds,
-        "seconds": options.seconds,
-        "bars": [{"what": b[0], "limit": b[1], "measured": m} for b, m in zip(BARS, bars(figures), strict=True)],
-        "figures": figures,
-        "samples_ms": {
-            case: [[round(1000 * sample.seconds, 2) for sample in of] for _, of in rounds]
-            for case, rounds in found.items()
-        },
+    held = [{"what": b[0], "limit": b[1], "measured": m} for b, m in zip(BARS, bars(figures), strict=True)]
+    samples = {
+        case: [[round(1000 * sample.seconds, 2) for sample in of] for _, of in rounds] for case, rounds in found.items()
     }
-    options.out.with_suffix(".json").write_text(json.dumps(record) + "\n")
+    write_record(options.out.with_suffix(".json"), vars(options), bars=held, figures=figures, samples_ms=samples)
 
 
 if __name__ == "__main__":

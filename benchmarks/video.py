@@ -10,9 +10,7 @@ is compared where it is installed (pip install torchcodec, and FFmpeg's librarie
 from __future__ import annotations
 
 import argparse
-import datetime as dt
 import io
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -23,10 +21,10 @@ from typing import Any
 import av
 import numpy as np
 import torch
+from common.report import write_record
 from numpy.typing import NDArray
 
 from abnn_serve.errors import AbnnError
-from abnn_serve.hardware import describe_cpu
 from abnn_serve.lab.clips import SUFFIXES
 from abnn_serve.lab.export.graph import export_graph
 from abnn_serve.lab.network import PixelNetwork
@@ -74,16 +72,7 @@ def main() -> None:
         if name in figures:
             print(f"{name.replace('_', ' '):<44} {figures[name]:8.3f}")
     if options.out:
-        record = {
-            "date": dt.datetime.now(tz=dt.UTC).date().isoformat(),
-            "hardware": describe_cpu(),
-            "threads": 1,
-            "videos": len(videos),
-            "network": options.network,
-            **figures,
-        }
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+        write_record(options.out.with_suffix(".json"), vars(options), **figures)
     sys.exit(1 if missed else 0)
 
 

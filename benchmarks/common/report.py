@@ -12,7 +12,10 @@ from typing import Any
 
 from abnn_serve.hardware import describe_cpu, usable_cores
 
-_PACKAGES = ("torch", "onnxruntime", "onnxruntime-gpu", "openvino", "bentoml", "numpy")
+_PACKAGES = (
+    "torch", "onnxruntime", "onnxruntime-gpu", "openvino", "numpy", "av", "ray",
+    "bentoml", "litserve", "uvicorn", "httptools", "uvloop",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,18 +63,18 @@ def _measured(bars: Iterable[Bar], medians: dict[str, dict[str, float]]) -> list
 
 
 def write_record(path: Path, settings: dict[str, Any], **figures: Any) -> None:
-    """A dated JSON file: hardware, versions, settings and figures."""
+    """A dated JSON file: hardware, versions, settings (paths by their names alone) and figures."""
     installed = {d.metadata["Name"]: d.version for name in _PACKAGES for d in _distributions(name)}
     record = {
         "date": dt.datetime.now(tz=dt.UTC).date().isoformat(),
         "hardware": describe_cpu(),
         "cores": usable_cores(),
         "versions": installed,
-        "settings": {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()},
+        "settings": {name: value.name if isinstance(value, Path) else value for name, value in settings.items()},
         **figures,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record) + "\n")
+    path.write_text(json.dumps(record, indent=1) + "\n")
 
 
 def _distributions(name: str) -> list[importlib.metadata.Distribution]:

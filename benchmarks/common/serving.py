@@ -55,7 +55,7 @@ def running(
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     arguments = [sys.executable, *command, "--host", "127.0.0.1", "--port", str(port)]
-    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "BENTOML_DO_NOT_TRACK": "True", "PYTHONPATH": path, **(env or {})}
     with log.open("wb") as out:
         process = subprocess.Popen(  # noqa: S603
