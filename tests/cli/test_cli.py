@@ -108,7 +108,7 @@ def test_train_refuses_a_directory_that_holds_a_run_and_resumes_a_finished_one(s
         (["export", "nowhere", "--out", "o", "--data", "d"], "not a run of `abnn train`"),
         (
             ["export", "r", "--out", "o", "--data", "d", "--precision", "int4"],
-            "--precision is 'int4', expected fp32 or",
+            "--precision is 'int4', expected fp32, then any of fp16, bf16, int8",
         ),
     ],
 )
@@ -158,7 +158,7 @@ def test_cuda_where_there_is_none_is_one_line(picture, bundle):
 def test_bench_lists_what_there_is_and_hands_on_arguments_and_exit_status():
     _fails(
         _abnn("bench", "speed"),
-        "no benchmark named 'speed', expected one of agreement, hostile, latency, reproduce, serve",
+        "no benchmark named 'speed', expected one of agreement, hostile, latency, reproduce, roofline, scaling, score, serve",
     )
     shown = _abnn("bench", "latency", "--", "--help")
     assert shown.returncode == 0

@@ -54,7 +54,7 @@ def test_the_time_of_each_stage_is_told(client):
 def test_a_model_that_is_not_served_is_404_and_names_those_that_are(client):
     response = _upload(client, PICTURE, params={"model": "nix"})
     assert "expected one of shapes" in _error(response, 404, "unknown_model")["message"]
-    assert [row["model"]["name"] for row in client.get("/models").json()["models"]] == ["shapes", "other"]
+    assert [row["model"]["name"] for row in client.get("/models").json()["models"]] == ["shapes", "other", "clips"]
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/classify/", "/static_content/index.html", "/docs.json"])
