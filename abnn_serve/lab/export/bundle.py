@@ -105,7 +105,7 @@ def export_bundle(
     for precision in precisions[1:]:
         on_stage(f"making {precision}, measuring it on {len(data):,} images")
         models[model_file(precision)] = model = make_variant(kept[-1].model, precision, calibration)
-        source = calibration.source if calibration else ""
+        source = calibration.name if calibration else ""
         variants += measure_variant(model, precision, source, yardstick, allow_loss=allow_loss)
     card = replace(card, variants=tuple(variants))
     on_stage(f"recording the target's statistics on {len(data):,} images")
