@@ -20,13 +20,13 @@ def answer(prediction: Prediction) -> dict[str, Any]:
 
 
 def video_answer(prediction: VideoPrediction, video: VideoClips) -> dict[str, Any]:
-    """As `answer`, of the whole video; then each clip's best class, its frames and their times, and how it decoded."""
+    """As `answer`, of the whole video and of each clip, with its frames and their times; and how it decoded."""
     clips = [
         {
             "start": round(float(times[0]), 3),
             "end": round(float(times[-1]), 3),
             "frames": frames.tolist(),
-            **answer(clip)["top"][0],
+            **answer(clip),
         }
         for clip, frames, times in zip(prediction.clips, video.frames, video.times, strict=True)
     ]

@@ -23,7 +23,7 @@ from abnn_serve.service.errors import UnknownModelError
 from abnn_serve.service.metrics import Metrics
 from abnn_serve.service.settings import ServiceSettings
 from abnn_serve.service.store import PREFIX, find_in_store
-from abnn_serve.spec import Modality
+from abnn_serve.spec import InputSpec, Modality
 
 log = logging.getLogger("abnn_serve")
 
@@ -44,6 +44,16 @@ class Served:
     def version(self) -> str:
         """The bundle's version."""
         return self.predictor.bundle.manifest.version
+
+    @property
+    def spec(self) -> InputSpec:
+        """What it takes."""
+        return self.predictor.bundle.manifest.input
+
+    @property
+    def modality(self) -> Modality:
+        """Images or videos."""
+        return self.spec.modality
 
 
 class Catalog:
@@ -76,9 +86,7 @@ class Catalog:
     def get(self, name: str | None = None, modality: Modality | None = None) -> Served:
         """The bundle of that name, or the first that takes such inputs; UnknownModelError where there is none."""
         if name is None:
-            fitting = (
-                s for s in self._served.values() if modality in (None, s.predictor.bundle.manifest.input.modality)
-            )
+            fitting = (served for served in self._served.values() if modality in (None, served.modality))
             if (first := next(fitting, None)) is None:
                 raise UnknownModelError(f"no model for {modality}s is served here", field="model")
             return first

@@ -14,7 +14,7 @@ from abnn_serve.service import models
 from abnn_serve.service.catalog import Served
 from abnn_serve.service.errors import UnknownModelError, UnsupportedMediaTypeError
 from abnn_serve.service.state import State
-from abnn_serve.service.tensors import HEADER, INPUT, OUTPUT, read_infer, write_infer
+from abnn_serve.service.tensors import HEADER, OUTPUT, read_infer, write_infer
 from abnn_serve.service.upload import read_body
 from abnn_serve.service.work import Work
 
@@ -35,7 +35,7 @@ async def metadata(request: Request) -> Response:
             "name": served.name,
             "versions": [served.version],
             "platform": "onnxruntime_onnx",
-            "inputs": [{"name": INPUT, "datatype": "UINT8", "shape": [-1, *bundle.manifest.input.shape]}],
+            "inputs": [{"name": served.modality, "datatype": "UINT8", "shape": [-1, *bundle.manifest.input.shape]}],
             "outputs": [{"name": OUTPUT, "datatype": "FP32", "shape": [-1, len(bundle.labels)]}],
         }
     )
@@ -55,7 +55,8 @@ async def infer(request: Request) -> Response:
     bundle, limits = work.predictor.bundle, work.limits
     read = partial(read_body, request, work.predictor.limits.max_bytes, limits.upload_seconds)
     async with work.received(read) as body:
-        parse = partial(read_infer, body, request.headers.get(HEADER), bundle.manifest.input.shape, limits.max_parts)
+        spec = bundle.manifest.input
+        parse = partial(read_infer, body, request.headers.get(HEADER), spec.shape, limits.max_parts, name=spec.modality)
         lane = work.gate.quick if len(body) <= _QUICK_BYTES else work.gate.large
         asked = await work.decode(lane(parse))
         answered = await work.infer(list(asked.samples))

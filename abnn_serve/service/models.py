@@ -23,7 +23,7 @@ async def model(request: Request) -> Response:
 async def models(request: Request) -> Response:
     """Every bundle by name, the default first."""
     state: State = request.app.state.service
-    return JSONResponse({"models": [answerer(served.predictor) for served in state.catalog.all()]})
+    return JSONResponse({"models": [{**answerer(s.predictor), "modality": s.modality} for s in state.catalog.all()]})
 
 
 async def live(_: Request) -> Response:

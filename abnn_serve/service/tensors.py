@@ -14,7 +14,7 @@ from abnn_serve.errors import InputShapeError
 from abnn_serve.service.errors import BadRequestError, TooManyPartsError
 
 HEADER = "Inference-Header-Content-Length"
-INPUT, OUTPUT = "image", "logits"
+OUTPUT = "logits"
 _MAX_ID = 256
 
 
@@ -28,7 +28,7 @@ class InferRequest:
 
 
 def read_infer(
-    body: bytes, header_length: str | None, shape: tuple[int, ...], max_samples: int, name: str = INPUT
+    body: bytes, header_length: str | None, shape: tuple[int, ...], max_samples: int, name: str
 ) -> InferRequest:
     """Parse a request strictly where it matters: one input of the model's name, type and shape.
 
@@ -37,7 +37,7 @@ def read_infer(
         header_length: bytes of JSON, as the header says; None where all is JSON.
         shape: of one sample.
         max_samples: that one request may have.
-        name: of the input.
+        name: of the input: `image` or `video`.
 
     Raises:
         BadRequestError: not the protocol's JSON, or sizes that contradict each other.

@@ -30,6 +30,7 @@ class Row:
 
 
 _SHORT: dict[str, object] = {"lr": 0.03}  # from weights that are trained already
+_WHOLE: dict[str, object] = {"trained": "all", "attack_steps": 1, "lr": 0.03}
 
 _IMAGE_ROWS = (
     Row(name="substitute", recipe="standard", epochs=8, big=True, evaluated=False),
@@ -39,11 +40,13 @@ _IMAGE_ROWS = (
     Row(name="abnn-scratch", recipe="abnn", epochs=10, substitute="substitute", published="87.5 / 31.5 at 3N"),
     Row(name="abnn", recipe="abnn", epochs=7, init="standard", substitute="substitute", settings=_SHORT),
     Row(name="abnn-adain", recipe="abnn", epochs=10, substitute="substitute", form="adain"),
-    Row(name="pgd-at", recipe="pgd-at", epochs=10, published="83.3 / 51.6 at 12N"),
-    Row(name="fast-at", recipe="fast-at", epochs=10),
-    Row(name="bn-at", recipe="bn-at", epochs=2, init="standard"),
-    Row(name="bn-head-at", recipe="bn-at", epochs=2, init="standard", settings={"trained": "norm+head"}),
-    Row(name="bn-at-scratch", recipe="bn-at-scratch", epochs=2),
+    Row(
+        name="pgd-at", recipe="pgd-at", epochs=4, init="standard", settings={"lr": 0.1}, published="83.3 / 51.6 at 12N"
+    ),
+    Row(name="fast-at", recipe="fast-at", epochs=5, init="standard", settings={"lr": 0.1}),
+    Row(name="bn-at", recipe="bn-at", epochs=1, init="standard"),
+    Row(name="bn-head-at", recipe="bn-at", epochs=1, init="standard", settings={"trained": "norm+head"}),
+    Row(name="bn-at-scratch", recipe="bn-at-scratch", epochs=1),
     Row(
         name="abnn-robust",
         recipe="abnn",
@@ -57,9 +60,16 @@ _IMAGE_ROWS = (
     Row(
         name="abnn-at-whole",
         recipe="abnn-at",
-        epochs=4,
+        epochs=3,
         init="abnn-robust",
-        settings={"trained": "all", "attack_steps": 1, **_SHORT},
+        settings=_WHOLE,
+    ),
+    Row(
+        name="abnn-at-whole-4",
+        recipe="abnn-at",
+        epochs=3,
+        init="abnn-robust",
+        settings={**_WHOLE, "attack_eps": 4 / 255},
     ),
 )
 

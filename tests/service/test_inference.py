@@ -11,6 +11,8 @@ import pytest
 triton = pytest.importorskip("tritonclient.http", reason="needs tritonclient[http]")
 from tritonclient.utils import InferenceServerException  # noqa: E402
 
+from abnn_serve.runtime.predictor import Predictor  # noqa: E402
+
 
 @pytest.fixture(scope="module")
 def remote(server):
@@ -25,8 +27,8 @@ def key(server):
     return {"authorization": server.client.headers["authorization"]}
 
 
-def _input(pixels, *, binary):
-    tensor = triton.InferInput("image", list(pixels.shape), "UINT8")
+def _input(pixels, *, binary, name="image"):
+    tensor = triton.InferInput(name, list(pixels.shape), "UINT8")
     tensor.set_data_from_numpy(pixels, binary_data=binary)
     return tensor
 
@@ -50,6 +52,16 @@ def test_tensors_give_the_predictors_logits_in_every_form(remote, key, predictor
     result = remote.infer("shapes", [_input(pixels, binary=sent)], outputs=outputs, request_id="77", headers=key)
     np.testing.assert_allclose(result.as_numpy("logits"), predictor.session.run(pixels), atol=1e-5)
     assert result.get_response()["id"] == "77"
+
+
+def test_clips_are_a_tensor_named_video(remote, key, video_bundle):
+    shape = list(video_bundle.manifest.input.shape)
+    shown = remote.get_model_metadata("clips", headers=dict(key))
+    assert shown["inputs"] == [{"name": "video", "datatype": "UINT8", "shape": [-1, *shape]}]
+    pixels = np.random.default_rng(2).integers(0, 256, (2, *shape), dtype=np.uint8)
+    result = remote.infer("clips", [_input(pixels, binary=True, name="video")], headers=dict(key))
+    expected = Predictor.open(video_bundle.path, device="cpu", threads=1).session.run(pixels)
+    np.testing.assert_allclose(result.as_numpy("logits"), expected, atol=1e-5)
 
 
 def test_a_refusal_is_the_clients_own_exception_with_our_message(remote, key):

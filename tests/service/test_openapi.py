@@ -11,16 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.drawing import draw_shape, png
+from tests.drawing import draw_shape, encode_video, passing_square, png
 
 HOOKS = """
 import base64, schemathesis
 from hypothesis import strategies as st
 from schemathesis.checks import load_all_checks
 
-PICTURES = st.sampled_from([base64.b64decode(text) for text in {pictures!r}])
+pictures, clips = ([base64.b64decode(text) for text in texts] for texts in ({pictures!r}, {clips!r}))
+PICTURES = st.sampled_from(pictures)
 schemathesis.openapi.format("binary", PICTURES)
 schemathesis.openapi.media_type("image/*", PICTURES)
+schemathesis.openapi.media_type("video/*", st.sampled_from(clips))
 """
 
 
@@ -37,15 +39,17 @@ def test_every_path_and_method_of_the_document_is_there(client, document):
 
 
 def test_the_examples_work(client, document):
-    infer = document["paths"]["/v2/models/{name}/infer"]["post"]["requestBody"]["content"]["application/json"]
-    assert client.post("/v2/models/shapes/infer", json=infer["example"]).status_code == 200
-    picture = png(draw_shape(0, np.random.default_rng(0)))
-    for path in ("/classify", "/classify_batch"):
+    for path in ("/v2/models/shapes/infer", "/v2/models/clips/infer"):
+        infer = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+        assert client.post(path, json=infer["example"]).status_code == 200
+    sent = {path: png(draw_shape(0, np.random.default_rng(0))) for path in ("/classify", "/classify_batch")}
+    sent["/classify_video"] = encode_video(passing_square(np.random.default_rng(1), rightwards=True))
+    for path, file in sent.items():
         operation = document["paths"][path]["post"]
         examples = {part["name"]: part["example"] for part in operation["parameters"]}
         (field,) = operation["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]
         assert f"-F {field}=@" in operation["x-codeSamples"][0]["source"]
-        assert client.post(path, params=examples, files={field: picture}).status_code == 200
+        assert client.post(path, params=examples, files={field: file}).status_code == 200
 
 
 @pytest.mark.slow
@@ -54,7 +58,8 @@ def test_schemathesis_finds_nothing(server, tmp_path):
 
     rng = np.random.default_rng(1)
     pictures = [base64.b64encode(png(draw_shape(label, rng))).decode() for label in range(3)]
-    (tmp_path / "hooks.py").write_text(HOOKS.format(pictures=pictures))
+    clips = [base64.b64encode(encode_video(passing_square(rng, rightwards=True))).decode()]
+    (tmp_path / "hooks.py").write_text(HOOKS.format(pictures=pictures, clips=clips))
     key = server.client.headers["authorization"].removeprefix("Bearer ")
     # Data of another length than its shape says is refused with 422, which a JSON schema cannot say; 413 is a refusal.
     (tmp_path / "schemathesis.toml").write_text(

@@ -54,7 +54,7 @@ def _answered(page) -> None:
 
 
 def test_a_drawn_sample_is_answered_with_bars_the_times_split_and_who_answered(page):
-    page.get_by_role("button", name="ship").press("Enter")
+    page.get_by_role("button", name="ship", exact=True).press("Enter")
     _answered(page)
     rows = page.locator("#classes li")
     assert rows.count() == 3
@@ -81,17 +81,41 @@ def test_a_picture_can_be_dropped_and_a_refusal_is_said_in_words(page, tmp_path)
     page.problems.clear()  # the browser notes the 400 in its console
 
 
+def test_a_drawn_clip_is_answered_over_its_seconds_by_the_model_that_takes_clips(page):
+    page.get_by_role("button", name="frog: turning").click()
+    page.wait_for_selector("#moments:not([hidden])")
+    assert page.get_by_role("status").inner_text().startswith("frog: turning: ")
+    assert page.locator("#preview-clip").evaluate("clip => !clip.hidden && clip.videoWidth") == 128
+    rows = page.locator("#classes li")
+    assert rows.count() == 2
+    shares = []
+    for i in range(2):
+        heights = rows.nth(i).locator(".strip i").evaluate_all("list => list.map(i => parseFloat(i.style.height))")
+        said = rows.nth(i).get_by_role("img").get_attribute("aria-label")
+        assert said.endswith(f"{heights[-1]:.1f}%")
+        shares.append(heights)
+    assert len(shares[0]) == 2
+    np.testing.assert_allclose(np.sum(shares, axis=0), 100, atol=0.2)
+    assert "clips, version" in page.locator("#who").inner_text()
+    assert page.get_by_label("Model").input_value() == "clips"
+    page.get_by_text("Measured on", exact=False).or_(page.get_by_text("has not been measured")).first.wait_for()
+    page.get_by_role("button", name="frog", exact=True).click()
+    page.locator("#who").get_by_text("shapes, version").wait_for()
+    assert page.locator("#moments").is_hidden()
+    assert page.locator("#preview-clip").is_hidden()
+
+
 def test_the_model_can_be_chosen_and_everything_is_reached_by_the_keyboard(page):
     page.get_by_label("Model").select_option("other")
-    page.get_by_role("button", name="frog").click()
+    page.get_by_role("button", name="frog", exact=True).click()
     _answered(page)
     assert "other, version" in page.locator("#who").inner_text()
     page.locator("body").evaluate("document.activeElement.blur()")
     reached = set()
-    for _ in range(12):
+    for _ in range(16):
         page.keyboard.press("Tab")
         reached.add(page.evaluate("document.activeElement.id || document.activeElement.textContent"))
-    assert {"model", "file", "ship", "airplane", "automobile", "frog"} <= reached
+    assert {"model", "file", "ship", "airplane", "automobile", "frog", "frog: turning"} <= reached
 
 
 def test_names_roles_and_captions_are_there_for_a_screen_reader(page):
@@ -107,7 +131,7 @@ def test_names_roles_and_captions_are_there_for_a_screen_reader(page):
 def test_nothing_runs_over_the_edge_and_text_stands_out_in_either_scheme(page, width, scheme):
     page.set_viewport_size({"width": width, "height": 800})
     page.emulate_media(color_scheme=scheme)
-    page.get_by_role("button", name="ship").click()
+    page.get_by_role("button", name="ship", exact=True).click()
     _answered(page)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     for selector in ("#status", "header p", "#limits li", "#legend li"):

@@ -1,8 +1,14 @@
-// The page: a picture to /classify, its answer as bars, the time's split, and the model's robustness card.
+// The page: a picture or a clip to the service, its answer as bars, the time's split, and the model's robustness card.
 
-// What can be dropped, by media type: where it is sent, and in which field.
-const KINDS = { image: { path: "/classify", field: "image", noun: "picture" } };
+// What can be dropped, by media type: where it is sent, and in which field. A clip's moments need every class.
+const KINDS = {
+  image: { path: "/classify", field: "image", noun: "picture", classes: 5 },
+  video: { path: "/classify_video", field: "video", noun: "clip", classes: 1000 },
+};
+const VIDEO_NAMES = /\.(3gp|avi|m4v|mkv|mov|mp4|mpe?g|ogv|ts|webm|wmv)$/i; // not every browser knows their media types
+const SHOWN = 5;
 const SAMPLES = ["ship", "airplane", "automobile", "frog"];
+const CLIPS = { "ship: zoom, pan, still": "ship", "airplane: pan, shake, zoom": "airplane", "frog: turning": "frog" };
 const SAMPLE_SIZE = 256;
 const STAGES = [
   ["upload", "arriving"], ["decode", "decoding"], ["queue", "in line"], ["compute", "computing"], ["rest", "network and browser"],
@@ -18,6 +24,7 @@ const ATTACKERS = {
 
 const $ = (id) => document.getElementById(id);
 let key = "";
+let modalities = {}; // of the models, by name
 
 function element(tag, text, properties = {}) {
   return Object.assign(document.createElement(tag), { textContent: text, ...properties });
@@ -31,6 +38,7 @@ function bar(share, kind = "") {
   return track;
 }
 
+const seconds = (value) => `${value.toFixed(1)} s`;
 const percent = (share) => `${(100 * share).toFixed(1)}%`;
 
 async function ask(path, options = {}) {
@@ -42,20 +50,38 @@ async function ask(path, options = {}) {
   return [body, response];
 }
 
-function query() {
-  const chosen = $("model").value;
-  return chosen ? `?model=${encodeURIComponent(chosen)}` : "";
+// The chosen model answers what it takes; for anything else the service chooses.
+function query(kind) {
+  const chosen = $("model").value, wanted = new URLSearchParams();
+  if (kind) wanted.set("top_k", KINDS[kind].classes);
+  if (chosen && (!kind || modalities[chosen] === kind)) wanted.set("model", chosen);
+  return `?${wanted}`;
 }
 
-// One list of bars for each moment of what was sent: a picture has one.
-function showMoments(moments) {
-  $("classes").replaceChildren(...moments.flatMap((moment) => moment.top.map((row) => {
+function showClasses({ top, clips = [] }) {
+  const over = clips.length > 1;
+  $("classes").replaceChildren(...top.slice(0, SHOWN).map((row) => {
     const item = element("li", "");
     const name = element("div", "", { className: "name" });
     name.append(element("span", row.label), element("span", percent(row.probability)));
-    item.append(name, bar(row.probability));
+    item.append(name, bar(row.probability), ...(over ? [strip(clips, row.label)] : []));
     return item;
-  })));
+  }));
+  $("moments").hidden = !over;
+  if (over) $("moments").textContent = `Columns: ${clips.length} moments of the clip, from ${seconds(clips[0].start)} to ${seconds(clips.at(-1).end)}.`;
+}
+
+// One class over a clip's seconds, a column for each moment.
+function strip(clips, label) {
+  const shares = clips.map(({ top }) => top.find((row) => row.label === label)?.probability ?? 0);
+  const said = clips.map(({ start, end }, i) => `${seconds(start)} to ${seconds(end)}: ${percent(shares[i])}`).join(", ");
+  const columns = element("div", "", { className: "strip", role: "img", ariaLabel: `${label}, ${said}`, title: said });
+  columns.append(...shares.map((share) => {
+    const column = element("i", "");
+    column.style.height = `${100 * share}%`;
+    return column;
+  }));
+  return columns;
 }
 
 function showTime(response, total) {
@@ -86,32 +112,44 @@ function say(text, bad = false) {
 }
 
 async function send(blob, name) {
-  const kind = KINDS[blob.type.split("/")[0]];
-  if (!kind) return say(`${name} is no ${Object.values(KINDS).map(({ noun }) => noun).join(" or ")}.`, true);
-  preview(blob, name);
+  const kind = VIDEO_NAMES.test(name) ? "video" : blob.type.split("/")[0];
+  if (!KINDS[kind]) return say(`${name} is no ${Object.values(KINDS).map(({ noun }) => noun).join(" or ")}.`, true);
+  const { path, field, noun } = KINDS[kind];
+  preview(blob, name, kind, noun);
   say(`Asking about ${name}…`);
   const form = new FormData();
-  form.append(kind.field, blob, name);
+  form.append(field, blob, name);
   const started = performance.now();
   try {
-    const [body, response] = await ask(kind.path + query(), { method: "POST", body: form });
+    const [body, response] = await ask(path + query(kind), { method: "POST", body: form });
     const total = performance.now() - started;
     say(`${name}: ${body.label}, ${percent(body.probability)}.`);
-    showMoments([body]);
+    showClasses(body);
     showTime(response, total);
     showWho(body);
     $("details").hidden = false;
+    if ($("model").value !== body.model.name) {
+      $("model").value = body.model.name;
+      describe();
+    }
   } catch (problem) {
     say(`${name}: ${problem.message}`, true);
     $("classes").replaceChildren();
-    $("details").hidden = true;
+    $("moments").hidden = $("details").hidden = true;
   }
 }
 
-function preview(blob, name) {
-  URL.revokeObjectURL($("preview").src);
-  Object.assign($("preview"), { src: URL.createObjectURL(blob), alt: `The ${name} that was sent`, hidden: false });
+function preview(blob, name, kind, noun) {
+  for (const shown of [$("preview"), $("preview-clip")]) {
+    URL.revokeObjectURL(shown.src);
+    shown.removeAttribute("src");
+    shown.hidden = true;
+  }
+  const said = `The ${noun} that was sent: ${name}`;
   $("invitation").hidden = true;
+  Object.assign(kind === "video" ? $("preview-clip") : $("preview"), {
+    src: URL.createObjectURL(blob), alt: said, ariaLabel: said, hidden: false,
+  });
 }
 
 // The samples are drawings; the service gets them as PNG pictures.
@@ -121,16 +159,23 @@ async function rasterised(image) {
   return new Promise((done) => canvas.toBlob(done, "image/png"));
 }
 
+function offer(name, picture, make) {
+  const button = element("button", "", { type: "button" });
+  const image = element("img", "", { src: `/page/${picture}.svg`, alt: "", width: SAMPLE_SIZE, height: SAMPLE_SIZE });
+  button.append(image, name);
+  button.addEventListener("click", async () => send(await make(image), name));
+  const item = element("li", "");
+  item.append(button);
+  return item;
+}
+
 function offerSamples() {
-  $("samples").append(...SAMPLES.map((name) => {
-    const button = element("button", "", { type: "button" });
-    const image = element("img", "", { src: `/page/${name}.svg`, alt: "", width: SAMPLE_SIZE, height: SAMPLE_SIZE });
-    button.append(image, name);
-    button.addEventListener("click", async () => send(await rasterised(image), name));
-    const item = element("li", "");
-    item.append(button);
-    return item;
-  }));
+  const taken = Object.values(modalities);
+  const pictures = SAMPLES.map((name) => offer(name, name, rasterised));
+  const clips = Object.entries(CLIPS).map(([name, picture]) => (
+    offer(name, picture, async () => (await fetch(`/page/${picture}.mp4`)).blob())
+  ));
+  $("samples").replaceChildren(...(taken.includes("image") ? pictures : []), ...(taken.includes("video") ? clips : []));
 }
 
 // Wilson 1927, as on the card.
@@ -158,16 +203,17 @@ function chartRow([title, words], accuracy, kind) {
   return row;
 }
 
-function showCard({ card, name }) {
+function showCard({ card, name, input }) {
+  const noun = input.sampling ? "clip" : "picture";
   const worst = Object.entries(card.worst).sort(([a], [b]) => Object.keys(ATTACKERS).indexOf(a) - Object.keys(ATTACKERS).indexOf(b));
   const budgets = [...new Set(card.attacks.filter(({ norm }) => norm === "Linf").map(({ eps }) => `${Math.round(255 * eps)}/255`))];
-  const rows = card.clean ? [chartRow(["Nobody", "clean pictures"], card.clean, "plain")] : [];
+  const rows = card.clean ? [chartRow(["Nobody", `clean ${noun}s`], card.clean, "plain")] : [];
   rows.push(...worst.map(([threat, accuracy]) => chartRow(ATTACKERS[threat] ?? [threat, ""], accuracy, "")));
   const relied = card.worst.whitebox;
   $("worth-lead").textContent = relied
-    ? `Against an attacker who knows everything, ${name} keeps ${percent(relied.correct / relied.n)} of the pictures right.`
+    ? `Against an attacker who knows everything, ${name} keeps ${percent(relied.correct / relied.n)} of the ${noun}s right.`
     : `How ${name} fares under attack has not been measured.`;
-  $("chart-caption").textContent = `Measured on ${card.data}, the worst of all attacks for each picture`
+  $("chart-caption").textContent = `Measured on ${card.data}, the worst of all attacks for each ${noun}`
     + (budgets.length ? `, which may change each pixel by up to ${budgets.join(" or ")}` : "") + ". The line in a bar is the 95% interval.";
   $("chart").tBodies[0].replaceChildren(...rows);
   $("chart-frame").hidden = rows.length === 0;
@@ -180,6 +226,8 @@ async function describe() {
     const [{ models }] = await ask("/models");
     if (!$("model").options.length) $("model").append(...models.map(({ model }) => element("option", model.name, { value: model.name })));
     $("model-choice").hidden = models.length < 2;
+    modalities = Object.fromEntries(models.map(({ model, modality }) => [model.name, modality]));
+    offerSamples();
     const [body] = await ask(`/model${query()}`);
     showCard(body);
   } catch (problem) {
@@ -203,5 +251,5 @@ for (const [name, over] of [["dragover", true], ["dragleave", false], ["drop", f
     if (file) send(file, file.name);
   });
 }
-offerSamples();
+$("preview-clip").addEventListener("error", () => { $("preview-clip").hidden = true; });
 describe();
