@@ -22,7 +22,7 @@ class AutoAttackWarning(UserWarning):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AutoAttack(Attack):
-    """The standard version: no parameter but the budget. A failing part fails the whole.
+    """The standard version: no parameter but the budget; fewer than nine target classes where there are fewer.
 
     Attributes:
         norm: Linf or L2.
@@ -52,7 +52,11 @@ class AutoAttack(Attack):
         shape = x.shape
         model, x = as_images(model, x)
         seed = int(torch.randint(2**31, (), generator=generator))
+        x = x.contiguous()  # the package takes views that another layout has not
         auto = pyautoattack.AutoAttack(model, norm=self.norm, eps=self.eps, device=x.device, seed=seed)
+        wrong = model(x[:1]).shape[1] - 1
+        for targeted in (auto.apgd_targeted, auto.fab):
+            targeted.n_target_classes = min(targeted.n_target_classes, wrong)
         with _flags_as_warnings(auto.logger):
             found: Tensor = auto.run_standard_evaluation(x, y, batch_size=len(x))[0]
         return found.view(shape)
