@@ -118,7 +118,7 @@ def test_tars_are_read_by_key_whatever_is_wrong_with_them(pictures, tmp_path):
 
 
 def test_what_webdataset_writes_is_read(pictures, tmp_path):
-    webdataset = pytest.importorskip("webdataset")
+    webdataset = pytest.importorskip("webdataset", reason="needs webdataset")
     with webdataset.TarWriter(str(tmp_path / "w.tar")) as writer:
         for i, data in enumerate(pictures[:3]):
             writer.write({"__key__": f"{i:03}", "png": data, "cls": i})
