@@ -26,6 +26,7 @@ from abnn_serve.service.store import PREFIX, find_in_store
 from abnn_serve.spec import InputSpec, Modality
 
 log = logging.getLogger("abnn_serve")
+_WORTH = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +151,7 @@ class Catalog:
         batcher = Batcher(
             predictor.session.run,
             self._executor,
-            max_batch=self._service.max_batch or predictor.session.max_batch,
+            max_batch=self._service.max_batch or worthwhile(sizes),
             max_queue=self._service.max_queue,
             seconds=min(seconds / size for size, seconds in sizes.items()),
             on_batch=on_batch,
@@ -171,14 +172,20 @@ def find_bundles(place: Path) -> list[str]:
 
 
 def warm_up(session: Session) -> dict[int, float]:
-    """Run every batch size that is a power of two and takes RUN_SECONDS at most; the best of two times, by size."""
+    """Run every batch size that is a power of two and takes RUN_SECONDS at most; the best of three times, by size."""
     times: dict[int, float] = {}
     size = 1
     while size <= session.max_batch and (not times or max(times.values()) <= RUN_SECONDS):
         zeros = np.zeros((size, *session.bundle.manifest.input.shape), np.uint8)
-        times[size] = min(_seconds(session, zeros) for _ in range(2))
+        times[size] = min(_seconds(session, zeros) for _ in range(3))
         size *= 2
     return times
+
+
+def worthwhile(sizes: dict[int, float]) -> int:
+    """The smallest batch within _WORTH of the most samples a second: in larger ones requests only wait for others."""
+    best = min(seconds / size for size, seconds in sizes.items())
+    return min(size for size, seconds in sizes.items() if seconds / size <= best * (1 + _WORTH))
 
 
 def _seconds(session: Session, images: NDArray[np.uint8]) -> float:

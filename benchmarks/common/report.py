@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import importlib.metadata
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,23 @@ def write_record(path: Path, settings: dict[str, Any], **figures: Any) -> None:
         **figures,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    path.write_text(_on_few_lines(json.dumps(_rounded(record), indent=1)) + "\n")
+
+
+def _rounded(value: Any) -> Any:
+    """Floats to six significant digits: no clock gives more."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: _rounded(entry) for key, entry in value.items()}
+    return [_rounded(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
+def _on_few_lines(text: str) -> str:
+    """Lists of numbers on one line each."""
+    return re.sub(
+        r"\[[-+.\deE,\s]+\]", lambda found: " ".join(found[0].split()).replace("[ ", "[").replace(" ]", "]"), text
+    )
 
 
 def _distributions(name: str) -> list[importlib.metadata.Distribution]:

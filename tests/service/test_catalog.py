@@ -11,7 +11,7 @@ import pytest
 from abnn_serve.bundle.store import load_bundle
 from abnn_serve.errors import ConfigError
 from abnn_serve.runtime.settings import Settings
-from abnn_serve.service.catalog import find_bundles, pins
+from abnn_serve.service.catalog import find_bundles, pins, worthwhile
 from tests.drawing import draw_shape, png
 from tests.service.conftest import write_version
 
@@ -77,3 +77,15 @@ def _until(true) -> None:
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "size"),
+    [
+        ({1: 0.080, 2: 0.166, 4: 0.340, 8: 0.700}, 1),  # a large picture on a CPU: batches gain nothing
+        ({1: 0.0025, 2: 0.0044, 4: 0.0080, 8: 0.0150, 16: 0.0296, 32: 0.0590}, 8),
+        ({1: 0.004, 2: 0.004, 4: 0.005, 8: 0.006, 64: 0.02}, 64),  # a GPU
+    ],
+)
+def test_a_batch_is_no_larger_than_what_it_gains(seconds, size):
+    assert worthwhile(seconds) == size
