@@ -83,10 +83,10 @@ def _options() -> argparse.Namespace:
 def _with_needs(options: argparse.Namespace) -> list[Row]:
     """The named rows, those that they are made from, and what every evaluation holds; in the order of the table."""
     rows = TABLES[options.what].rows
-    wanted = {*options.rows, "standard", "probe"}
+    wanted = {*options.rows, "standard"}
     for row in reversed(rows):
         if row.name in wanted:
-            wanted |= {need for need in (row.init, row.substitute) if need}
+            wanted |= {need for need in (row.init, row.substitute, row.probe) if need}
     there = {"substitute"} if options.substitute else set()
     return [row for row in rows if row.name in wanted - there]
 
@@ -152,11 +152,10 @@ def _evaluate(row: Row, options: argparse.Namespace, seed: int) -> None:
     if (folder / "card.json").is_file():
         return
     table, preset = TABLES[options.what], _preset(options)
-    probe = _run("probe", options, seed)
     opened = open_subject(
         _run(row.name, options, seed),
         twin=_run("standard", options, seed),
-        probe=probe if probe.is_dir() else None,
+        probe=_run(row.probe, options, seed) if row.probe else None,
     )
     data = load_data(options.test, opened.input)
     threats = [threat for threat in table.threats if threat in opened.subject.threat_models]

@@ -12,7 +12,12 @@ from abnn_serve.cli.lab import require_lab
 
 
 def average(
-    runs: Annotated[list[Path], typer.Argument(help="finished runs of one network, best each started from another")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="finished runs of one network, best each started from another; repeat one to weigh it more"
+        ),
+    ],
     data: Annotated[str, typer.Option(help="training data, for BatchNorm statistics, as abnn train takes it")],
     val: Annotated[str, typer.Option(help="validation data, in the same forms")],
     out: Annotated[Path, typer.Option(help="directory of the new run")],

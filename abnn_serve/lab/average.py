@@ -7,6 +7,7 @@ taken again, since those of the averaged weights are not the average of theirs (
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +31,8 @@ def average_runs(sources: Sequence[Path], out: Path, data: ImageData, val: Image
     """Write a run whose weights are the mean of those of `sources`.
 
     Args:
-        sources: finished runs of one network, at least 2; the last one's recipe and cost stand for the result's.
+        sources: finished runs of one network, at least 2; one that is named twice weighs twice. The last one's recipe
+            and cost stand for the result's.
         out: directory of the new run.
         data: training data, for BatchNorm statistics.
         val: what the result is measured on.
@@ -59,7 +61,8 @@ def average_runs(sources: Sequence[Path], out: Path, data: ImageData, val: Image
     seconds = time.perf_counter() - started
     accuracy, loss = evaluate_clean(network, agree(configs[-1].labels, val))
     out.mkdir(parents=True, exist_ok=True)
-    origin = " + ".join(str(source) for source in sources)
+    shares = Counter(run.path.name for run in runs)
+    origin = " + ".join(name if count == 1 else f"{count} x {name}" for name, count in shares.items())
     result.write_config(replace(configs[-1], init_source=origin, init_seconds=max(run.total_seconds for run in runs)))
     result.write_metrics(
         [

@@ -14,7 +14,8 @@ from abnn_serve.spec import InputSpec, Sampling
 class Row:
     """One trained network of the table.
 
-    `init` and `substitute` name other rows; `epochs` are of the cpu preset; `evaluated` rows are in the table.
+    `init`, `substitute` and `probe` (what an attacker with the substitute alone would make) name rows before this one;
+    `epochs` are of the cpu preset; `evaluated` rows are in the table.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Row:
     substitute: str | None = None
     form: str = "linear"
     big: bool = False
+    probe: str | None = None
     evaluated: bool = True
     settings: dict[str, object] = field(default_factory=dict)
     published: str = ""
@@ -37,9 +39,24 @@ _IMAGE_ROWS = (
     Row(name="robust-substitute", recipe="fast-at", epochs=8, big=True, evaluated=False),
     Row(name="standard", recipe="standard", epochs=30, settings={"cutout": 8}, published="93.4 / 0.0 at 2N"),
     Row(name="probe", recipe="probe", epochs=3, init="substitute", evaluated=False),
-    Row(name="abnn-scratch", recipe="abnn", epochs=10, substitute="substitute", published="87.5 / 31.5 at 3N"),
-    Row(name="abnn", recipe="abnn", epochs=7, init="standard", substitute="substitute", settings=_SHORT),
-    Row(name="abnn-adain", recipe="abnn", epochs=10, substitute="substitute", form="adain"),
+    Row(
+        name="abnn-scratch",
+        recipe="abnn",
+        epochs=10,
+        substitute="substitute",
+        probe="probe",
+        published="87.5 / 31.5 at 3N",
+    ),
+    Row(
+        name="abnn",
+        recipe="abnn",
+        epochs=7,
+        init="standard",
+        substitute="substitute",
+        probe="probe",
+        settings=_SHORT,
+    ),
+    Row(name="abnn-adain", recipe="abnn", epochs=10, substitute="substitute", probe="probe", form="adain"),
     Row(
         name="pgd-at", recipe="pgd-at", epochs=4, init="standard", settings={"lr": 0.1}, published="83.3 / 51.6 at 12N"
     ),
@@ -47,21 +64,23 @@ _IMAGE_ROWS = (
     Row(name="bn-at", recipe="bn-at", epochs=1, init="standard"),
     Row(name="bn-head-at", recipe="bn-at", epochs=1, init="standard", settings={"trained": "norm+head"}),
     Row(name="bn-at-scratch", recipe="bn-at-scratch", epochs=1),
+    Row(name="robust-probe", recipe="probe", epochs=3, init="robust-substitute"),
     Row(
         name="abnn-robust",
         recipe="abnn",
         epochs=7,
         init="standard",
         substitute="robust-substitute",
+        probe="robust-probe",
         settings=_SHORT,
     ),
-    Row(name="robust-probe", recipe="probe", epochs=3, init="robust-substitute"),
-    Row(name="abnn-at", recipe="abnn-at", epochs=2, init="abnn-robust"),
+    Row(name="abnn-at", recipe="abnn-at", epochs=2, init="abnn-robust", probe="robust-probe"),
     Row(
         name="abnn-at-whole",
         recipe="abnn-at",
         epochs=3,
         init="abnn-robust",
+        probe="robust-probe",
         settings=_WHOLE,
     ),
     Row(
@@ -69,6 +88,7 @@ _IMAGE_ROWS = (
         recipe="abnn-at",
         epochs=3,
         init="abnn-robust",
+        probe="robust-probe",
         settings={**_WHOLE, "attack_eps": 4 / 255},
     ),
 )

@@ -31,10 +31,19 @@ def test_weights_are_the_mean_and_statistics_are_taken_anew(averaged, standard_r
         assert torch.allclose(value, expected) != fresh, name
 
 
-def test_an_averaged_run_says_where_it_is_from_and_what_it_is_worth(averaged, val_data, later_run):
+def test_an_averaged_run_says_where_it_is_from_and_what_it_is_worth(averaged, val_data, standard_run, later_run):
     assert averaged.metrics[-1]["val_accuracy"] == evaluate_clean(averaged.network(), val_data)[0] > 0.5
-    assert averaged.config.init_source.endswith(str(later_run.path))
+    assert averaged.config.init_source == f"{standard_run.path.name} + {later_run.path.name}"
     assert averaged.total_seconds >= later_run.total_seconds
+
+
+def test_a_run_that_is_named_twice_weighs_twice(shapes, val_data, standard_run, later_run, tmp_path):
+    sources = [standard_run.path, later_run.path, later_run.path]
+    run = average_runs(sources, tmp_path / "run", load_data(shapes["train"], SPEC), val_data)
+    assert run.config.init_source == f"{standard_run.path.name} + 2 x {later_run.path.name}"
+    states = [r.network().state_dict() for r in (standard_run, later_run, run)]
+    first, second, mean = (next(v for v in state.values() if v.dim() == 4) for state in states)
+    assert torch.allclose(mean, (first + 2 * second) / 3, atol=1e-6)
 
 
 @pytest.mark.parametrize(
