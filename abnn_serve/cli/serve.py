@@ -24,7 +24,7 @@ def serve(
 ) -> None:
     """Serve bundles over HTTP until interrupted; the first is the default. The README lists the ABNN_* variables.
 
-    Example: abnn serve --bundle models/cifar10-abnn --port 3000
+    Example: abnn serve --bundle models/cifar10-abnn-robust --port 3000
     """
     from abnn_serve.service.catalog import find_bundles, locate, pins
     from abnn_serve.service.keys import KeyRing

@@ -20,7 +20,7 @@ def show(
 ) -> None:
     """Print a bundle's identity, input, origin and robustness card.
 
-    Example: abnn show models/cifar10-abnn
+    Example: abnn show models/cifar10-abnn-robust
     """
     found = load_bundle(bundle or default_bundle())
     if as_json:
@@ -41,7 +41,7 @@ def verify(
 ) -> None:
     """Check every byte of a bundle, load its graph on the CPU and replay the golden vectors; exit 1 if any differs.
 
-    Example: abnn verify models/cifar10-abnn
+    Example: abnn verify models/cifar10-abnn-robust
     """
     found = load_bundle(bundle or default_bundle(), digest=digest)
     check_graphs(found)

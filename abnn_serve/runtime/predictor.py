@@ -61,7 +61,7 @@ class VideoPrediction:
 class Predictor:
     """A verified bundle in a session, with decoding under limits before it.
 
-    >>> predictor = Predictor.open("models/cifar10-abnn")
+    >>> predictor = Predictor.open("models/cifar10-abnn-robust")
     >>> image = predictor.decode(Path("cat.png").read_bytes())
     >>> predictor.predict(image[None])[0].top[0].label
     'cat'

@@ -14,7 +14,7 @@ from abnn_serve.media.limits import VideoLimits
 from abnn_serve.spec import Precision
 
 Device = Literal["auto", "cpu", "openvino", "cuda", "tensorrt"]
-DEFAULT_BUNDLE = "cifar10-abnn"
+DEFAULT_BUNDLE = "cifar10-abnn-robust"
 DEFAULT_VIDEO_BUNDLE = "motions-abnn"
 
 
@@ -62,7 +62,7 @@ class Settings:
                 max_bytes=read_count(environ, "ABNN_MAX_UPLOAD_BYTES") or limits.max_bytes,
                 max_pixels=read_count(environ, "ABNN_MAX_PIXELS") or limits.max_pixels,
             ),
-            video_bundle=_video_bundle(environ.get("ABNN_VIDEO_BUNDLE", "")),
+            video_bundle=_video_bundle(environ),
             video_limits=VideoLimits(
                 max_bytes=read_count(environ, "ABNN_MAX_VIDEO_BYTES") or video.max_bytes,
                 max_pixels=read_count(environ, "ABNN_MAX_VIDEO_PIXELS") or video.max_pixels,
@@ -86,9 +86,10 @@ def default_bundle(name: str = DEFAULT_BUNDLE) -> Path:
     return beside if beside.is_dir() else inside
 
 
-def _video_bundle(named: str) -> Path | None:
-    path = Path(named) if named else default_bundle(DEFAULT_VIDEO_BUNDLE)
-    return path if named or path.is_dir() else None
+def _video_bundle(environ: Mapping[str, str]) -> Path | None:
+    if named := environ.get("ABNN_VIDEO_BUNDLE"):
+        return Path(named)
+    return None if environ.get("ABNN_BUNDLE") else default_bundle(DEFAULT_VIDEO_BUNDLE)
 
 
 def read_count(environ: Mapping[str, str], name: str, least: int = 1) -> int | None:

@@ -56,6 +56,11 @@ def test_videos_have_a_bundle_and_limits_of_their_own():
         Settings(bundle=Path("b")).for_video()
 
 
+def test_the_default_video_bundle_comes_with_the_default_bundle_alone():
+    assert Settings.from_environment({}).video_bundle == default_bundle("motions-abnn")
+    assert Settings.from_environment({"ABNN_BUNDLE": "mine"}).video_bundle is None
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [

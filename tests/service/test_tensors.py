@@ -23,9 +23,9 @@ def body(**changes: object) -> bytes:
 def test_nested_and_flat_json_and_bytes_are_the_same_pixels():
     head = body(data=None, parameters={"binary_data_size": 24})
     for asked in (
-        read_infer(body(), None, SHAPE, 4),
-        read_infer(body(data=PIXELS.ravel().tolist()), None, SHAPE, 4),
-        read_infer(head + PIXELS.tobytes(), str(len(head)), SHAPE, 4),
+        read_infer(body(), None, SHAPE, 4, "image"),
+        read_infer(body(data=PIXELS.ravel().tolist()), None, SHAPE, 4, "image"),
+        read_infer(head + PIXELS.tobytes(), str(len(head)), SHAPE, 4, "image"),
     ):
         np.testing.assert_array_equal(asked.samples, PIXELS)
         assert (asked.id, asked.binary) == ("1", False)
@@ -51,13 +51,13 @@ def test_nested_and_flat_json_and_bytes_are_the_same_pixels():
 )
 def test_what_does_not_fit_is_named(changes, error, message):
     with pytest.raises(error, match=message):
-        read_infer(body(**changes), None, SHAPE, 4)
+        read_infer(body(**changes), None, SHAPE, 4, "image")
 
 
 @pytest.mark.parametrize("text", [b"", b"[", b"[]", b'{"inputs": 1}', b"[" * 100_000, b"\xff\xfe", b'{"inputs": [1]}'])
 def test_what_is_not_the_protocol_is_refused(text):
     with pytest.raises(BadRequestError):
-        read_infer(text, None, SHAPE, 4)
+        read_infer(text, None, SHAPE, 4, "image")
 
 
 JSON = st.recursive(
@@ -78,7 +78,7 @@ JSON = st.recursive(
 def test_any_json_is_read_or_refused_on_purpose(changes, size):
     for length in (None, size, "10"):
         try:
-            read_infer(body(**changes), length, SHAPE, 4)
+            read_infer(body(**changes), length, SHAPE, 4, "image")
         except InputError as error:
             assert error.status in (400, 413, 422)
 
