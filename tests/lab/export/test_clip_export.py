@@ -12,6 +12,7 @@ from abnn_serve.bundle.store import load_bundle
 from abnn_serve.errors import BundleVersionError, ConfigError, ExportError, InputShapeError, UnsupportedFormatError
 from abnn_serve.lab.data import load_data
 from abnn_serve.lab.export.bundle import export_bundle
+from abnn_serve.lab.export.drift import with_attacked_drift
 from abnn_serve.lab.export.graph import ServedNetwork, export_stages
 from abnn_serve.lab.export.passes import PASSES
 from abnn_serve.lab.export.subject import open_subject
@@ -132,6 +133,8 @@ def test_every_attack_is_measured_on_clips_and_the_card_has_its_row(
     assert {row.attack for row in card.attacks} >= {"FGSM", "PGD-20", "ROA-10% t=5", "ROA-10% t=5 moving", "Square-100"}
     assert "4 of 24 clips, at most one of each video" in card.limits[0]
     assert not [check for check in card.sanity if check.raised and "finite differences" in check.check]
+    drift = with_attacked_drift(opened.bundle, report.evaluation)
+    assert [row.attack for row in drift.attacks] == ["FGSM", "PGD-20", "ROA-10% t=5", "ROA-10% t=5 moving"]
     draw(opened.subject, report, tmp_path)
     assert (tmp_path / "samples.png").stat().st_size > 10_000
 
