@@ -1,10 +1,12 @@
 """This service beside plain BentoML + PyTorch and LitServe + PyTorch on the same network: closed loop, interleaved.
 
 python benchmarks/serve.py --size 224 --out benchmarks/results/serve-224-cpu
+python benchmarks/serve.py --size 224 --precision int8 --out benchmarks/results/serve-224-int8-cpu
 python benchmarks/serve.py --size 32 --seconds 5
 
 Target and substitute are torchvision's resnet18 (below 64 px resnet9-w64), trained for a moment on drawn shapes: what
-is timed does not depend on what they learned. All servers run one thread on the cores that this command may use
+is timed does not depend on what they learned. With int8 this service, `raw` and `predictor` run that variant with
+OpenVINO, the others what they always do. All servers run one thread on the cores that this command may use
 (`taskset`), and so does the client. In every round each server is asked at each concurrency in turn, so that other load
 hits all alike; `raw` is the bundle's session alone, fed batches from memory, and `predictor` the Predictor on one
 encoded picture.
@@ -39,11 +41,13 @@ from abnn_serve.lab.recipes import RECIPES
 from abnn_serve.lab.run import Run
 from abnn_serve.lab.start import TrainRequest, train
 from abnn_serve.runtime.predictor import Predictor
-from abnn_serve.spec import InputSpec
+from abnn_serve.runtime.settings import Device
+from abnn_serve.spec import InputSpec, Precision
 
 BASELINES = Path(__file__).parent / "baselines"
 CONCURRENCY = (1, 8, 32)
 RAW_BATCHES = (1, 8, 32)
+DEVICES: dict[Precision, Device] = {"fp32": "cpu", "int8": "openvino"}
 WARM_UP_SECONDS = 3.0
 BARS = (
     ("HTTP p50 - Predictor p50, concurrency 1, ms", 4.0, False),
@@ -58,6 +62,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224, help="pixels of a side")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=8.0, help="of one server at one concurrency in one round")
+    parser.add_argument("--precision", choices=DEVICES, default="fp32", help="of the bundle")
     parser.add_argument("--network", help="of both, by the name that abnn train takes; resnet18, at 32 px resnet9-w64")
     parser.add_argument("--work", type=Path, help="where the network is kept for the next time")
     parser.add_argument("--out", type=Path, help="stem of the JSON file to write")
@@ -65,11 +70,21 @@ def main() -> None:
     options.network = options.network or ("resnet18" if options.size >= 64 else "resnet9-w64")  # it shrinks 32 times
     with contextlib.ExitStack() as stack:
         work = options.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        run, bundle = prepare(work, options.network, options.size)
-        predictor = Predictor.open(bundle, device="cpu", threads=1)
+        device, precision = DEVICES[options.precision], options.precision
+        run, bundle = prepare(work, options.network, options.size, precision)
+        predictor = Predictor.open(bundle, device=device, threads=1, precision=precision)
+        environment = {
+            "ABNN_THREADS": "1",
+            "OMP_NUM_THREADS": "1",
+            "BENCH_RUN": str(run),
+            "ABNN_BUNDLE": str(bundle),
+            "ABNN_DEVICE": device,
+            "ABNN_PRECISION": precision,
+            "ABNN_DEADLINE_SECONDS": "60",  # the others have none of ten seconds
+        }
         pictures = [_encoded(index, options.size, "PNG") for index in range(32)]
         servers = {
-            name: stack.enter_context(_started(name, work, run, bundle)) for name in ("abnn", "bentoml", "litserve")
+            name: stack.enter_context(_started(name, work, environment)) for name in ("abnn", "bentoml", "litserve")
         }
         samples = _rounds(options, servers, predictor, pictures)
     figures = _figures(samples)
@@ -79,9 +94,9 @@ def main() -> None:
     sys.exit(1 if missed else 0)
 
 
-def prepare(work: Path, network: str, size: int) -> tuple[Path, Path]:
+def prepare(work: Path, network: str, size: int, precision: Precision = "fp32") -> tuple[Path, Path]:
     """A run and the bundle that was exported from it."""
-    run, bundle = work / f"run-{network}-{size}", work / f"bundle-{network}-{size}"
+    run, bundle = work / f"run-{network}-{size}", work / f"bundle-{network}-{size}-{precision}"
     if not (bundle / "bundle.json").exists():
         spec, data = InputSpec(height=size, width=size), [str(work / f"{part}.parquet") for part in ("train", "val")]
         for offset, path in enumerate(data):
@@ -91,8 +106,19 @@ def prepare(work: Path, network: str, size: int) -> tuple[Path, Path]:
             recipe=recipe, target=network, substitute=network, data=data[0], val=data[1], input=spec, rank=64
         )
         print("training and exporting the network, once", file=sys.stderr)
-        train(request, run)
-        export_bundle(Run(run), bundle, load_data(data[1], spec), parity_images=16, tolerance=1e-3)
+        if not (run / "weights.pt").exists():
+            train(request, run)
+        calibration, held_out = (load_data(path, spec) for path in data)
+        export_bundle(
+            Run(run),
+            bundle,
+            held_out,
+            parity_images=16,
+            tolerance=1e-3,
+            precisions=tuple(dict.fromkeys(("fp32", precision))),
+            calibration=calibration,
+            allow_loss=True,
+        )
     return run, bundle
 
 
@@ -117,10 +143,8 @@ def _encoded(index: int, size: int, form: str) -> bytes:
     return out.getvalue()
 
 
-def _started(name: str, work: Path, run: Path, bundle: Path) -> contextlib.AbstractContextManager[Server]:
-    environment = {"ABNN_THREADS": "1", "OMP_NUM_THREADS": "1", "BENCH_RUN": str(run), "ABNN_BUNDLE": str(bundle)}
-    environment["ABNN_DEADLINE_SECONDS"] = "60"  # the others have none of ten seconds
-    environment["BENTOML_HOME"] = str(work / f"home-{name}")
+def _started(name: str, work: Path, environment: dict[str, str]) -> contextlib.AbstractContextManager[Server]:
+    environment = {**environment, "BENTOML_HOME": str(work / f"home-{name}")}
     commands = {
         "abnn": (ABNN, "/readyz"),
         "bentoml": (("-m", "bentoml", "serve", "bento_torch:BentoTorch", "--working-dir", str(BASELINES)), "/readyz"),

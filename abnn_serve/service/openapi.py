@@ -56,7 +56,7 @@ def document(state: State) -> Json:
 
 
 def _images(state: State) -> Json:
-    if not (names := [served.name for served in state.catalog.all() if served.modality == "image"]):
+    if not (names := _names(state, "image")):
         return {}
     images = {**array(_IMAGE), "minItems": 1, "maxItems": state.limits.max_parts}
     outcome = {"oneOf": [record(**_ANSWER), record(error=record(code=_TEXT, message=_TEXT))]}
@@ -85,7 +85,7 @@ def _images(state: State) -> Json:
 
 
 def _videos(state: State) -> Json:
-    if not (names := [served.name for served in state.catalog.all() if served.modality == "video"]):
+    if not (names := _names(state, "video")):
         return {}
     clip = record(start=_NUMBER, end=_NUMBER, frames=array(_WHOLE), **_ANSWER)
     frames = record(expected={"type": ["integer", "null"]}, found=_WHOLE, decoded=_WHOLE, lost=_WHOLE)
@@ -169,8 +169,8 @@ def _infer(spec: InputSpec, most: int) -> Json:
     return {"schema": schema, **({"example": {"inputs": [sent]}} if values <= _MAX_EXAMPLE else {})}
 
 
-def _names(state: State) -> list[str]:
-    return [served.name for served in state.catalog.all()]
+def _names(state: State, modality: str | None = None) -> list[str]:
+    return [served.name for served in state.catalog.all() if modality in (None, served.modality)]
 
 
 def _options(names: list[str]) -> list[Json]:

@@ -82,7 +82,7 @@ def test_a_picture_can_be_dropped_and_a_refusal_is_said_in_words(page, tmp_path)
 
 
 def test_a_drawn_clip_is_answered_over_its_seconds_by_the_model_that_takes_clips(page):
-    page.get_by_role("button", name="frog: turning").click()
+    page.get_by_role("button", name="frog: turning").press("Enter")
     page.wait_for_selector("#moments:not([hidden])")
     assert page.get_by_role("status").inner_text().startswith("frog: turning: ")
     assert page.locator("#preview-clip").evaluate("clip => !clip.hidden && clip.videoWidth") == 128
@@ -98,7 +98,8 @@ def test_a_drawn_clip_is_answered_over_its_seconds_by_the_model_that_takes_clips
     np.testing.assert_allclose(np.sum(shares, axis=0), 100, atol=0.2)
     assert "clips, version" in page.locator("#who").inner_text()
     assert page.get_by_label("Model").input_value() == "clips"
-    page.get_by_text("Measured on", exact=False).or_(page.get_by_text("has not been measured")).first.wait_for()
+    page.locator("#worth-lead").get_by_text("How clips fares").wait_for()
+    assert page.evaluate("document.activeElement.textContent") == "frog: turning"
     page.get_by_role("button", name="frog", exact=True).click()
     page.locator("#who").get_by_text("shapes, version").wait_for()
     assert page.locator("#moments").is_hidden()

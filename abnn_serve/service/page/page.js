@@ -221,13 +221,17 @@ function showCard({ card, name, input }) {
   $("limits").replaceChildren(...[...raised, ...card.limits].map((text) => element("li", text)));
 }
 
+async function offerModels() {
+  const [{ models }] = await ask("/models");
+  $("model").append(...models.map(({ model }) => element("option", model.name, { value: model.name })));
+  $("model-choice").hidden = models.length < 2;
+  modalities = Object.fromEntries(models.map(({ model, modality }) => [model.name, modality]));
+  offerSamples();
+}
+
 async function describe() {
   try {
-    const [{ models }] = await ask("/models");
-    if (!$("model").options.length) $("model").append(...models.map(({ model }) => element("option", model.name, { value: model.name })));
-    $("model-choice").hidden = models.length < 2;
-    modalities = Object.fromEntries(models.map(({ model, modality }) => [model.name, modality]));
-    offerSamples();
+    if (!$("model").options.length) await offerModels();
     const [body] = await ask(`/model${query()}`);
     showCard(body);
   } catch (problem) {
