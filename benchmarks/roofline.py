@@ -48,7 +48,7 @@ def main() -> None:
     print(f"peak {peak / 1e9:.1f} GFLOP/s on {options.threads} thread(s), copying {bandwidth / 1e9:.1f} GB/s\n")
     graphs = pair_graphs(options.network, options.size, options.rank)
     rows, kernels = {}, {}
-    for name in ("alone", "exported", "fused"):
+    for name in ("target", "exported", "fused"):
         operations = convolution_flops(graphs[name]) * options.batch
         seconds, kernels[name] = profile(graphs[name], options.size, options.batch, options.threads)
         rows[name] = {"flops": operations, "seconds": seconds, "share_of_peak": operations / seconds / peak}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from concurrent.futures import ProcessPoolExecutor
+from functools import lru_cache
 from multiprocessing import get_context
 
 import onnx
 import torch
+from onnx import helper
 from torch import nn
 
 from abnn_serve.bundle.manifest import Pair
@@ -18,6 +20,7 @@ from abnn_serve.lab.zoo import build_network
 from abnn_serve.spec import InputSpec
 
 
+@lru_cache(maxsize=1)
 def build_pair(name: str, size: int, rank: int, layers: int | None = None) -> AdaptiveNetwork:
     """Target and substitute of one architecture with random weights and identical taps.
 
@@ -44,23 +47,41 @@ def build_pair(name: str, size: int, rank: int, layers: int | None = None) -> Ad
 
 
 def pair_graphs(name: str, size: int, rank: int, layers: int | None = None) -> dict[str, bytes]:
-    """Serialised: `exported` as torch gives it, `fused` after the graph passes, and the substitute `alone`."""
+    """Serialised: `exported` as torch gives it, `fused` after the graph passes; `target` and `substitute` alone."""
     stages = export_stages(build_pair(name, size, rank, layers), InputSpec(height=size, width=size))
     exported = stages[0].model
-    return {"exported": exported, "fused": stages[-1].model, "alone": _alone(exported)}
+    graphs = {"exported": exported, "fused": stages[-1].model}
+    return {**graphs, "target": _undefended(exported), "substitute": _alone(exported).SerializeToString()}
 
 
 def pair_graphs_together(name: str, sizes: tuple[int, ...], rank: int) -> dict[int, dict[str, bytes]]:
-    """The same for several sizes, each exported in a process of its own."""
+    """The same for several sizes: the first is exported here, the others in processes of their own meanwhile."""
+    here, *others = sizes
     with ProcessPoolExecutor(len(sizes), mp_context=get_context("spawn")) as pool:
-        return dict(
-            zip(sizes, pool.map(pair_graphs, *zip(*((name, s, rank) for s in sizes), strict=True)), strict=True)
-        )
+        elsewhere = {size: pool.submit(pair_graphs, name, size, rank) for size in others}
+        return {here: pair_graphs(name, here, rank), **{size: job.result() for size, job in elsewhere.items()}}
 
 
-def _alone(exported: bytes) -> bytes:
+def _alone(exported: bytes) -> onnx.ModelProto:
     """The substitute from the image to its last tapped convolution, BatchNorms folded."""
     model = onnx.load_from_string(exported)
     last = [node for node in model.graph.node if node.op_type == "Conv" and "substitute" in node.input[1]][-1]
     (tap,) = last.output
-    return bytes(onnx.utils.Extractor(model).extract_model(["image"], [tap]).SerializeToString())
+    return onnx.utils.Extractor(model).extract_model(["image"], [tap])
+
+
+def _undefended(exported: bytes) -> bytes:
+    """The target without its defence: convolutions as the substitute's, pooling and the target's classifier."""
+    model, alone = onnx.load_from_string(exported), _alone(exported)
+    classifier = next(node for node in model.graph.node if "logits" in node.output)
+    (tap,) = alone.graph.output
+    kinds = ("Relu", "GlobalAveragePool", "Flatten")
+    values = [tap.name, *(f"undefended.{kind}" for kind in kinds)]
+    steps = zip(kinds, values, values[1:], strict=False)
+    alone.graph.node.extend(helper.make_node(kind, [before], [after]) for kind, before, after in steps)
+    classifier.input[0] = values[-1]
+    alone.graph.node.append(classifier)
+    alone.graph.initializer.extend(each for each in model.graph.initializer if each.name in classifier.input)
+    alone.graph.output[0].CopyFrom(model.graph.output[0])
+    onnx.checker.check_model(alone)
+    return bytes(alone.SerializeToString())

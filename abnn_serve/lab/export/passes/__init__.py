@@ -14,6 +14,7 @@ import onnx_ir as ir
 from abnn_serve.lab.export.passes.adaptive import normalise_in_one_kernel
 from abnn_serve.lab.export.passes.codes import absorb_constants
 from abnn_serve.lab.export.passes.codes_together import finish_codes_together
+from abnn_serve.lab.export.passes.maps_together import merge_maps
 from abnn_serve.lab.export.passes.pixels import absorb_pixel_scale
 from abnn_serve.lab.export.passes.statistics import take_statistics_in_one_pass
 
@@ -23,6 +24,7 @@ PASSES: dict[str, Callable[[ir.Model], None]] = {
     "adaptive layers as one kernel": normalise_in_one_kernel,
     "statistics in one pass": take_statistics_in_one_pass,
     "codes together": finish_codes_together,
+    "maps together": merge_maps,
 }
 
 

@@ -38,7 +38,7 @@ def finish_codes_together(model: ir.Model) -> None:
     made = {code.code for code in codes}
     codes = [code for code in codes if not _waits_for(code.mean, made) and code.eps == codes[0].eps]
     if len(codes) > 1:
-        _join(model, codes)
+        _join(model, sorted(codes, key=lambda code: code.width))
         TopologicalSortPass()(model)
     tidy(model)
 
