@@ -135,12 +135,7 @@ class Predictor:
             raise ConfigError(f"top_k is {top_k}, expected at least 1")
         if len(images) == 0:
             return []
-        shapes = {(image.shape, image.dtype.name) for image in images}
-        if len(shapes) > 1:
-            raise InputShapeError(
-                f"inputs have {len(shapes)} different shapes or dtypes, expected one: {sorted(shapes)[:2]}"
-            )
-        batch = np.asarray(images)
+        batch = images if isinstance(images, np.ndarray) else _stacked(images)
         if self._meter is None:
             return [self.prediction(logits, top_k) for logits in self.session.run(batch)]
         return [self.prediction(logits, top_k, drift) for logits, drift in zip(*self._meter.run(batch), strict=True)]
@@ -170,8 +165,18 @@ class Predictor:
         names = self.bundle.labels.names
         probabilities = _softmax(logits)
         best = np.argsort(-probabilities, kind="stable")[:top_k]
-        top = tuple(ClassScore(index=int(i), label=names[i], probability=float(probabilities[i])) for i in best)
+        scores = zip(best.tolist(), probabilities[best].tolist(), strict=True)
+        top = tuple(ClassScore(index=index, label=names[index], probability=share) for index, share in scores)
         return Prediction(top=top, logits=logits, drift=drift)
+
+
+def _stacked(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    shapes = {(image.shape, image.dtype.name) for image in images}
+    if len(shapes) > 1:
+        raise InputShapeError(
+            f"inputs have {len(shapes)} different shapes or dtypes, expected one: {sorted(shapes)[:2]}"
+        )
+    return np.asarray(images)
 
 
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
