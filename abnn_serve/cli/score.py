@@ -40,7 +40,9 @@ def score(
         bool, typer.Option("--drift", help="columns with the distance of each row's statistics from clean data")
     ] = False,
     row_id: Annotated[str, typer.Option("--id", help="row ids: path, or content for its sha256")] = "path",
-    column: Annotated[str, typer.Option(help="of the encoded samples in Parquet")] = "image",
+    column: Annotated[
+        str | None, typer.Option(help="of the encoded samples in Parquet; image or video if not given")
+    ] = None,
     max_errors: Annotated[int | None, typer.Option(help="stop past so many bad rows; no limit if not given")] = None,
     shard_rows: Annotated[int, typer.Option(help="rows of a shard; a kill costs at most one", min=1)] = 4096,
     workers: Annotated[
@@ -54,7 +56,7 @@ def score(
     cpus: Annotated[int, typer.Option(help="ray: cores of one actor", min=1)] = 1,
     gpus: Annotated[float, typer.Option(help="ray: GPUs of one actor; 0.5 lets two share one", min=0)] = 0,
 ) -> None:
-    """Classify everything in a folder, Parquet files, WebDataset tars or a list of paths, to Parquet.
+    """Classify all pictures or videos of a folder, Parquet files, WebDataset tars or a list of paths, to Parquet.
 
     OUT/predictions holds the shards, OUT/quarantine.jsonl the rows that could not be scored, OUT/summary.json what came
     of it; where the source names classes, accuracy and confusion.png too. Run it again after a kill, a full disk or

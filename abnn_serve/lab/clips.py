@@ -13,12 +13,12 @@ from abnn_serve.errors import DataError, InputError
 from abnn_serve.hardware import usable_cores
 from abnn_serve.lab.samples import ImageData
 from abnn_serve.lab.scratch import room_for
+from abnn_serve.media.container import SUFFIXES
 from abnn_serve.media.limits import VideoLimits
 from abnn_serve.media.video import decode_video
 from abnn_serve.spec import InputSpec, Labels
 
 MAX_CORRUPT = 0.01
-SUFFIXES = frozenset({".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".ogv", ".flv"})
 _LIMITS = VideoLimits(max_bytes=1_000_000_000, max_frames=200_000, max_seconds=7200.0, decode_seconds=600.0)
 
 

@@ -24,6 +24,7 @@ from abnn_serve.errors import (
 )
 from abnn_serve.media.limits import VideoLimits, Watch
 
+SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".ogv", ".flv")
 FORMATS = ("MP4", "MOV", "WebM", "Matroska", "AVI", "MPEG", "Ogg", "FLV")
 _PICTURES = (b"avif", b"avis", b"heic", b"heix", b"heif", b"mif1", b"msf1")  # brands of pictures in the MP4 container
 _Packet: TypeAlias = "av.Packet[VideoStream]"

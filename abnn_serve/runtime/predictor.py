@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -136,13 +137,33 @@ class Predictor:
         if len(images) == 0:
             return []
         batch = images if isinstance(images, np.ndarray) else _stacked(images)
-        if self._meter is None:
-            return [self.prediction(logits, top_k) for logits in self.session.run(batch)]
-        return [self.prediction(logits, top_k, drift) for logits, drift in zip(*self._meter.run(batch), strict=True)]
+        return [self.prediction(logits, top_k, drift) for logits, drift in self._measured(batch)]
 
     def predict_video(self, video: VideoClips, *, top_k: int = 5) -> VideoPrediction:
         """Classify one video: its clips alone, and the mean of their probabilities."""
         return self.video_prediction(self.session.run(video.pixels), top_k)
+
+    def predict_videos(self, pixels: NDArray[np.uint8], counts: Sequence[int], *, top_k: int = 5) -> list[Prediction]:
+        """Classify several videos, each by the mean over its clips.
+
+        Args:
+            pixels: uint8 (clips of all, T, H, W, 3).
+            counts: how many of them are each video's, in their order.
+            top_k: classes to name.
+        """
+        found = iter(self._measured(pixels) if len(pixels) else ())
+        answers = []
+        for count in counts:
+            logits, drift = zip(*islice(found, count), strict=True)
+            whole = self.video_prediction(np.stack(logits), top_k).whole
+            answers.append(replace(whole, drift=None if drift[0] is None else np.mean(drift, axis=0)))
+        return answers
+
+    def _measured(self, batch: NDArray[np.uint8]) -> Iterable[tuple[NDArray[np.float32], NDArray[np.float32] | None]]:
+        """Logits of each sample, and its drift where the session measures it."""
+        if self._meter is None:
+            return ((logits, None) for logits in self.session.run(batch))
+        return zip(*self._meter.run(batch), strict=True)
 
     def video_prediction(self, logits: NDArray[np.float32], top_k: int) -> VideoPrediction:
         """The logits of one video's clips, float32 (clips, classes), as an answer that names `top_k` classes."""

@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 
 from abnn_serve.errors import InputError, ScoringError, one_line
 from abnn_serve.media.image import ImageLimits, load_image, quiet_pillow
+from abnn_serve.media.limits import VideoLimits
+from abnn_serve.media.video import decode_video
 from abnn_serve.scoring.row import Row
 from abnn_serve.spec import InputSpec
 
@@ -35,21 +37,24 @@ class Decoded:
     """What came of some rows: a problem for each, empty where there is none, and the pixels of those without.
 
     Attributes:
-        pixels: uint8 (good rows, *spec.shape).
+        pixels: uint8 (samples of the good rows, *spec.shape): a picture is one, a video as many as it has clips.
+        counts: how many samples each good row has.
         digests: sha256 of each row's content, in hexadecimal; empty where it could not be read.
     """
 
     pixels: NDArray[np.uint8]
+    counts: tuple[int, ...]
     problems: tuple[str, ...]
     digests: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decoder:
-    """Brings the content of rows to a model's input, as `Predictor.decode` does."""
+    """Brings the content of rows to a model's input, as `Predictor.decode` and `decode_video` do."""
 
     spec: InputSpec
     limits: ImageLimits
+    video_limits: VideoLimits
 
     def __call__(self, rows: Sequence[Row]) -> Decoded:
         """Read and decode; what is wrong with a row's content is its problem and no error."""
@@ -57,16 +62,22 @@ class Decoder:
         for content, problem in self._read(rows):
             if not problem:
                 try:
-                    samples.append(load_image(content, self.spec, self.limits))
+                    samples.append(self._pixels(content))
                 except InputError as error:
                     problem = str(error)  # noqa: PLW2901 - what is wrong now
             problems.append(problem)
             digests.append(hashlib.sha256(content).hexdigest() if content else "")
         return Decoded(
-            pixels=np.stack(samples) if samples else np.empty((0, *self.spec.shape), np.uint8),
+            pixels=np.concatenate(samples) if samples else np.empty((0, *self.spec.shape), np.uint8),
+            counts=tuple(map(len, samples)),
             problems=tuple(problems),
             digests=tuple(digests),
         )
+
+    def _pixels(self, content: bytes) -> NDArray[np.uint8]:
+        if self.spec.sampling:
+            return decode_video(content, self.spec, self.video_limits).pixels
+        return load_image(content, self.spec, self.limits)[None]
 
     def _read(self, rows: Sequence[Row]) -> list[tuple[bytes, str]]:
         if any(isinstance(row.content, str) for row in rows):
@@ -80,7 +91,8 @@ class Decoder:
             return (row.content if isinstance(row.content, bytes) else b""), row.problem
         try:
             system, path = fsspec.core.url_to_fs(row.content)
-            return system.cat_file(path, end=self.limits.max_bytes + 1), ""
+            limits = self.video_limits if self.spec.sampling else self.limits
+            return system.cat_file(path, end=limits.max_bytes + 1), ""
         except Exception as error:  # each file system raises its own
             return b"", f"cannot be read: {getattr(error, 'strerror', None) or one_line(error)}"
 

@@ -10,7 +10,6 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
-from abnn_serve.runtime.session import MAX_BATCH
 from abnn_serve.scoring.decode import DecodePool
 from abnn_serve.scoring.ledger import Ledger
 from abnn_serve.scoring.row import Plan, Row, Source, Unit
@@ -31,7 +30,8 @@ def score_units(
     the same bytes each time.
     """
     with closing(_Behind()) as behind:
-        for unit, parts in groupby(pool.map(_chunks(source, units)), key=lambda part: part[0]):
+        chunks = _chunks(source, units, scorer.predictor.session.max_batch)
+        for unit, parts in groupby(pool.map(chunks), key=lambda part: part[0]):
             shard = behind.open(ShardWriter(folder, unit.index, scorer.schema))
             for _, rows, decoded in parts:
                 if rows:
@@ -62,10 +62,10 @@ def score_here(
             ledger.hold(max_errors)
 
 
-def _chunks(source: Source, units: Iterable[Unit]) -> Iterator[tuple[Unit, list[Row]]]:
+def _chunks(source: Source, units: Iterable[Unit], size: int) -> Iterator[tuple[Unit, list[Row]]]:
     for unit in units:
         rows = source.read(unit)
-        while chunk := list(islice(rows, MAX_BATCH)):
+        while chunk := list(islice(rows, size)):
             yield unit, chunk
         yield unit, []  # a unit without rows is a shard too
 

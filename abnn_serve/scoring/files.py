@@ -12,9 +12,11 @@ import pyarrow.csv
 import pyarrow.json
 
 from abnn_serve.errors import DataError, one_line
+from abnn_serve.media import container, image
 from abnn_serve.scoring.row import Found, Row, Source, Truth, Unit, cut
-from abnn_serve.spec import Labels
+from abnn_serve.spec import Labels, Modality
 
+SUFFIXES: dict[Modality, tuple[str, ...]] = {"image": image.SUFFIXES, "video": container.SUFFIXES}
 LISTS = (".csv", ".jsonl", ".ndjson")
 
 

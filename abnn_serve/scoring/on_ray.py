@@ -104,6 +104,7 @@ def _settings(scorer: Scorer, pool: RayPool) -> Settings:
         precision=predictor.session.precision,
         threads=pool.cpus,
         limits=predictor.limits,
+        video_limits=predictor.video_limits,
     )
 
 

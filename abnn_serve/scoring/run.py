@@ -30,7 +30,7 @@ def score(
     out: Path,
     *,
     columns: Columns | None = None,
-    column: str = "image",
+    column: str | None = None,
     shard_rows: int = 4096,
     workers: int = 0,
     ray: RayPool | None = None,
@@ -45,7 +45,7 @@ def score(
         source: see `open_source`.
         out: directory of the output; see `ledger` and `summary` for what is in it.
         columns: of the output.
-        column: of the encoded samples in Parquet.
+        column: of the encoded samples in Parquet; `image` or `video`, as the bundle takes them, if None.
         shard_rows: rows of one shard.
         workers: processes that decode; 0 decodes in this one.
         ray: runs on a pool of Ray actors instead, each decoding for itself.
@@ -58,7 +58,8 @@ def score(
         ScoringError: `out` is in use or holds something else, the disk is full, or too many rows are bad.
     """
     labels, columns = predictor.bundle.labels, columns or Columns()
-    plan = open_source(source, labels, shard_rows=shard_rows, column=column)
+    modality = predictor.bundle.manifest.input.modality
+    plan = open_source(source, labels, modality=modality, shard_rows=shard_rows, column=column)
     with open_ledger(out, Request.of(plan, predictor, columns)) as ledger:
         on_begin(Begun(total=plan.rows, rows=ledger.rows, errors=ledger.errors))
         try:

@@ -70,11 +70,14 @@ class Scorer:
     @property
     def decoder(self) -> Decoder:
         """What makes this predictor's input of rows."""
-        return Decoder(spec=self.predictor.bundle.manifest.input, limits=self.predictor.limits)
+        predictor = self.predictor
+        return Decoder(
+            spec=predictor.bundle.manifest.input, limits=predictor.limits, video_limits=predictor.video_limits
+        )
 
     def __call__(self, rows: Sequence[Row], decoded: Decoded) -> pa.RecordBatch:
         """One output row for each row, in order."""
-        answers = iter(self.predictor.predict(decoded.pixels, top_k=self.columns.top_k))
+        answers = iter(self._answers(decoded))
         found = [None if problem else next(answers) for problem in decoded.problems]
         ids = [
             digest if self.columns.id == "content" and digest else row.id
@@ -98,6 +101,11 @@ class Scorer:
         return pa.RecordBatch.from_arrays(
             [_array(list(values[field.name]), field.type) for field in self.schema], schema=self.schema
         )
+
+    def _answers(self, decoded: Decoded) -> list[Prediction]:
+        if self.predictor.bundle.manifest.input.sampling:
+            return self.predictor.predict_videos(decoded.pixels, decoded.counts, top_k=self.columns.top_k)
+        return self.predictor.predict(decoded.pixels, top_k=self.columns.top_k)
 
 
 def _array(values: list[Any], kind: pa.DataType) -> pa.Array:

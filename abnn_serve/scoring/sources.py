@@ -10,52 +10,55 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from abnn_serve.errors import DataError, one_line
-from abnn_serve.media.image import SUFFIXES
-from abnn_serve.scoring.files import LISTS, plan_folder, plan_list
+from abnn_serve.scoring.files import LISTS, SUFFIXES, plan_folder, plan_list
 from abnn_serve.scoring.parquet import plan_parquet
 from abnn_serve.scoring.row import Found, Plan
 from abnn_serve.scoring.tars import TARS, plan_tars
-from abnn_serve.spec import Labels
+from abnn_serve.spec import Labels, Modality
 
 _PARQUET = (".parquet", ".pq")
 _EXPECTED = "give a folder, Parquet files, WebDataset tars, or a .csv or .jsonl list with a column `path`"
 
 
-def open_source(name: str, labels: Labels, *, shard_rows: int = 4096, column: str = "image") -> Plan:
+def open_source(
+    name: str, labels: Labels, *, modality: Modality = "image", shard_rows: int = 4096, column: str | None = None
+) -> Plan:
     """Look at a source without reading its samples.
 
     Args:
-        name: a folder, a file or a quoted pattern, local or an fsspec URL, of images, Parquet files (encoded samples in
-            `column`, optionally `label`, class names one a line under the schema's metadata key `classes`), WebDataset
-            tars (an image, optionally `cls`, for each key); or a .csv or .jsonl file with a column `path`, optionally
-            `label`. In a folder of images a parent folder named as a class is the label.
+        name: a folder, a file or a quoted pattern, local or an fsspec URL, of images or videos, Parquet files (encoded
+            samples in `column`, optionally `label`, class names one a line under the schema's metadata key `classes`),
+            WebDataset tars (a sample, optionally `cls`, for each key); or a .csv or .jsonl file with a column `path`,
+            optionally `label`. In a folder of samples a parent folder named as a class is the label.
         labels: of the bundle.
+        modality: which files are samples.
         shard_rows: rows of one shard; a tar is one shard whatever it holds.
-        column: of the encoded samples in Parquet.
+        column: of the encoded samples in Parquet; the modality's name if None.
 
     Raises:
         DataError: nothing there, nothing that can be scored, or several kinds at once.
     """
     address, found = _list(name)
+    suffixes, column, samples = SUFFIXES[modality], column or modality, f"{modality}s"
     if len(found) == 1 and found[0].name.lower().endswith(LISTS):
         source, units = plan_list(found[0], labels, shard_rows)
     else:
         kinds = {
-            "images": [file for file in found if file.name.lower().endswith(SUFFIXES)],
+            samples: [file for file in found if file.name.lower().endswith(suffixes)],
             "Parquet files": [file for file in found if file.name.lower().endswith(_PARQUET)],
             "tars": [file for file in found if file.name.lower().endswith(TARS)],
         }
         there = [kind for kind, files in kinds.items() if files]
         if not there:
-            raise DataError(f"{name}: nothing to score among {len(found):,} files; {_EXPECTED}")
+            raise DataError(f"{name}: no {samples} among {len(found):,} files; {_EXPECTED}")
         if len(there) > 1:
             held = " and ".join(f"{len(kinds[kind]):,} {kind}" for kind in there)
             raise DataError(f"{name} holds {held}, expected one kind; give a quoted pattern such as '{name}/*.tar'")
         files = kinds[there[0]]
-        if there == ["images"]:
+        if there == [samples]:
             source, units = plan_folder(files, labels, shard_rows)
         elif there == ["tars"]:
-            source, units = plan_tars(files, labels)
+            source, units = plan_tars(files, labels, modality)
         else:
             source, units = plan_parquet(files, labels, shard_rows, column)
     state = hashlib.sha256(f"{address}\n".encode(errors="surrogateescape"))

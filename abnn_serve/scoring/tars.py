@@ -14,9 +14,9 @@ from itertools import groupby
 import fsspec
 
 from abnn_serve.errors import one_line
-from abnn_serve.media.image import SUFFIXES
+from abnn_serve.scoring.files import SUFFIXES
 from abnn_serve.scoring.row import Found, Row, Source, Truth, Unit
-from abnn_serve.spec import Labels
+from abnn_serve.spec import Labels, Modality
 
 TARS = (".tar", ".tar.gz", ".tgz")
 _LARGEST = 200_000_000  # bytes of one member that are held
@@ -32,8 +32,8 @@ class TarUnit(Unit):
 class TarSource(Source):
     """Samples of tars, in the order of the tar."""
 
-    def __init__(self, truth: Truth) -> None:
-        self._truth = truth
+    def __init__(self, truth: Truth, modality: Modality) -> None:
+        self._truth, self._modality = truth, modality
 
     def read(self, unit: Unit) -> Iterator[Row]:
         """The samples; a damaged tar gives those before the damage and one row that says so."""
@@ -53,20 +53,20 @@ class TarSource(Source):
             )
 
     def _row(self, key: str, parts: dict[str, bytes], file: Found) -> Row:
-        images = sorted(suffix for suffix in parts if f".{suffix}".endswith(SUFFIXES))
+        samples = sorted(suffix for suffix in parts if f".{suffix}".endswith(SUFFIXES[self._modality]))
         label = parts.get("cls", b"").decode(errors="replace")
         return Row(
             id=f"{file.name}#{key}",
             source=f"{file.address}#{key}",
-            content=parts[images[0]] if images else b"",
+            content=parts[samples[0]] if samples else b"",
             truth=self._truth(label),
-            problem="" if images else f"no image among its files ({', '.join(parts)})",
+            problem="" if samples else f"no {self._modality} among its files ({', '.join(parts)})",
         )
 
 
-def plan_tars(files: Sequence[Found], labels: Labels) -> tuple[Source, list[Unit]]:
+def plan_tars(files: Sequence[Found], labels: Labels, modality: Modality) -> tuple[Source, list[Unit]]:
     """One unit for each tar."""
-    return TarSource(Truth(labels)), [TarUnit(index=i, rows=None, file=file) for i, file in enumerate(files)]
+    return TarSource(Truth(labels), modality), [TarUnit(index=i, rows=None, file=file) for i, file in enumerate(files)]
 
 
 def _members(address: str) -> Iterator[tuple[str, str, bytes]]:

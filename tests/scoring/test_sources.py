@@ -156,7 +156,7 @@ def test_urls_are_listed_by_fsspec(pictures):
     [
         ("nowhere", "nowhere: no such data; give a folder"),
         ("*.parquet", "no such data"),
-        ("texts", "nothing to score among 1 files"),
+        ("texts", "no images among 1 files"),
         ("both", "holds 1 images and 1 tars, expected one kind"),
         ("bad.csv", "has the columns file, expected `path`"),
         ("broken.jsonl", "not readable as a list of files"),
