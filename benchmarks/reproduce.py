@@ -258,7 +258,7 @@ def _draw(found: list[tuple[Row, int, RobustnessCard]], path: Path) -> None:
         for offset, (name, colour) in enumerate(shown):
             accuracy = measured.get(name)
             if accuracy is not None:
-                label = name if position == 0 else None
+                label = None if name in axis.get_legend_handles_labels()[1] else name
                 axis.barh(position + 0.2 * offset, 100 * accuracy.value, height=0.18, color=colour, label=label)
     axis.set_yticks(
         [position + 0.3 for position in range(len(found))], [f"{row.name} {seed}" for row, seed, _ in found]
