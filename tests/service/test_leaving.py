@@ -1,4 +1,4 @@
-"""SIGTERM: what was accepted is answered, what asks is told, and the exit code is 0."""
+"""Those who leave: a server on SIGTERM answers what it accepted, and a client that goes leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.drawing import draw_shape, png
-from tests.service.server import serving_process
+from tests.service.server import serving, serving_process
 
 PICTURE = png(draw_shape(1, np.random.default_rng(3), 50))
 
@@ -44,3 +44,20 @@ def _until(true) -> None:
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_clients_that_leave_in_the_middle_of_an_upload_leave_nothing_behind(bundle, tmp_path):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    limits = {"ABNN_MAX_BUFFERED_BYTES": "60000", "ABNN_UPLOAD_SECONDS": "30", "TMPDIR": str(scratch)}
+    with serving(bundle.path, tmp_path / "log", **limits) as client:
+        url, before = client.base_url, sorted(scratch.rglob("*"))
+        head = "POST /classify HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\ncontent-length: 50000\r\n\r\n"
+        for _ in range(6):
+            with socket.create_connection((url.host, url.port), timeout=10) as connection:
+                connection.sendall(head.encode() + b"\x89PNG" + bytes(40_000))
+                time.sleep(0.2)
+        whole = png(draw_shape(1, np.random.default_rng(5))).ljust(45_000, b"\0")
+        kind = {"content-type": "image/png"}
+        _until(lambda: client.post("/classify", content=whole, headers=kind).status_code == 200)
+        assert sorted(scratch.rglob("*")) == before
