@@ -85,7 +85,11 @@ class SanityCheck:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingCost:
-    """What training took; the substitute's own pre-training, and that of the run it started from, are counted apart."""
+    """What training took; the substitute's own pre-training, and that of the run it started from, are counted apart.
+
+    Attributes:
+        epochs: 0 for a mean of finished runs, of which the costliest is what it started from.
+    """
 
     recipe: str
     epochs: int
@@ -163,7 +167,7 @@ class RobustnessCard:
         data, data_digest: the evaluation set, and the sha256 over its pixels and labels.
         clean: accuracy on unperturbed images; None where it was not measured.
         attacks: one row for each attack and threat model; empty where robustness was not evaluated.
-        worst: accuracy under the worst of all attacks for each sample, by threat model.
+        worst: accuracy under the worst of the Linf and L2 attacks for each sample, by threat model, without patches.
         curves: white-box accuracy against the attack's strength.
         sanity: the signs of a misleading evaluation that were looked for.
         variants: what the bundle's other precisions are worth.

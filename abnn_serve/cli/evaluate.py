@@ -17,6 +17,7 @@ from abnn_serve.errors import ConfigError
 
 if TYPE_CHECKING:
     from abnn_serve.card import Accuracy, RobustnessCard
+    from abnn_serve.lab.outcomes import Trial
 
 
 def evaluate(
@@ -29,7 +30,7 @@ def evaluate(
     threat: Annotated[list[str] | None, typer.Option(help="threat model by name; repeatable")] = None,
     images: Annotated[int, typer.Option("-n", help="images to attack, evenly spaced", min=2)] = 1000,
     eps: Annotated[str, typer.Option(help="Linf budget, such as 8/255 or 0.03")] = "8/255",
-    seed: Annotated[int, typer.Option(help="of every random choice")] = 0,
+    seed: Annotated[int, typer.Option(help="of every random choice", min=0)] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="fewer attacks, images and queries: a first look")] = False,
     autoattack: Annotated[
         bool, typer.Option("--autoattack", help="AutoAttack too, in the white-box threat model: by far the longest")
@@ -72,7 +73,9 @@ def evaluate(
         quick=quick,
         autoattack=autoattack,
     )
+    _check_bars(bars, trials)
     whole = agree(opened.labels, load_data(data, opened.input))
+    opened.check_data(whole)
     few = whole.spread(min(images, 200) if quick else images)
     folder = out or opened.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -126,7 +129,7 @@ def print_card(card: RobustnessCard) -> None:
             row.threat_model, row.attack, f"{row.eps:.4g} {row.norm}", *_cells(row.accuracy), f"{row.seconds:,.0f}"
         )
     for threat, accuracy in card.worst.items():
-        table.add_row(threat, "worst of all for each sample", "", *_cells(accuracy), "")
+        table.add_row(threat, "worst of all but patches", "", *_cells(accuracy), "")
     console = Console(width=140)
     console.print(table)
     for check in card.sanity:
@@ -144,18 +147,27 @@ def _cells(accuracy: Accuracy | None) -> tuple[str, str]:
 
 
 def _bar(text: str) -> tuple[str, float]:
-    match = re.fullmatch(r"\s*([a-z-]+)\s*>=\s*([0-9.]+)\s*", text)
-    if not match or not 0 <= float(match[2]) <= 1:
+    match = re.fullmatch(r"\s*([a-z-]+)\s*>=\s*(0|1|[01]?\.[0-9]+)\s*", text)
+    if not match or not float(match[2]) <= 1:
         raise ConfigError(f"--require is {text!r}, expected THREAT>=SHARE or clean>=SHARE, such as 'whitebox>=0.30'")
     return match[1], float(match[2])
 
 
+def _check_bars(bars: list[tuple[str, float]], trials: list[Trial]) -> None:
+    """ConfigError for a bar that the trials will not measure: before they take hours."""
+    there = {"clean", *(trial.threat_model for trial in trials if trial.attack.budget != "patch")}
+    for name, _ in bars:
+        if name not in there:
+            raise ConfigError(
+                f"--require names {name!r}, which is not measured here; there is {', '.join(sorted(there))}"
+            )
+
+
 def _hold(bars: list[tuple[str, float]], card: RobustnessCard) -> None:
+    assert card.clean is not None  # noqa: S101 - every evaluation measures it
     measured = {"clean": card.clean} | {str(threat): accuracy for threat, accuracy in card.worst.items()}
     for name, share in bars:
-        accuracy = measured.get(name)
-        if accuracy is None:
-            raise ConfigError(f"--require names {name!r}, which was not measured; there is {', '.join(measured)}")
+        accuracy = measured[name]
         if accuracy.value < share:
             raise ConfigError(f"{name} accuracy is {accuracy.value:.4f}, required is at least {share}")
 

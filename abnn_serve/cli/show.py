@@ -59,6 +59,7 @@ def print_bundle(bundle: Bundle) -> None:
         for what, seconds in (("initial weights", cost.init_seconds), ("substitute", cost.substitute_seconds))
         if seconds is not None
     )
+    epochs = f"{cost.epochs} epochs" if cost.epochs else "a mean of finished runs"
     rows = [
         (
             "bundle",
@@ -78,12 +79,11 @@ def print_bundle(bundle: Bundle) -> None:
         ("parity", f"largest logit error {manifest.parity.max_error:.1e} on {manifest.parity.images:,} images"),
         (
             "training",
-            f"{cost.recipe}, {cost.epochs} epochs, {cost.passes_per_step}N, {cost.seconds:,.0f} s{before}; "
-            + cost.hardware,
+            f"{cost.recipe}, {epochs}, {cost.passes_per_step}N, {cost.seconds:,.0f} s{before}; " + cost.hardware,
         ),
         ("clean", str(card.clean) if card.clean else "not measured"),
         *((f"{a.threat_model}", f"{a.attack}, {a.norm} eps {a.eps:.4g}: {a.accuracy}") for a in card.attacks),
-        *((threat, f"worst of all attacks: {accuracy}") for threat, accuracy in card.worst.items()),
+        *((threat, f"worst of all attacks but patches: {accuracy}") for threat, accuracy in card.worst.items()),
         *(
             (v.precision, f"on {v.provider}: clean {v.clean}; white-box images {v.robust or 'not measured'}")
             for v in card.variants

@@ -32,7 +32,7 @@ def train(
     plan: Annotated[
         Path | None, typer.Option(help="surgery plan to use, as JSON; proposed by depth if not given")
     ] = None,
-    form: Annotated[str, typer.Option(help="adaptive layers: linear or adain")] = "linear",
+    form: Annotated[str | None, typer.Option(help="adaptive layers: linear, the default, or adain")] = None,
     rank: Annotated[
         int | None, typer.Option(help="bound of the linear maps' rank; 64 makes networks of 500 channels cheap", min=1)
     ] = None,
@@ -46,7 +46,7 @@ def train(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="any other field of the recipe, such as cutout=8; repeatable")
     ] = None,
-    seed: Annotated[int, typer.Option(help="of every random choice")] = 0,
+    seed: Annotated[int, typer.Option(help="of every random choice", min=0)] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     compiled: Annotated[
         bool, typer.Option("--compile/--no-compile", help="torch.compile: faster after a minute")

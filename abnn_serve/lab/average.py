@@ -31,8 +31,8 @@ def average_runs(sources: Sequence[Path], out: Path, data: ImageData, val: Image
     """Write a run whose weights are the mean of those of `sources`.
 
     Args:
-        sources: finished runs of one network, at least 2; one that is named twice weighs twice. The last one's recipe
-            and cost stand for the result's.
+        sources: finished runs of one network, at least 2; one that is named twice weighs twice. The last one's
+            recipe stands for the result's, and the cost of the costliest: all of it where each started from another.
         out: directory of the new run.
         data: training data, for BatchNorm statistics.
         val: what the result is measured on.
@@ -45,12 +45,9 @@ def average_runs(sources: Sequence[Path], out: Path, data: ImageData, val: Image
         raise TrainingError(f"{len(runs)} run given, expected at least 2 to average")
     configs = [run.config for run in runs]
     for run, config in zip(runs, configs, strict=True):
-        if (config.target, config.substitute, config.plan) != (
-            configs[0].target,
-            configs[0].substitute,
-            configs[0].plan,
-        ):
-            raise TrainingError(f"{run.path} and {runs[0].path} are not of one network: {config.target.name}")
+        for part in ("target", "substitute", "plan", "input", "labels"):
+            if getattr(config, part) != getattr(configs[0], part):
+                raise TrainingError(f"{run.path} and {runs[0].path} are not of one network: they differ in {part}")
     result = Run(out)
     if result.exists:
         raise TrainingError(f"{out} is a run already; choose another directory")

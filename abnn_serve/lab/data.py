@@ -75,7 +75,7 @@ def agree(classes: Labels, data: ImageData) -> ImageData:
 
 def _in_motion(source: str, spec: InputSpec) -> ImageData:
     if spec.sampling is None:
-        raise DataError(f"{source}: motions are clips; say how long with --frames")
+        raise DataError(f"{source}: motions are clips; say how long with --sampling frames=N")
     stills = _stills(source.removeprefix("motions:"), spec)
     clips, labels = moving(stills.images, spec.sampling)
     classes = Labels(names=MOTIONS)
@@ -148,12 +148,12 @@ def _from_torchvision(source: str, spec: InputSpec) -> ImageData:
         raise DataError(f"{source}: expected torchvision:NAME:ROOT:SPLIT, such as torchvision:CIFAR10:data:train")
     _, name, root, split = parts
     kind = getattr(torchvision.datasets, name)
+    which: dict[str, str | bool] = {"split": split}
+    if name.startswith(("CIFAR", "MNIST", "Fashion", "KMNIST")):
+        if split not in ("train", "test"):
+            raise DataError(f"{source}: {name} has no split {split!r}, expected train or test")
+        which = {"train": split == "train"}
     try:
-        which = (
-            {"train": split == "train"}
-            if name.startswith(("CIFAR", "MNIST", "Fashion", "KMNIST"))
-            else {"split": split}
-        )
         data = kind(root, **which)
     except (RuntimeError, ValueError, TypeError) as error:
         raise DataError(f"{source}: {one_line(error)}") from error

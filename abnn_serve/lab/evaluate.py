@@ -6,6 +6,7 @@ import hashlib
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +113,7 @@ def _attack(trial: Trial, subject: Subject, data: ImageData, device: str, offset
     if right.any():
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            moved = trial.attack(
+            moved = _servable(trial.attack, attacked)(
                 attacked,
                 x[right],
                 y[right],
@@ -135,6 +136,17 @@ def _attack(trial: Trial, subject: Subject, data: ImageData, device: str, offset
     )
 
 
+def _servable(attack: Attack, attacked: Model) -> Attack:
+    """`attack` with a budget of whole uint8 steps where it is run on what is served, so that rounding keeps inside."""
+    if isinstance(attacked, ServedModel) and attack.budget == "Linf":
+        return replace(attack, eps=_whole_steps(attack.eps))
+    return attack
+
+
+def _whole_steps(eps: float) -> float:
+    return int(eps * 255 + 1e-6) / 255
+
+
 def inside(attack: Attack, x: torch.Tensor, moved: torch.Tensor, *, whole: bool) -> torch.Tensor:
     """`moved` put back into the attack's budget around x, whatever the attack did; `whole` also rounds it to uint8."""
     if attack.budget == "patch":
@@ -146,7 +158,7 @@ def inside(attack: Attack, x: torch.Tensor, moved: torch.Tensor, *, whole: bool)
         return moved
     steps = ((moved - x) * 255).round()
     if attack.budget == "Linf":
-        return Linf(int(attack.eps * 255 + 1e-6) / 255).project(x, x + steps / 255)
+        return Linf(_whole_steps(attack.eps)).project(x, x + steps / 255)
     return x + ((moved - x) * 255).trunc() / 255
 
 

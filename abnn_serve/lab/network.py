@@ -113,7 +113,7 @@ class AdaptiveNetwork(nn.Module):
             if layer.form == "linear":
                 codes = torch.cat([torch.cat(part[index], dim=1) for part in parts])
                 layer.statistics_center.copy_(codes.mean(dim=0))
-                layer.statistics_scale.copy_(codes.std(dim=0).clamp_min(1e-3))
+                layer.statistics_scale.copy_(codes.std(dim=0, correction=0).clamp_min(1e-3))
 
     def forward(self, x: Tensor, statistics: Statistics | None = None) -> Tensor:
         """Logits (N, classes). `statistics` replaces the substitute's, for threat models that fix or detach them."""

@@ -16,7 +16,7 @@ _ITERATIONS = 3
 def build_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """The optimiser of `recipe` for what learns; weights of two or more dimensions decay."""
     learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    kernels = [p for p in learning if p.dim() == 4 and recipe.optimizer == "muon"]
+    kernels = [p for p in learning if p.dim() >= 4 and recipe.optimizer == "muon"]
     matrices = [p for p in learning if p.dim() > 1 and not any(p is kernel for kernel in kernels)]
     vectors = [p for p in learning if p.dim() <= 1]
     groups: list[dict[str, Any]] = [

@@ -124,7 +124,7 @@ RECIPES = {
             fine_tunes=True,
             trained="norm",
             epochs=4,
-            lr=0.05,
+            lr=0.5,
             attack_steps=5,
         ),
         Recipe(
@@ -132,7 +132,7 @@ RECIPES = {
             summary="the same from random features, which stay as they are",
             trained="norm",
             epochs=4,
-            lr=0.05,
+            lr=0.5,
             attack_steps=5,
         ),
         Recipe(

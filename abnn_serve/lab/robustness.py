@@ -30,7 +30,7 @@ _ONLY_THESE = (
     "that are yet to be invented were not measured."
 )
 _MASKED = (
-    "Graybox and transfer figures describe attackers who lack the substitute or the weights. The substitute is public "
+    "Graybox and transfer figures describe attackers who lack the substitute's gradient or the weights. It is public "
     "and weights leak: the white-box figure is the one to rely on."
 )
 _SANITY_IMAGES = 64
@@ -55,7 +55,7 @@ def new_card(run: Run, data: ImageData, model_sha256: str) -> RobustnessCard:
         clean=None,
         training=TrainingCost(
             recipe=config.recipe.name,
-            epochs=len(metrics),
+            epochs=metrics[-1]["epoch"],
             images=config.data_count,
             passes_per_step=config.recipe.passes,
             seconds=run.seconds,

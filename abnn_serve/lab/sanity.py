@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from abnn_serve.card import Curve, SanityCheck, ThreatModel
 from abnn_serve.lab.attacks.base import Model, ascend, cross_entropy, evaluating
+from abnn_serve.lab.attacks.gradient import FGSM, PGD
 from abnn_serve.lab.attacks.regions import Linf
 from abnn_serve.lab.attacks.square import Square
 from abnn_serve.lab.batches import to_input
@@ -140,26 +141,37 @@ def _of_threats(evaluation: Evaluation) -> Sequence[SanityCheck]:
         for threat in _WEAKER
         if threat in worst
     ]
-    if "graybox" in worst:
-        gray = worst["graybox"].value
-        checks.append(
-            SanityCheck(
-                check="robustness does not rest on hiding the substitute",
-                raised=gray > white + _MASKING,
-                detail=f"an attacker without the substitute's gradient leaves {gray:.1%}, one with it {white:.1%}: "
-                "the difference is masking, not robustness"
-                if gray > white + _MASKING
-                else f"graybox {gray:.1%}, whitebox {white:.1%}",
-            )
+    return [*checks, *_of_masking(evaluation)]
+
+
+def _of_masking(evaluation: Evaluation) -> Sequence[SanityCheck]:
+    """The same attacks with the substitute's gradient and without it."""
+    by_threat = {
+        threat: {o.trial.attack: o.right for o in evaluation.outcomes if o.trial.threat_model == threat}
+        for threat in ("graybox", "whitebox")
+    }
+    both = by_threat["graybox"].keys() & by_threat["whitebox"].keys()
+    if not both:
+        return []
+    gray, white = (
+        count(np.logical_and.reduce([right[attack] for attack in both])).value for right in by_threat.values()
+    )
+    raised = gray > white + _MASKING
+    return [
+        SanityCheck(
+            check="robustness does not rest on hiding the substitute",
+            raised=raised,
+            detail=f"the same attacks leave {gray:.1%} without the substitute's gradient and {white:.1%} with it"
+            + (": the difference is masking, not robustness" if raised else ""),
         )
-    return checks
+    ]
 
 
 def _of_queries(evaluation: Evaluation) -> Sequence[SanityCheck]:
-    """Square against the attacks that have the gradient, in the same threat model."""
+    """Square against the attacks that follow the gradient and ask nothing else, in the same threat model."""
     white = [outcome for outcome in evaluation.outcomes if outcome.trial.threat_model == "whitebox"]
     asked = [outcome.right for outcome in white if isinstance(outcome.trial.attack, Square)]
-    steered = [o.right for o in white if not isinstance(o.trial.attack, Square) and o.trial.attack.budget != "patch"]
+    steered = [outcome.right for outcome in white if isinstance(outcome.trial.attack, FGSM | PGD)]
     if not asked or not steered:
         return []
     by_queries = count(np.logical_and.reduce(asked)).value

@@ -31,6 +31,7 @@ class TrainRequest:
     """What a user asks to be trained; names are those of `zoo.build_network` and `data.load_data`.
 
     Attributes:
+        form, rank: of the adaptive layers, `linear` and unbounded unless given; a plan or an ABNN run has its own.
         target: the network's name; None where it is that of `init`.
         init: a finished run to start from. An ABNN run brings its substitute and its plan with it; a plain one gives
             the target its weights, all but the head where the classes are others.
@@ -44,22 +45,29 @@ class TrainRequest:
     init: str | None = None
     substitute: str | None = None
     plan: SurgeryPlan | None = None
-    form: Form = "linear"
+    form: Form | None = None
     scope: StatsScope = "sample"
     rank: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.form not in get_args(Form):
+        if self.form not in (None, *get_args(Form)):
             raise ConfigError(f"form is {self.form!r}, expected one of {', '.join(get_args(Form))}")
         if self.recipe.fine_tunes and self.init is None:
             raise ConfigError(f"recipe {self.recipe.name!r} needs --init: the finished run that it starts from")
         if self.target is None and self.init is None:
             raise ConfigError("no network to train; give --target NAME, or --init RUN to start from a finished run")
-        if self.recipe.adaptive and self.substitute is None and not self.recipe.fine_tunes:
+        if self.recipe.adaptive and self.substitute is None and self.init is None:
             raise ConfigError(f"recipe {self.recipe.name!r} needs --substitute: a network's name or a finished run")
-        if not self.recipe.adaptive and self.substitute is not None:
-            raise ConfigError(f"recipe {self.recipe.name!r} takes no --substitute; did you mean 'abnn'?")
+        if not self.recipe.adaptive and (given := self._adaptive_options):
+            raise ConfigError(f"recipe {self.recipe.name!r} takes no {given[0]}; did you mean 'abnn'?")
+        if self.plan and (self.form or self.rank):
+            raise ConfigError("--plan says which form and rank the adaptive layers have; leave --form and --rank out")
+
+    @property
+    def _adaptive_options(self) -> list[str]:
+        names = ("substitute", "plan", "form", "rank")
+        return [f"--{name}" for name in names if getattr(self, name) is not None]
 
 
 def train(
@@ -107,6 +115,11 @@ def assemble(request: TrainRequest, data: ImageData, val: ImageData) -> tuple[Ru
     target_config, target = _target(request, init, len(data.classes))
     example = to_input(data.images[:2])
     check_logits(target, example, len(data.classes))
+    if request.recipe.adaptive and request.substitute is None:
+        raise ConfigError(
+            f"recipe {request.recipe.name!r} needs --substitute, a network's name or a finished run: {request.init} "
+            "is no ABNN run that brings its own"
+        )
     config = RunConfig(
         recipe=request.recipe,
         target=target_config,
@@ -127,7 +140,7 @@ def assemble(request: TrainRequest, data: ImageData, val: ImageData) -> tuple[Ru
         return config, target
     substitute_config, substitute = load_substitute(request.substitute, request.input)
     plan = request.plan or plan_pairs(
-        target, substitute, example, form=request.form, scope=request.scope, rank=request.rank
+        target, substitute, example, form=request.form or "linear", scope=request.scope, rank=request.rank
     )
     network = apply_plan(target, substitute, plan)
     _calibrate(network, data)
@@ -163,8 +176,9 @@ def _go_on(request: TrainRequest, init: Run, data: ImageData, val: ImageData) ->
     before = init.config
     if not request.recipe.adaptive:
         raise ConfigError(f"{init.path} is an ABNN run, the recipe {request.recipe.name!r} is for plain networks")
-    if request.substitute or request.plan or request.target not in (None, before.target.name):
-        raise ConfigError(f"{init.path} brings --target, --substitute and --plan with it; leave them out")
+    given = request._adaptive_options  # noqa: SLF001
+    if given or request.target not in (None, before.target.name):
+        raise ConfigError(f"{init.path} is an ABNN run and brings its own; leave out {', '.join(given) or '--target'}")
     if before.input != request.input:
         raise ConfigError(f"{init.path} was trained at {before.input.shape}, now the size is {request.input.shape}")
     data = agree(before.labels, data)

@@ -64,7 +64,7 @@ def choose_trials(
     `autoattack` adds AutoAttack in the white-box one.
 
     Raises:
-        ConfigError: an attack or a threat model that is not there.
+        ConfigError: an attack or a threat model that is not there, or one that needs gradients where there are none.
     """
     if unknown := [name for name in attacks if name not in ATTACKS]:
         raise ConfigError(f"no attack named {unknown[0]!r}, expected one of {', '.join(ATTACKS)}")
@@ -75,6 +75,10 @@ def choose_trials(
     for threat in threats or subject.threat_models:
         for name in attacks or usual[threat]:
             attack = ATTACKS[name](eps)
+            if threat == "blackbox" and attack.needs_gradient:
+                if threats or subject.network is None:
+                    raise ConfigError(f"attack {name!r} needs gradients and {threat} has none; choose square")
+                continue
             if quick and isinstance(attack, Square):
                 attack = replace(attack, queries=_QUERIES_QUICK)
             trials.append(Trial(threat_model=threat, attack=attack, seed=seed))

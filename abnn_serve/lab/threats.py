@@ -21,7 +21,7 @@ ServedLogits = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # uint8 (N, [
 MEANINGS: dict[ThreatModel, str] = {
     "transfer": "made on the undefended twin",
     "substitute-transfer": "made on a linear probe of the public substitute, without the target",
-    "graybox": "gradient through the target only: the attacker has the target and not the substitute",
+    "graybox": "gradient through the target only; the substitute's statistics are recomputed and not differentiated",
     "whitebox": "gradient through both networks",
     "blackbox": "queries to the served bundle",
     "artifact": "made through both networks, rounded to uint8, judged again on the exported file",
@@ -50,7 +50,7 @@ class ServedModel:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Float (N, 3, H, W) in [0, 1] to logits (N, classes)."""
-        return torch.from_numpy(self.logits(to_uint8(x)))
+        return torch.from_numpy(self.logits(to_uint8(x))).to(x.device)
 
 
 def to_uint8(x: Tensor) -> NDArray[np.uint8]:

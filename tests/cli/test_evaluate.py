@@ -54,13 +54,26 @@ def test_a_bundle_gets_the_card_inside_and_another_identity(bundle, abnn_run, sh
     assert after.card.model_sha256 == bundle.card.model_sha256
     assert not any("not been evaluated" in limit for limit in after.card.limits)
     shown = _abnn("show", own)
-    assert "worst of all attacks" in shown.stdout
+    assert "worst of all attacks but patches" in shown.stdout
+
+
+def test_a_card_is_only_filled_on_its_own_held_out_data(bundle, abnn_run, shapes):
+    _fails(_abnn("evaluate", bundle.path, "--data", shapes["train"]), r"is not what the card of .* is about, ")
+    _fails(
+        _abnn("evaluate", abnn_run.path, "--data", shapes["train"]), "is what the network was trained on; give held-out"
+    )
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (("--require", "whitebox>30"), r"--require is 'whitebox>30', expected THREAT>=SHARE"),
+        (("--require", "whitebox>=0.3.0"), r"--require is 'whitebox>=0.3.0', expected THREAT>=SHARE"),
+        (
+            ("--require", "whitebx>=0.3"),
+            r"--require names 'whitebx', which is not measured here; there is clean, graybox",
+        ),
+        (("--attack", "roa", "--require", "whitebox>=0.3"), r"--require names 'whitebox', which is not measured here"),
         (("--eps", "8/0"), "--eps is '8/0', expected a number or a fraction"),
         (("--attack", "cw"), "no attack named 'cw'"),
         (("--threat", "transfer"), r"'transfer' .* cannot be evaluated: give the undefended twin with --twin RUN"),

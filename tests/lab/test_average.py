@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
+
 import pytest
 import torch
 
 from abnn_serve.errors import TrainingError
 from abnn_serve.lab.average import average_runs
 from abnn_serve.lab.data import load_data
+from abnn_serve.lab.robustness import new_card
+from abnn_serve.lab.run import Run
 from abnn_serve.lab.start import train
 from abnn_serve.lab.train import evaluate_clean
+from abnn_serve.spec import Labels
 from tests.conftest import SPEC, request_for
 
 
@@ -35,6 +41,16 @@ def test_an_averaged_run_says_where_it_is_from_and_what_it_is_worth(averaged, va
     assert averaged.metrics[-1]["val_accuracy"] == evaluate_clean(averaged.network(), val_data)[0] > 0.5
     assert averaged.config.init_source == f"{standard_run.path.name} + {later_run.path.name}"
     assert averaged.total_seconds >= later_run.total_seconds
+    cost = new_card(averaged, val_data, "").training
+    assert (cost.epochs, cost.init_seconds) == (0, later_run.total_seconds)
+
+
+def test_runs_with_other_classes_are_not_averaged(shapes, val_data, standard_run, tmp_path):
+    other = Run(shutil.copytree(standard_run.path, tmp_path / "other"))
+    names = standard_run.config.labels.names
+    other.write_config(replace(standard_run.config, labels=Labels(names=names[::-1])))
+    with pytest.raises(TrainingError, match="are not of one network: they differ in labels"):
+        average_runs([standard_run.path, other.path], tmp_path / "out", load_data(shapes["train"], SPEC), val_data)
 
 
 def test_a_run_that_is_named_twice_weighs_twice(shapes, val_data, standard_run, later_run, tmp_path):

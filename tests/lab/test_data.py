@@ -157,6 +157,12 @@ def test_a_torchvision_source_must_be_spelt_out():
         load_data("torchvision:CIFAR10", SPEC)
 
 
+@pytest.mark.parametrize("split", ["Train", "val", ""])
+def test_a_split_that_is_not_there_is_not_taken_for_the_test_set(split, tmp_path):
+    with pytest.raises(DataError, match=f"CIFAR10 has no split '{split}', expected train or test"):
+        load_data(f"torchvision:CIFAR10:{tmp_path}:{split}", SPEC)
+
+
 def test_a_torchvision_data_set_that_is_not_downloaded_is_an_error(tmp_path):
     with pytest.raises(DataError, match="Dataset not found or corrupted"):
         load_data(f"torchvision:CIFAR10:{tmp_path}:train", SPEC)

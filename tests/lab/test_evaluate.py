@@ -107,6 +107,25 @@ def test_served_images_are_rounded_within_the_budget(bundle, abnn_run, val_data)
         np.testing.assert_array_equal(outcome.right, answers == val_data.labels[:16])
 
 
+def test_queries_stay_whole_steps_so_that_a_larger_budget_never_leaves_more(bundle, val_data):
+    subject = open_subject(bundle.path).subject
+    left = []
+    for eps in (7 / 255, 7.9 / 255, 8 / 255):
+        trial = Trial(threat_model="blackbox", attack=Square(eps=eps, queries=60))
+        left.append(evaluate(subject, val_data, [trial]).worst["blackbox"].correct)
+    assert left[0] == left[1] >= left[2]
+    assert left[0] < evaluate(subject, val_data, []).clean.sum()
+
+
+def test_an_attack_without_gradients_to_follow_is_left_out_or_refused(bundle, abnn_run):
+    subject = open_subject(bundle.path, run=abnn_run.path).subject
+    assert "blackbox" not in {trial.threat_model for trial in choose_trials(subject, attacks=["pgd"])}
+    assert "blackbox" in {trial.threat_model for trial in choose_trials(subject, attacks=["square"])}
+    for held, threats in ((subject, ["blackbox"]), (open_subject(bundle.path).subject, [])):
+        with pytest.raises(ConfigError, match="attack 'pgd' needs gradients and blackbox has none; choose square"):
+            choose_trials(held, attacks=["pgd"], threats=threats)
+
+
 def test_a_served_model_answers_as_the_network_does(bundle, abnn_run, val_data):
     served = open_subject(bundle.path, run=abnn_run.path).subject.served
     x = to_input(val_data.images[:5])

@@ -43,6 +43,13 @@ def test_muon_keeps_the_norm_of_a_convolution_and_steps_the_classifier_as_sgd_do
             assert torch.allclose(value.norm(), before[name].norm(), rtol=1e-4)
 
 
+def test_muon_is_for_the_convolutions_of_clips_too():
+    recipe = with_settings(RECIPES["standard"], _MUON)
+    kernels = build_optimizer(build_network("resnet3d7-w4", 10), recipe).param_groups[0]
+    assert kernels["orthogonal"]
+    assert {weight.dim() for weight in kernels["params"]} == {5}
+
+
 def test_a_muon_run_that_is_resumed_ends_with_the_weights_of_one_that_was_not(shapes, tmp_path):
     settings = {"optimizer": "muon", "momentum": 0.6, "lr": 0.1, "epochs": 2}
     whole = train(request_for(shapes, **settings), tmp_path / "whole")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,11 +9,14 @@ from torch import Tensor, nn
 
 from abnn_serve.card import Accuracy, Curve
 from abnn_serve.lab.attacks.autoattack import AutoAttack
+from abnn_serve.lab.attacks.ensemble import Ensemble, worst_case
 from abnn_serve.lab.attacks.gradient import PGD
 from abnn_serve.lab.attacks.square import Square
+from abnn_serve.lab.evaluate import evaluate
 from abnn_serve.lab.outcomes import Evaluation, Outcome, Trial
 from abnn_serve.lab.sanity import check_evaluation, check_network
-from abnn_serve.lab.threats import DetachedStatistics
+from abnn_serve.lab.suites import choose_trials
+from abnn_serve.lab.threats import DetachedStatistics, Subject
 
 
 class _Wrapped(nn.Module):
@@ -111,12 +116,28 @@ def test_graybox_robustness_that_whitebox_takes_away_is_called_masking(val_data)
     found = check_evaluation(_evaluation(val_data, _outcome("whitebox", PGD(), 0), _outcome("graybox", PGD(), 45)))
     (check,) = [check for check in found if check.raised]
     assert check.check == "robustness does not rest on hiding the substitute"
-    assert "45.0%, one with it 0.0%: the difference is masking, not robustness" in check.detail
+    assert "leave 45.0% without" in check.detail
+    assert "0.0% with it: the difference is masking, not robustness" in check.detail
+
+
+def test_a_stronger_battery_with_the_gradient_is_not_called_masking(val_data):
+    strong = _outcome("whitebox", PGD(restarts=5), 20)
+    alike = _evaluation(val_data, _outcome("whitebox", PGD(), 42), strong, _outcome("graybox", PGD(), 45))
+    assert _raised(check_evaluation(alike)) == set()
 
 
 def test_queries_that_beat_gradients_are_flagged(val_data):
     masked = _evaluation(val_data, _outcome("whitebox", PGD(), 40), _outcome("whitebox", Square(), 20))
     assert _raised(check_evaluation(masked)) == {"queries alone do not beat gradients"}
+
+
+def test_queries_inside_a_worst_case_do_not_hide_that_they_beat_gradients(standard_run, images):
+    subject = Subject(network=QuantisedInput(standard_run.network()))
+    trials = [t for t in choose_trials(Subject(network=standard_run.network()), eps=0.1) if t.attack.budget != "patch"]
+    quick = [
+        replace(t, attack=worst_case(0.1, queries=300) if isinstance(t.attack, Ensemble) else t.attack) for t in trials
+    ]
+    assert "queries alone do not beat gradients" in _raised(check_evaluation(evaluate(subject, images, quick)))
 
 
 def test_curves_that_do_not_fall_are_flagged(val_data):

@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +17,7 @@ from abnn_serve.lab.run import Run
 from abnn_serve.lab.start import train
 from abnn_serve.lab.train import evaluate_clean
 from tests.conftest import request_for
+from tests.drawing import draw_shape, png, write_parquet
 
 
 def _weights(run: Run) -> dict[str, torch.Tensor]:
@@ -150,6 +152,39 @@ def test_standard_with_a_substitute_asks_whether_abnn_was_meant(shapes):
         request_for(shapes, substitute="resnet18")
 
 
+@pytest.mark.parametrize(
+    ("recipe", "options", "message"),
+    [
+        ("abnn-at", {"init": "standard"}, r"'abnn-at' needs --substitute, .*standard is no ABNN run"),
+        ("abnn", {"init": "standard"}, r"'abnn' needs --substitute, "),
+        ("abnn", {"init": "abnn", "rank": 3}, r"abnn is an ABNN run and brings its own; leave out --rank"),
+        ("abnn", {"init": "abnn", "target": "resnet8s-w8"}, r"brings its own; leave out --target"),
+        ("standard", {"form": "adain"}, r"'standard' takes no --form; did you mean 'abnn'"),
+    ],
+)
+def test_options_that_a_run_cannot_heed_are_refused(recipe, options, message, shapes, standard_run, abnn_run, tmp_path):
+    runs = {"standard": tmp_path / "standard", "abnn": tmp_path / "abnn"}
+    for name, run in (("standard", standard_run), ("abnn", abnn_run)):
+        shutil.copytree(run.path, runs[name])
+    init = str(runs[options["init"]]) if "init" in options else None
+    with pytest.raises(ConfigError, match=message):
+        train(
+            request_for(shapes, recipe, **{"target": None, **options, "init": init} if init else options),
+            tmp_path / "run",
+        )
+
+
+def test_an_abnn_run_goes_on_with_its_own_substitute(shapes, abnn_run, tmp_path):
+    run = train(request_for(shapes, "abnn", target=None, init=str(abnn_run.path), epochs=1), tmp_path / "run")
+    assert run.config.plan == abnn_run.config.plan
+    assert run.config.substitute == abnn_run.config.substitute
+
+
+def test_a_plan_says_what_its_layers_are(shapes, abnn_run):
+    with pytest.raises(ConfigError, match="--plan says which form and rank"):
+        request_for(shapes, "abnn", substitute="resnet18", plan=abnn_run.config.plan, form="adain")
+
+
 def test_an_abnn_run_cannot_be_a_substitute(shapes, abnn_run, tmp_path):
     with pytest.raises(ConfigError, match="is an ABNN run; a substitute is a plain network"):
         train(request_for(shapes, "abnn", substitute=str(abnn_run.path)), tmp_path / "run")
@@ -174,8 +209,7 @@ def test_recipes_refuse_values_that_make_no_sense(shapes):
 
 
 def test_training_and_validation_data_must_agree_on_the_classes(shapes, tmp_path):
-    from tests.drawing import write_parquet
-
-    write_parquet(tmp_path / "two.parquet", [b""] * 0, [], classes=("a", "b"))
-    with pytest.raises(DataError):
+    rng = np.random.default_rng(0)
+    write_parquet(tmp_path / "two.parquet", [png(draw_shape(0, rng))] * 2, [0, 1], classes=("a", "b"))
+    with pytest.raises(DataError, match="has other classes than the network was trained with: 'a', expected"):
         train(replace(request_for(shapes), val=str(tmp_path / "two.parquet")), tmp_path / "run")

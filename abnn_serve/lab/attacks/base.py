@@ -44,6 +44,11 @@ class Attack(ABC):
         """The set that its perturbations stay in."""
         return "Linf"
 
+    @property
+    def needs_gradient(self) -> bool:
+        """It differentiates the model; else it only asks for logits."""
+        return True
+
     @abstractmethod
     def perturb(self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator, *, stop: bool) -> Tensor:
         """Adversarial images for one batch; `stop` leaves a sample alone once `model` has it wrong."""

@@ -53,7 +53,7 @@ class Ensemble(Attack):
 
 
 def worst_case(eps: float = 8 / 255, *, queries: int = 1000) -> Ensemble:
-    """The default: PGD on cross-entropy and, for each wrong class, on the margin, then Square."""
+    """The default: PGD on cross-entropy and, on the margin, of nine wrong classes in turn, then Square."""
     return Ensemble(
         eps=eps,
         attacks=(

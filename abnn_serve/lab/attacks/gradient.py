@@ -11,7 +11,7 @@ from torch import Tensor
 
 from abnn_serve.card import Norm
 from abnn_serve.errors import ConfigError
-from abnn_serve.lab.attacks.base import Attack, Loss, LossName, Model, ascend, cross_entropy, margin, right
+from abnn_serve.lab.attacks.base import Attack, Loss, LossName, Model, ascend, cross_entropy, margin, margins
 from abnn_serve.lab.attacks.regions import ball
 
 
@@ -38,8 +38,8 @@ class PGD(Attack):
         steps: of the iteration, at least 1.
         step_size: of one step; None is 2.5 eps / steps.
         decay: `constant` steps, or along a half `cosine`, from twice that size to nothing.
-        restarts: attempts, each from another start; with the margin loss each goes for another wrong class,
-            the likeliest first (Gowal et al. 2019).
+        restarts: attempts, each from another start; the one of the largest margin is kept. With the margin loss each
+            goes for another wrong class, the likeliest first (Gowal et al. 2019).
         random_start: begin anywhere in the ball; else at x.
         loss: `ce`, cross-entropy; `margin`, a difference of two logits, which does not vanish where the model is sure.
     """
@@ -81,14 +81,19 @@ class PGD(Attack):
     def perturb(self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator, *, stop: bool) -> Tensor:
         """See `Attack`."""
         region, found = ball(self.norm, self.eps), x.clone()
+        best = torch.full((len(x),), -torch.inf, device=x.device)
         alive = torch.arange(len(x), device=x.device)
         for restart in range(self.restarts):
             x_left, y_left = x[alive], y[alive]
             start = region.start(x_left, generator) if self.random_start else x_left
             loss = self._loss(model, x_left, y_left, restart)
-            found[alive] = ascend(model, x_left, y_left, start, region, loss=loss, sizes=self.sizes, stop=stop)
+            moved = ascend(model, x_left, y_left, start, region, loss=loss, sizes=self.sizes, stop=stop)
+            with torch.no_grad():
+                reached = margins(model(moved), y_left)
+            better = ~(reached <= best[alive])
+            found[alive[better]], best[alive[better]] = moved[better], reached[better]
             if stop:
-                alive = alive[right(model, found[alive], y_left)]
+                alive = alive[reached <= 0]
             if not len(alive):
                 break
         return found

@@ -39,6 +39,11 @@ class Square(Attack):
         """Square and its queries."""
         return f"Square-{self.queries}"
 
+    @property
+    def needs_gradient(self) -> bool:
+        """Queries are enough."""
+        return False
+
     @torch.no_grad()
     def perturb(self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator, *, stop: bool) -> Tensor:
         """See `Attack`; the squares of a clip's frames share a place."""

@@ -65,7 +65,7 @@ def with_attacked_drift(bundle: Bundle, evaluation: Evaluation) -> Drift | None:
     recorded, right = bundle.card.drift, evaluation.clean
     trials = [outcome for outcome in evaluation.outcomes if outcome.trial.threat_model == "whitebox"]
     if recorded is None or not trials or not right.any():
-        return recorded
+        return recorded and replace(recorded, attacks=())
     meter = DriftMeter(Session(bundle, "cpu"))
     clean = meter.run(evaluation.data.images[right])[1].mean(axis=1)
     rows = []

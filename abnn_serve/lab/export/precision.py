@@ -37,7 +37,7 @@ class Yardstick:
     Attributes:
         data: for clean accuracy.
         clean: of the fp32 graph, on `data`.
-        images: uint8 (n, H, W, 3), for parity.
+        images: uint8 (n, [T,] H, W, 3), for parity.
         logits: what torch gives for them, float32 (n, classes).
     """
 
@@ -72,6 +72,7 @@ def measure_variant(
     for device in _devices(precision):
         engine = open_engine(model, device, usable_cores(), precision)
         found, expected = _logits(engine, yardstick.images), yardstick.logits
+        scores, labels = yardstick.data.by_video(_logits(engine, yardstick.data.images))
         variant = Variant(
             precision=precision,
             provider="+".join(engine.placement),
@@ -79,7 +80,7 @@ def measure_variant(
             max_error=float(np.abs(found - expected).max()),
             same_class=int((found.argmax(axis=1) == expected.argmax(axis=1)).sum()),
             images=len(expected),
-            clean=count(_logits(engine, yardstick.data.images).argmax(axis=1) == yardstick.data.labels),
+            clean=count(scores.argmax(axis=1) == labels),
         )
         if not allow_loss:
             _check_loss(variant, yardstick.clean)
@@ -111,21 +112,21 @@ def _check_loss(variant: Variant, clean: Accuracy) -> None:
 def with_robust_accuracy(bundle: Bundle, evaluation: Evaluation) -> tuple[Variant, ...]:
     """The card's variants, judged on the white-box images of `evaluation`, rounded to uint8.
 
-    One that was measured on an engine which this machine lacks stays as it is.
+    Without such images, or on an engine which this machine lacks, the figure is that nothing was measured.
     """
     trials = [o for o in evaluation.outcomes if o.trial.threat_model == "whitebox" and o.trial.attack.budget != "patch"]
     if not trials:
-        return bundle.card.variants
+        return tuple(replace(variant, robust=None) for variant in bundle.card.variants)
     judged = []
     for variant in bundle.card.variants:
         right = np.ones(len(evaluation.data), bool)
         try:
             session = Session(bundle, _DEVICES.get(variant.provider, "cuda"), precision=variant.precision)
         except DeviceError:
-            judged.append(variant)
+            judged.append(replace(variant, robust=None))
             continue
         for outcome in trials:
-            pixels = np.rint(outcome.images.transpose(0, 2, 3, 1) * 255).astype(np.uint8)
+            pixels = np.rint(np.moveaxis(outcome.images, 1, -1) * 255).astype(np.uint8)
             right &= session.run(pixels).argmax(axis=1) == evaluation.data.labels
         judged.append(replace(variant, robust=count(right)))
     return tuple(judged)

@@ -41,6 +41,16 @@ class Opened:
     labels: Labels
     folder: Path
 
+    def check_data(self, data: ImageData) -> None:
+        """ConfigError unless the card's figures may be taken on `data`: held-out, and for a bundle the card's own."""
+        if self.run and data.digest == self.run.config.data_digest:
+            raise ConfigError(f"{data.source} is what the network was trained on; give held-out samples")
+        if self.bundle and data.digest != self.bundle.card.data_digest:
+            raise ConfigError(
+                f"{data.source} is not what the card of {self.bundle.path} is about, {self.bundle.card.data}; attack "
+                "that, or export the run again with this data"
+            )
+
     def card(self, data: ImageData) -> RobustnessCard:
         """The card to fill: the bundle's own, or a new one for a run."""
         if self.bundle:

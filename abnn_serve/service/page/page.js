@@ -16,7 +16,7 @@ const STAGES = [
 const ATTACKERS = {
   whitebox: ["Knows everything", "has both networks and follows their gradients: the figure to rely on"],
   artifact: ["Knows everything, sends files", "the same pictures, rounded to whole pixel values and judged by the served file"],
-  graybox: ["Knows the target only", "sees what the substitute does but cannot follow its gradient"],
+  graybox: ["Follows the target only", "sees what the substitute does but cannot follow its gradient"],
   blackbox: ["May only ask", "sends many queries to this service and watches the answers"],
   transfer: ["Has the undefended twin", "makes pictures against the same network without the defence"],
   "substitute-transfer": ["Has the public substitute", "makes pictures against a classifier built on it"],
@@ -209,11 +209,13 @@ function showCard({ card, name, input }) {
   const budgets = [...new Set(card.attacks.filter(({ norm }) => norm === "Linf").map(({ eps }) => `${Math.round(255 * eps)}/255`))];
   const rows = card.clean ? [chartRow(["Nobody", `clean ${noun}s`], card.clean, "plain")] : [];
   rows.push(...worst.map(([threat, accuracy]) => chartRow(ATTACKERS[threat] ?? [threat, ""], accuracy, "")));
+  const patches = card.attacks.filter(({ norm, threat_model }) => norm === "patch" && threat_model === "whitebox");
+  rows.push(...patches.map(({ attack, eps, accuracy }) => chartRow(["Covers a part", `has everything, and paints a rectangle on ${Math.round(100 * eps)}% of the ${noun} (${attack})`], accuracy, "")));
   const relied = card.worst.whitebox;
   $("worth-lead").textContent = relied
     ? `Against an attacker who knows everything, ${name} keeps ${percent(relied.correct / relied.n)} of the ${noun}s right.`
     : `How ${name} fares under attack has not been measured.`;
-  $("chart-caption").textContent = `Measured on ${card.data}, the worst of all attacks for each ${noun}`
+  $("chart-caption").textContent = `Measured on ${card.data}, the worst of all attacks for each ${noun} (patches apart)`
     + (budgets.length ? `, which may change each pixel by up to ${budgets.join(" or ")}` : "") + ". The line in a bar is the 95% interval.";
   $("chart").tBodies[0].replaceChildren(...rows);
   $("chart-frame").hidden = rows.length === 0;

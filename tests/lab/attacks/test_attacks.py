@@ -191,3 +191,12 @@ def test_an_ensemble_is_the_worst_case_of_its_attacks():
 def test_impossible_attacks_are_refused(make, message):
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+@pytest.mark.parametrize("loss", ["ce", "margin"])
+def test_more_restarts_on_a_surrogate_leave_no_smaller_margin(loss):
+    model = _Linear()
+    x, y = _batch(model, count=16)
+    attacks = [PGD(eps=0.004, steps=3, loss=loss, restarts=restarts) for restarts in (1, 5)]
+    once, often = (margins(model(attack(model, x, y, stop=False)), y) for attack in attacks)
+    assert (often >= once - 1e-6).all()
