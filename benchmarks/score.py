@@ -60,7 +60,7 @@ def main() -> None:
             found = _memory(predictor, folder, options.memory)
             held = found["peak_bytes"] < MEMORY_BAR
         else:
-            rows = 2048 if options.quick else 4096
+            rows = 2048 if options.quick else 16_384
             _write_rows(folder / "rows.parquet", rows, 32)
             found = {"bar": _beside_the_session(predictor, folder, rows), "decoding": _decoding(predictor)}
             if not options.quick:
@@ -117,6 +117,7 @@ def _beside_the_session(predictor: Predictor, folder: Path, rows: int) -> dict[s
         "rows": rows,
         "ratio": round(float(raw_cpu / cpu), 4),
         "limit": BAR,
+        "wall_ratio": round(float(raw_wall / wall), 4),
         "raw_images_per_cpu_second": round(float(rows / raw_cpu), 1),
         "engine_images_per_cpu_second": round(float(rows / cpu), 1),
         "raw_images_per_second": round(float(rows / raw_wall), 1),

@@ -23,7 +23,7 @@ class Row:
     epochs: int
     init: str | None = None
     substitute: str | None = None
-    form: str = "linear"
+    form: str | None = None
     big: bool = False
     probe: str | None = None
     evaluated: bool = True
@@ -61,9 +61,9 @@ _IMAGE_ROWS = (
         name="pgd-at", recipe="pgd-at", epochs=4, init="standard", settings={"lr": 0.1}, published="83.3 / 51.6 at 12N"
     ),
     Row(name="fast-at", recipe="fast-at", epochs=5, init="standard", settings={"lr": 0.1}),
-    Row(name="bn-at", recipe="bn-at", epochs=1, init="standard"),
-    Row(name="bn-head-at", recipe="bn-at", epochs=1, init="standard", settings={"trained": "norm+head"}),
-    Row(name="bn-at-scratch", recipe="bn-at-scratch", epochs=1),
+    Row(name="bn-at", recipe="bn-at", epochs=2, init="standard"),
+    Row(name="bn-head-at", recipe="bn-at", epochs=2, init="standard", settings={"trained": "norm+head"}),
+    Row(name="bn-at-scratch", recipe="bn-at-scratch", epochs=2),
     Row(name="robust-probe", recipe="probe", epochs=3, init="robust-substitute"),
     Row(
         name="abnn-robust",
@@ -78,10 +78,11 @@ _IMAGE_ROWS = (
     Row(
         name="abnn-at-whole",
         recipe="abnn-at",
-        epochs=3,
-        init="abnn-robust",
+        epochs=2,
+        init="standard",
+        substitute="robust-substitute",
         probe="robust-probe",
-        settings=_WHOLE,
+        settings={**_WHOLE, "lr": 0.1},
     ),
     Row(
         name="abnn-at-whole-4",
