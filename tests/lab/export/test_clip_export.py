@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -11,10 +13,13 @@ from torch import nn
 from abnn_serve.bundle.store import load_bundle
 from abnn_serve.errors import BundleVersionError, ConfigError, ExportError, InputShapeError, UnsupportedFormatError
 from abnn_serve.lab.data import load_data
+from abnn_serve.lab.evaluate import evaluate
+from abnn_serve.lab.export import bundle as export_module
 from abnn_serve.lab.export.bundle import export_bundle
 from abnn_serve.lab.export.drift import with_attacked_drift
-from abnn_serve.lab.export.graph import ServedNetwork, export_stages
+from abnn_serve.lab.export.graph import ServedNetwork, Stage, export_stages
 from abnn_serve.lab.export.passes import PASSES
+from abnn_serve.lab.export.precision import with_robust_accuracy
 from abnn_serve.lab.export.subject import open_subject
 from abnn_serve.lab.network import PixelNetwork
 from abnn_serve.lab.pairing import plan_pairs
@@ -113,6 +118,23 @@ def test_int8_is_refused_for_clips(abnn_clip_run, videos, tmp_path):
         export_bundle(abnn_clip_run, tmp_path / "b", data, calibration=data)
 
 
+def test_a_variant_in_fp16_is_measured_by_video_and_attacked(
+    video_bundle, abnn_clip_run, videos, tmp_path, monkeypatch
+):
+    data = load_data(videos["val"], CLIPS)
+    stages = [Stage("as served", 0, video_bundle.read("model.onnx"))]
+    monkeypatch.setattr(export_module, "export_stages", lambda network, spec: stages)
+    bundle = export_bundle(abnn_clip_run, tmp_path / "half", data, precisions=("fp32", "fp16"))
+    (variant,) = bundle.card.variants
+    assert variant.clean.n == bundle.card.clean.n == 12
+    opened = open_subject(bundle.path, run=abnn_clip_run.path)
+    trials = choose_trials(opened.subject, attacks=["fgsm"], threats=["whitebox"])
+    evaluation = evaluate(opened.subject, data.spread(4), trials)
+    assert with_robust_accuracy(bundle, evaluation)[0].robust.n == 4
+    before = replace(bundle, card=replace(bundle.card, variants=(replace(variant, robust=variant.clean),)))
+    assert with_robust_accuracy(before, replace(evaluation, outcomes=()))[0].robust is None
+
+
 def test_an_older_reader_would_say_that_the_bundle_is_newer(video_bundle, monkeypatch):
     from abnn_serve.bundle import manifest
 
@@ -156,7 +178,5 @@ def test_oudefend_does_not_start_from_a_run_without_its_block(clip_run, videos, 
 
 
 def _one_epoch(videos, recipe):
-    from dataclasses import replace
-
     request = clip_request(videos, recipe, epochs=1)
     return replace(request, recipe=replace(request.recipe, attack_steps=1))
