@@ -11,12 +11,13 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from abnn_serve.runtime.engine import CPU, Port, open_graph, placement, ports
+from abnn_serve.runtime.engine import CPU, Port, open_graph, placement, ports, require_provider
 
 log = logging.getLogger("abnn_serve")
 
 CUDA = "CUDAExecutionProvider"
 BUCKETS = (1, 2, 4, 8, 16, 32, 64)
+_REMEDY = "install its CUDA and cuDNN libraries: pip install 'abnn_serve[cuda]', or set ABNN_DEVICE=cpu"
 
 
 class CudaEngine:
@@ -24,6 +25,9 @@ class CudaEngine:
 
     Fixed sizes keep cuDNN from searching again at every new batch, fixed addresses are what a CUDA graph needs. Calls
     take turns: a bucket's buffers are one.
+
+    Raises:
+        DeviceError: ONNX Runtime cannot use CUDA, as where its libraries are not installed.
     """
 
     def __init__(self, model: bytes) -> None:
@@ -32,6 +36,7 @@ class CudaEngine:
         except Exception as error:  # ORT refuses where a node has to run on the CPU
             log.info("without CUDA graphs: %s", error)
             self.session, self.graphs = open_graph(model, 1, _providers(graphs=False)), False
+        require_provider(self.session, CUDA, _REMEDY)
         self.inputs, self.outputs = ports(self.session)
         self.placement = placement(self.session)
         self._turn = threading.Lock()

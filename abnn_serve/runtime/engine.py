@@ -11,6 +11,8 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from abnn_serve.errors import DeviceError
+
 CPU = "CPUExecutionProvider"
 _SEVERITY_ERROR = 3
 
@@ -64,6 +66,13 @@ def open_graph(model: bytes, threads: int, providers: Sequence[Any] = (CPU,)) ->
     options.log_severity_level = _SEVERITY_ERROR
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     return ort.InferenceSession(model, options, providers=list(providers))
+
+
+def require_provider(session: ort.InferenceSession, wanted: str, remedy: str) -> None:
+    """DeviceError unless a session has a provider: without its libraries ONNX Runtime quietly opens others."""
+    opened = session.get_providers()
+    if wanted not in opened:
+        raise DeviceError(f"ONNX Runtime opened {' and '.join(opened)}, expected {wanted}; {remedy}")
 
 
 def ports(session: ort.InferenceSession) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
