@@ -11,17 +11,16 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from abnn_serve.runtime.engine import CPU, Port, open_graph, placement, ports, require_provider
+from abnn_serve.runtime.engine import CPU, Port, max_batch, open_graph, placement, ports, require_provider
 
 log = logging.getLogger("abnn_serve")
 
 CUDA = "CUDAExecutionProvider"
-BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 _REMEDY = "install its CUDA and cuDNN libraries: pip install 'abnn_serve[cuda]', or set ABNN_DEVICE=cpu"
 
 
 class CudaEngine:
-    """A graph on CUDA; a batch is padded to the next of BUCKETS, whose buffers and CUDA graph are reused.
+    """A graph on CUDA; a batch is padded to the next of `bucket_sizes`, whose buffers and CUDA graph are reused.
 
     Fixed sizes keep cuDNN from searching again at every new batch, fixed addresses are what a CUDA graph needs. Calls
     take turns: a bucket's buffers are one.
@@ -40,8 +39,7 @@ class CudaEngine:
         self.inputs, self.outputs = ports(self.session)
         self.placement = placement(self.session)
         self._turn = threading.Lock()
-        frames = (self.inputs[0].shape[1] or 1) if len(self.inputs[0].shape) == 5 else 1
-        sizes = [size for size in BUCKETS if size == 1 or size * frames <= BUCKETS[-1]]
+        sizes = bucket_sizes(self.inputs[0].frames)
         self._buckets = [_Bucket(self.session, self.inputs[0], self.outputs[0], size) for size in sizes]
         for bucket in self._buckets:
             for _ in range(3):  # allocate, capture, replay
@@ -51,6 +49,12 @@ class CudaEngine:
         bucket = next(bucket for bucket in self._buckets if bucket.shape[0] >= len(images))
         with self._turn:
             return bucket.run(images)
+
+
+def bucket_sizes(frames: int) -> list[int]:
+    """Powers of two below `max_batch`, and that."""
+    largest = max_batch(frames)
+    return [*(1 << i for i in range((largest - 1).bit_length())), largest]
 
 
 class _Bucket:

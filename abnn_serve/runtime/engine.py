@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 from abnn_serve.errors import DeviceError
 
 CPU = "CPUExecutionProvider"
+_MAX_FRAMES = 64
 _SEVERITY_ERROR = 3
+
+
+def max_batch(frames: int = 1) -> int:
+    """Samples in one run: 64 pictures, or clips of as many frames together, one at least."""
+    return max(1, _MAX_FRAMES // frames)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +30,11 @@ class Port:
     name: str
     dtype: str
     shape: tuple[int | None, ...]
+
+    @property
+    def frames(self) -> int:
+        """Frames of one sample: clips are (N, T, H, W, 3), pictures (N, H, W, 3)."""
+        return (self.shape[1] or 1) if len(self.shape) == 5 else 1
 
     def __str__(self) -> str:
         return f"{self.name} {self.dtype} ({', '.join('N' if d is None else str(d) for d in self.shape)})"
@@ -42,7 +53,7 @@ class Engine(Protocol):
     placement: dict[str, dict[str, int]]
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """uint8 (N, ...), contiguous, 1 <= N <= MAX_BATCH, to logits, float32 (N, classes)."""
+        """uint8 (N, ...), contiguous, N from 1 to `max_batch` of its frames, to logits, float32 (N, classes)."""
 
 
 class OnnxEngine:

@@ -16,8 +16,8 @@ import onnxruntime as ort
 
 from abnn_serve.errors import DeviceError
 from abnn_serve.hardware import has_cuda_device
-from abnn_serve.runtime.cuda import BUCKETS, CUDA, CudaEngine
-from abnn_serve.runtime.engine import CPU, Engine, OnnxEngine, require_provider
+from abnn_serve.runtime.cuda import CUDA, CudaEngine
+from abnn_serve.runtime.engine import CPU, Engine, OnnxEngine, max_batch, require_provider
 from abnn_serve.runtime.open_vino import OpenVinoEngine
 from abnn_serve.runtime.settings import Device
 from abnn_serve.spec import Precision
@@ -102,6 +102,7 @@ def misplaced(placement: Mapping[str, Mapping[str, int]], wanted: str) -> str | 
 def _tensorrt(model: bytes) -> list[Any]:
     """TensorRT with one profile for every batch and an engine cache: building an engine takes a minute."""
     port = OnnxEngine(model, 1).inputs[0]
+    largest = max_batch(port.frames)
     sizes = "x".join(str(dimension) for dimension in port.shape[1:])
     cache = Path.home() / ".cache" / "abnn_serve" / "tensorrt"
     cache.mkdir(parents=True, exist_ok=True)
@@ -111,8 +112,8 @@ def _tensorrt(model: bytes) -> list[Any]:
         "trt_timing_cache_enable": "1",
         "trt_timing_cache_path": str(cache),
         "trt_profile_min_shapes": f"{port.name}:1x{sizes}",
-        "trt_profile_opt_shapes": f"{port.name}:8x{sizes}",
-        "trt_profile_max_shapes": f"{port.name}:{BUCKETS[-1]}x{sizes}",
+        "trt_profile_opt_shapes": f"{port.name}:{min(8, largest)}x{sizes}",
+        "trt_profile_max_shapes": f"{port.name}:{largest}x{sizes}",
     }
     return [(TENSORRT, settings), (CUDA, {"use_tf32": "0"}), CPU]
 
