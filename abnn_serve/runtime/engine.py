@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 from abnn_serve.errors import DeviceError
 
 CPU = "CPUExecutionProvider"
+GPU_TURN = threading.RLock()  # a CUDA graph cannot be captured beside another thread's CUDA calls
 _MAX_FRAMES = 64
 _SEVERITY_ERROR = 3
 
@@ -46,11 +49,13 @@ class Engine(Protocol):
     Attributes:
         inputs, outputs: what the graph declares.
         placement: how many nodes of each kind run on which provider, the one with most nodes first.
+        providers: with which ONNX Runtime runs another graph in the same place and with the same arithmetic.
     """
 
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     placement: dict[str, dict[str, int]]
+    providers: Sequence[Any]
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """uint8 (N, ...), contiguous, N from 1 to `max_batch` of its frames, to logits, float32 (N, classes)."""
@@ -60,13 +65,21 @@ class OnnxEngine:
     """ONNX Runtime on `providers`, first the one that is wanted."""
 
     def __init__(self, model: bytes, threads: int, providers: Sequence[Any] = (CPU,)) -> None:
-        self.session = open_graph(model, threads, providers)
+        self.providers: Sequence[Any] = providers
+        with turn(providers):
+            self.session = open_graph(model, threads, providers)
         self.inputs, self.outputs = ports(self.session)
         self.placement = placement(self.session)
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        logits: NDArray[np.float32] = self.session.run(None, {self.inputs[0].name: images})[0]
+        with turn(self.providers):
+            logits: NDArray[np.float32] = self.session.run(None, {self.inputs[0].name: images})[0]
         return logits
+
+
+def turn(providers: Sequence[Any]) -> AbstractContextManager[object]:
+    """To be held while a session on `providers` is opened or run: all that use the GPU take turns."""
+    return nullcontext() if list(providers) == [CPU] else GPU_TURN
 
 
 def open_graph(model: bytes, threads: int, providers: Sequence[Any] = (CPU,)) -> ort.InferenceSession:

@@ -31,6 +31,7 @@ class Session:
     Attributes:
         provider: what runs the graph; several, where parts run on others, joined by `+`.
         placement: how many nodes of each kind run on which provider.
+        providers: with which ONNX Runtime runs another graph in the same place.
         max_batch: samples in one run.
 
     Raises:
@@ -54,6 +55,7 @@ class Session:
         self.max_batch = max_batch(sampling.frames) if sampling else MAX_BATCH
         self._engine = _open(bundle, device, self.threads, precision)
         self.placement = self._engine.placement
+        self.providers = self._engine.providers
         self.provider = "+".join(self.placement)
         self._check_signature()
         self._check_golden()
