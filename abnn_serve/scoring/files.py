@@ -6,13 +6,13 @@ import posixpath
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import fsspec
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.json
 
 from abnn_serve.errors import DataError, one_line
 from abnn_serve.media import container, image
+from abnn_serve.scoring.places import open_at
 from abnn_serve.scoring.row import Found, Row, Source, Truth, Unit, cut
 from abnn_serve.spec import Labels, Modality
 
@@ -82,7 +82,7 @@ def _plan(rows: list[Row], shard_rows: int) -> tuple[Source, list[Unit]]:
 
 def _read(file: Found) -> pa.Table:
     try:
-        with fsspec.open(file.address, "rb") as data:
+        with open_at(file.address) as data:
             if file.name.lower().endswith(".csv"):
                 options = pa.csv.ConvertOptions(column_types={"path": pa.string()})
                 table = pa.csv.read_csv(data, convert_options=options)

@@ -6,12 +6,12 @@ import hashlib
 import posixpath
 from typing import Any
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from abnn_serve.errors import DataError, one_line
 from abnn_serve.scoring.files import LISTS, SUFFIXES, plan_folder, plan_list
 from abnn_serve.scoring.parquet import plan_parquet
+from abnn_serve.scoring.places import locate
 from abnn_serve.scoring.row import Found, Plan
 from abnn_serve.scoring.tars import TARS, plan_tars
 from abnn_serve.spec import Labels, Modality
@@ -70,7 +70,7 @@ def open_source(
 def _list(name: str) -> tuple[str, list[Found]]:
     """The whole address of a folder, a pattern or one file, and its files by name; hidden ones are left out."""
     try:
-        system, path = fsspec.core.url_to_fs(name)
+        system, path = locate(name)
         path = posixpath.normpath(path) if isinstance(system, LocalFileSystem) else path
         if system.isfile(path):
             root, details = posixpath.dirname(path), {path: system.info(path)}
