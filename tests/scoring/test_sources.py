@@ -52,6 +52,16 @@ def test_a_plan_tells_a_changed_source(folder):
     assert open_source(str(folder), LABELS).digest != before
 
 
+@pytest.mark.parametrize(("kind", "text"), [("csv", "path\n{}\n"), ("jsonl", '{{"path": "{}"}}\n')])
+def test_a_plan_tells_a_list_of_the_same_size_that_names_other_files(kind, text, tmp_path):
+    path = tmp_path / f"list.{kind}"
+    path.write_text(text.format("a.png"))
+    before = open_source(str(path), LABELS).digest
+    assert open_source(str(path), LABELS).digest == before
+    path.write_text(text.format("b.png"))
+    assert open_source(str(path), LABELS).digest != before
+
+
 def test_parquet_is_cut_across_row_groups_and_read_from_any_unit(pictures, tmp_path):
     path = tmp_path / "a.parquet"
     write_parquet(path, pictures, range(len(pictures)), classes=())
