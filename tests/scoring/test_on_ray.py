@@ -43,6 +43,13 @@ class TestOnRay:
         assert (summary.rows, summary.errors) == (1200, 12)
         assert fingerprint(tmp_path / "ray") == fingerprint(tmp_path / "local")
 
+    def test_actors_use_the_device_that_was_asked_for(self, served, parquet, tmp_path):
+        pytest.importorskip("openvino")
+        score(served, str(parquet), tmp_path / "ray", shard_rows=600, ray=RayPool(device="openvino"))
+        found = table(tmp_path / "ray")
+        assert set(found["provider"].to_pylist()) == {"OpenVINO"}
+        assert set(found["bundle"].to_pylist()) == {served.bundle.digest}
+
     def test_a_killed_actor_loses_and_repeats_nothing(self, served, parquet, tmp_path):
         score(served, str(parquet), tmp_path / "local", shard_rows=40)
         killed = []
@@ -66,6 +73,33 @@ class TestOnRay:
         assert sum(line["errors"] for line in done) >= 3
         with pytest.raises(ScoringError, match=r"No such file or directory: .*rows.parquet"):
             score(served, str(parquet), tmp_path / "gone", ray=RayPool(), on_begin=lambda _: parquet.unlink())
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "found"),
+    [
+        ("auto", 0, "cpu"),
+        ("auto", 0.5, "cuda"),
+        ("cpu", 0, "cpu"),
+        ("openvino", 0, "openvino"),
+        ("cuda", 1, "cuda"),
+        ("tensorrt", 1, "tensorrt"),
+    ],
+)
+def test_actors_run_where_the_settings_say(device, gpus, found):
+    assert RayPool(device=device, gpus=gpus).actor_device == found
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "message"),
+    [
+        ("cuda", 0, "ABNN_DEVICE is 'cuda' and --gpus is 0, expected more; give --gpus 1"),
+        ("openvino", 0.5, "ABNN_DEVICE is 'openvino' and --gpus is 0.5, expected 0; leave one of them out"),
+    ],
+)
+def test_a_device_and_gpus_that_do_not_fit_are_refused(device, gpus, message):
+    with pytest.raises(ConfigError, match=message):
+        RayPool(device=device, gpus=gpus)
 
 
 def test_a_pool_of_nothing_is_refused():
