@@ -23,6 +23,8 @@ from abnn_serve.scoring.row import Plan, Source
 from abnn_serve.scoring.scorer import Columns, Scorer
 from abnn_serve.scoring.shard import Done
 
+_HINT = "; is it running there? Where it asks for a token, set RAY_AUTH_MODE=token: Ray sends none by itself"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RayPool:
@@ -142,7 +144,9 @@ def _start(pool: RayPool) -> tuple[Any, bool]:
         if own:
             ray.init(address=pool.address or "local", **options)
     except Exception as error:  # Ray raises plain ones too
-        raise ScoringError(f"Ray does not start on {pool.address or 'this machine'}: {one_line(error)}") from error
+        raise ScoringError(
+            f"Ray does not start on {pool.address or 'this machine'}: {one_line(error)}{_HINT if pool.address else ''}"
+        ) from error
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)

@@ -1,6 +1,11 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
+import uuid
 from pathlib import Path
 
 import psutil
@@ -73,6 +78,42 @@ class TestOnRay:
         assert sum(line["errors"] for line in done) >= 3
         with pytest.raises(ScoringError, match=r"No such file or directory: .*rows.parquet"):
             score(served, str(parquet), tmp_path / "gone", ray=RayPool(), on_begin=lambda _: parquet.unlink())
+
+
+@pytest.fixture
+def elsewhere():
+    """A cluster of its own processes, which asks for a token: its address, and the environment of those who have it."""
+    pytest.importorskip("ray")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex, "RAY_USAGE_STATS_ENABLED": "0"}
+    env = {**os.environ, **own, "PYTHONPATH": str(Path(__file__).parents[2]), "ABNN_DEVICE": "cpu"}
+    command = [Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--num-cpus=2", f"--port={port}"]
+    with subprocess.Popen(
+        [*command, "--include-dashboard=false"], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as head:
+        assert any("Ray runtime started" in line for line in head.stdout)
+        yield f"127.0.0.1:{port}", env
+        head.terminate()
+
+
+@pytest.mark.slow
+def test_a_cluster_elsewhere_scores_as_the_local_engine_and_goes_on(served, parquet, elsewhere, tmp_path):
+    address, env = elsewhere
+    score(served, str(parquet), tmp_path / "local", shard_rows=100)
+    command = [sys.executable, "-c", "from abnn_serve.cli.main import main; main()", "score", str(parquet)]
+    command += ["--shard-rows", "100", "--engine", "ray", "--address", address, "--out", str(tmp_path / "ray")]
+
+    def run(*more: str, **changed: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command, *more], env={**env, **changed}, capture_output=True, text=True, check=False, timeout=300
+        )
+
+    assert "set RAY_AUTH_MODE=token" in run(RAY_AUTH_MODE="disabled").stderr.splitlines()[-1]
+    assert "--max-errors allows 3" in run("--max-errors", "3").stderr
+    assert run("--actors", "2").returncode == 0
+    assert fingerprint(tmp_path / "ray") == fingerprint(tmp_path / "local")
 
 
 @pytest.mark.parametrize(
