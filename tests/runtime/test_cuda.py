@@ -40,6 +40,18 @@ def test_all_that_use_the_gpu_take_turns_and_the_cpu_waits_for_nobody():
     assert turn((CPU,)) is not GPU_TURN
 
 
+def test_a_run_waits_while_another_engine_is_made():
+    engine, seen = CudaEngine.__new__(CudaEngine), []  # as one that was made where there is CUDA
+    engine._buckets = [SimpleNamespace(shape=(4,), run=len)]
+    waiting = threading.Thread(target=lambda: seen.append(engine.run(np.zeros((3, 1), np.uint8))))
+    with GPU_TURN:
+        waiting.start()
+        waiting.join(0.2)
+        assert seen == []
+    waiting.join()
+    assert seen == [3]
+
+
 class _Runtime(SimpleNamespace):
     """Where there is no CUDA: what was asked of its library."""
 
