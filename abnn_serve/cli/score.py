@@ -52,9 +52,11 @@ def score(
     address: Annotated[
         str | None, typer.Option(help="ray: of a cluster, where every node has abnn_serve, OUT and the bundle")
     ] = None,
-    actors: Annotated[int, typer.Option(help="ray: how many", min=1)] = 1,
-    cpus: Annotated[int, typer.Option(help="ray: cores of one actor", min=1)] = 1,
-    gpus: Annotated[float, typer.Option(help="ray: GPUs of one actor; 0.5 lets two share one", min=0)] = 0,
+    actors: Annotated[int | None, typer.Option(help="ray: how many; 1 if not given", min=1)] = None,
+    cpus: Annotated[int | None, typer.Option(help="ray: cores of one actor; 1 if not given", min=1)] = None,
+    gpus: Annotated[
+        float | None, typer.Option(help="ray: GPUs of one actor; 0.5 lets two share one, none if not given", min=0)
+    ] = None,
 ) -> None:
     """Classify all pictures or videos of a folder, Parquet files, WebDataset tars or a list of paths, to Parquet.
 
@@ -64,10 +66,11 @@ def score(
 
     Example: abnn score 'photos/*.parquet' --out scored
     """
-    if engine not in {"local", "ray"}:
-        raise ConfigError(f"--engine is {engine!r}, expected local or ray")
-    pool = RayPool(address=address, actors=actors, cpus=cpus, gpus=gpus) if engine == "ray" else None
+    _check_engine(engine, workers=workers, address=address, actors=actors, cpus=cpus, gpus=gpus)
     settings = Settings.from_environment()
+    pool = None
+    if engine == "ray":
+        pool = RayPool(address=address, actors=actors or 1, cpus=cpus or 1, gpus=gpus or 0, device=settings.device)
     cores = usable_cores()
     workers = max(1, cores // 4) if workers is None else workers
     settings = replace(settings, bundle=bundle or settings.bundle, threads=settings.threads or max(1, cores - workers))
@@ -89,6 +92,19 @@ def score(
             on_rows=shown.update,
         )
     _report(out, summary, predictor.bundle.labels)
+
+
+def _check_engine(engine: str, *, workers: int | None, **of_ray: object) -> None:
+    """That every option given is one of this engine."""
+    if engine not in {"local", "ray"}:
+        raise ConfigError(f"--engine is {engine!r}, expected local or ray")
+    given = [f"--{name}" for name, value in of_ray.items() if value is not None]
+    if engine == "local" and given:
+        raise ConfigError(f"{', '.join(given)} without --engine ray; add that, or leave them out")
+    if engine == "ray" and workers is not None:
+        raise ConfigError(
+            f"--workers is {workers} with --engine ray, whose actors decode; leave it out, or add --actors"
+        )
 
 
 class _Shown:

@@ -4,48 +4,74 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import threading
+import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from abnn_serve.runtime.engine import CPU, Port, open_graph, placement, ports
+from abnn_serve.runtime.engine import (
+    CPU,
+    GPU_TURN,
+    Port,
+    max_batch,
+    open_graph,
+    placement,
+    ports,
+    require_provider,
+)
 
 log = logging.getLogger("abnn_serve")
 
 CUDA = "CUDAExecutionProvider"
-BUCKETS = (1, 2, 4, 8, 16, 32, 64)
+_REMEDY = "install its CUDA and cuDNN libraries: pip install 'abnn_serve[cuda]', or set ABNN_DEVICE=cpu"
 
 
 class CudaEngine:
-    """A graph on CUDA; a batch is padded to the next of BUCKETS, whose buffers and CUDA graph are reused.
+    """A graph on CUDA; a batch is padded to the next of `bucket_sizes`, whose buffers and CUDA graph are reused.
 
-    Fixed sizes keep cuDNN from searching again at every new batch, fixed addresses are what a CUDA graph needs. Calls
-    take turns: a bucket's buffers are one.
+    Fixed sizes keep cuDNN from searching again at every new batch, fixed addresses are what a CUDA graph needs. All
+    engines of the process take turns, also while one is made or freed.
+
+    Raises:
+        DeviceError: ONNX Runtime cannot use CUDA, as where its libraries are not installed.
     """
 
     def __init__(self, model: bytes) -> None:
-        try:
-            self.session, self.graphs = open_graph(model, 1, _providers(graphs=True)), True
-        except Exception as error:  # ORT refuses where a node has to run on the CPU
-            log.info("without CUDA graphs: %s", error)
-            self.session, self.graphs = open_graph(model, 1, _providers(graphs=False)), False
+        self.providers: Sequence[Any] = _providers(graphs=False)
+        with GPU_TURN:
+            try:
+                self.session, self.graphs = open_graph(model, 1, _providers(graphs=True)), True
+            except Exception as error:  # ORT refuses where a node has to run on the CPU
+                log.info("without CUDA graphs: %s", error)
+                self.session, self.graphs = open_graph(model, 1, self.providers), False
+        require_provider(self.session, CUDA, _REMEDY)
         self.inputs, self.outputs = ports(self.session)
         self.placement = placement(self.session)
-        self._turn = threading.Lock()
-        frames = (self.inputs[0].shape[1] or 1) if len(self.inputs[0].shape) == 5 else 1
-        sizes = [size for size in BUCKETS if size == 1 or size * frames <= BUCKETS[-1]]
-        self._buckets = [_Bucket(self.session, self.inputs[0], self.outputs[0], size) for size in sizes]
-        for bucket in self._buckets:
-            for _ in range(3):  # allocate, capture, replay
-                bucket.run(np.zeros(bucket.shape, np.uint8))
+        self._buckets: list[_Bucket] = []
+        for size in bucket_sizes(self.inputs[0].frames):
+            with GPU_TURN:  # not for all sizes at once: engines that answer run in between
+                bucket = _Bucket(self.session, self.inputs[0], self.outputs[0], size)
+                for _ in range(3):  # allocate, capture, replay
+                    bucket.run(np.zeros(bucket.shape, np.uint8))
+            self._buckets.append(bucket)
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         bucket = next(bucket for bucket in self._buckets if bucket.shape[0] >= len(images))
-        with self._turn:
+        with GPU_TURN:
             return bucket.run(images)
+
+    def __del__(self) -> None:
+        with GPU_TURN:  # freeing is a CUDA call too
+            vars(self).clear()
+
+
+def bucket_sizes(frames: int) -> list[int]:
+    """Powers of two below `max_batch`, and that."""
+    largest = max_batch(frames)
+    return [*(1 << i for i in range((largest - 1).bit_length())), largest]
 
 
 class _Bucket:
@@ -83,9 +109,20 @@ def _providers(*, graphs: bool) -> list[Any]:
 
 
 def _lock_pages(buffer: NDArray[np.uint8]) -> None:
-    """Keep a buffer in place for direct copies; without the CUDA runtime's library they go through its own."""
+    """Keep a buffer in place for direct copies while it lives; else they go through the CUDA runtime's own."""
     try:
         runtime = ctypes.CDLL(f"libcudart.so.{ort.cuda_version.partition('.')[0]}")
-        runtime.cudaHostRegister(ctypes.c_void_p(buffer.ctypes.data), ctypes.c_size_t(buffer.nbytes), 0)
+        address = ctypes.c_void_p(buffer.ctypes.data)
+        code = runtime.cudaHostRegister(address, ctypes.c_size_t(buffer.nbytes), 0)
     except (AttributeError, OSError) as error:
         log.info("pageable buffers: %s", error)
+        return
+    if code:
+        log.info("pageable buffers: cudaHostRegister gives error %s", code)
+        return
+    weakref.finalize(buffer, _unlock_pages, runtime, address).atexit = False  # the driver unlocks an ended process's
+
+
+def _unlock_pages(runtime: ctypes.CDLL, address: ctypes.c_void_p) -> None:
+    with GPU_TURN:
+        runtime.cudaHostUnregister(address)

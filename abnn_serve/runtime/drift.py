@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from abnn_serve.bundle.store import Bundle
 from abnn_serve.errors import BundleIntegrityError, ConfigError, one_line
-from abnn_serve.runtime.engine import CPU, open_graph
-from abnn_serve.runtime.open_vino import NAME as OPENVINO
+from abnn_serve.runtime.engine import open_graph, turn
 from abnn_serve.runtime.session import GOLDEN_TOLERANCE, Session
 
 DRIFT_FILE = "drift.onnx"
@@ -37,10 +36,11 @@ class DriftMeter:
         if session.precision != "fp32":
             raise ConfigError(f"drift is measured on the fp32 graph, not on {session.precision}; leave --drift out")
         model = bundle.read("model.onnx") + bundle.read(DRIFT_FILE)
-        providers = [name for name in session.placement if name not in {CPU, OPENVINO}] + [CPU]
         self._input, self._max_batch = bundle.manifest.input.modality, session.max_batch
+        self._providers = session.providers
         try:
-            self._session = open_graph(model, session.threads, providers)
+            with turn(self._providers):
+                self._session = open_graph(model, session.threads, self._providers)
             self._check(bundle)
         except Exception as error:  # ORT's exception classes share no base of their own
             raise BundleIntegrityError(
@@ -53,12 +53,11 @@ class DriftMeter:
         A layer's drift is the root mean square, over its channels' means and deviations, of how many recorded standard
         deviations they are from the recorded mean: about 1 for clean samples.
         """
-        parts = [
-            self._session.run(
-                ["logits", "drift"], {self._input: np.ascontiguousarray(images[start : start + self._max_batch])}
-            )
-            for start in range(0, len(images), self._max_batch)
-        ]
+        parts = []
+        for start in range(0, len(images), self._max_batch):
+            batch = np.ascontiguousarray(images[start : start + self._max_batch])
+            with turn(self._providers):
+                parts.append(self._session.run(["logits", "drift"], {self._input: batch}))
         logits, drift = (np.concatenate(column) for column in zip(*parts, strict=True))
         return logits, drift
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from abnn_serve.errors import DeviceError
-from abnn_serve.runtime.engine import Port
+from abnn_serve.runtime.engine import CPU, Port
 
 NAME = "OpenVINO"
 _SIZES = (8, 1)  # of which any batch is put together: shapes known beforehand are up to 1.6 times faster
@@ -21,6 +23,8 @@ class OpenVinoEngine:
     Raises:
         DeviceError: the extra `openvino` is not installed, or the CPU has no bf16 that was asked for.
     """
+
+    providers: Sequence[Any] = (CPU,)
 
     def __init__(self, model: bytes, threads: int, *, bf16: bool = False) -> None:
         try:

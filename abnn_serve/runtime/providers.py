@@ -5,7 +5,10 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import logging
+import sys
 import warnings
+from collections.abc import Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,8 @@ import onnxruntime as ort
 
 from abnn_serve.errors import DeviceError
 from abnn_serve.hardware import has_cuda_device
-from abnn_serve.runtime.cuda import BUCKETS, CUDA, CudaEngine
-from abnn_serve.runtime.engine import CPU, Engine, OnnxEngine
+from abnn_serve.runtime.cuda import CUDA, CudaEngine
+from abnn_serve.runtime.engine import CPU, Engine, OnnxEngine, max_batch, require_provider
 from abnn_serve.runtime.open_vino import OpenVinoEngine
 from abnn_serve.runtime.settings import Device
 from abnn_serve.spec import Precision
@@ -22,6 +25,7 @@ from abnn_serve.spec import Precision
 log = logging.getLogger("abnn_serve")
 
 TENSORRT = "TensorrtExecutionProvider"
+_TENSORRT_REMEDY = "install TensorRT 10 where the loader finds libnvinfer.so.10, or set ABNN_DEVICE=cuda"
 _ARITHMETIC = ("Conv", "Gemm", "MatMul", "InstanceNormalization")
 
 
@@ -35,7 +39,7 @@ def open_engine(model: bytes, device: Device, threads: int, precision: Precision
         precision: of the graph; `bf16` is arithmetic that OpenVINO does on the fp32 file.
 
     Raises:
-        DeviceError: the device is not there, or would leave arithmetic to the CPU.
+        DeviceError: the device is not there, lacks libraries, or would leave arithmetic to the CPU.
     """
     _warn_of_two_builds()
     if device == "openvino":
@@ -47,14 +51,16 @@ def open_engine(model: bytes, device: Device, threads: int, precision: Precision
         raise DeviceError(
             f"ABNN_DEVICE is {device!r} but {lacking}; set ABNN_DEVICE=cpu, or install a driver and 'abnn_serve[cuda]'"
         )
+    if device != "cpu" and not lacking:
+        try:
+            return _open_on_gpu(model, device, threads)
+        except DeviceError as error:
+            if device != "auto":
+                raise
+            lacking = str(error)
     if lacking:
         _say_once(f"running on the CPU: {lacking}")
-    if device == "cpu" or lacking:
-        return OnnxEngine(model, threads)
-    ort.preload_dlls()
-    engine: Engine = OnnxEngine(model, threads, _tensorrt(model)) if device == "tensorrt" else CudaEngine(model)
-    _check_placement(engine, device)
-    return engine
+    return OnnxEngine(model, threads)
 
 
 def _what_cuda_lacks(provider: str) -> str | None:
@@ -63,22 +69,40 @@ def _what_cuda_lacks(provider: str) -> str | None:
     return None if provider in ort.get_available_providers() else f"this ONNX Runtime was built without {provider}"
 
 
-def _check_placement(engine: Engine, device: Device) -> None:
-    """That ONNX Runtime did not quietly fall back, whole or in part."""
-    left = {kind: count for kind, count in engine.placement.get(CPU, {}).items() if kind in _ARITHMETIC}
-    if not left:
-        return
-    problem = f"ONNX Runtime would run {', '.join(f'{count} {kind}' for kind, count in left.items())} on the CPU"
-    if device != "auto":
-        raise DeviceError(
-            f"ABNN_DEVICE is {device!r} but {problem}; install its CUDA libraries: pip install 'abnn_serve[cuda]'"
-        )
-    log.warning("%s", problem)
+def _open_on_gpu(model: bytes, device: Device, threads: int) -> Engine:
+    with redirect_stdout(sys.stderr):  # ONNX Runtime prints what it lacks, where answers may be printed
+        ort.preload_dlls()
+        if device != "tensorrt":
+            engine: Engine = CudaEngine(model)
+        else:
+            engine = OnnxEngine(model, threads, _tensorrt(model))
+            require_provider(engine.session, TENSORRT, _TENSORRT_REMEDY)
+    problem = misplaced(engine.placement, TENSORRT if device == "tensorrt" else CUDA)
+    if problem and device != "auto":
+        raise DeviceError(f"ABNN_DEVICE is {device!r} but {problem}; set ABNN_DEVICE=cpu for this graph")
+    if problem:
+        log.warning("%s", problem)
+    return engine
+
+
+def misplaced(placement: Mapping[str, Mapping[str, int]], wanted: str) -> str | None:
+    """What is wrong with a placement: arithmetic on the CPU, or none of it on the provider that was wanted."""
+    found = {
+        name: [f"{count} {kind}" for kind, count in nodes.items() if kind in _ARITHMETIC]
+        for name, nodes in placement.items()
+    }
+    if left := found.get(CPU):
+        return f"ONNX Runtime would run {', '.join(left)} on the CPU"
+    if any(found.values()) and not found.get(wanted):
+        others = " and ".join(name for name, nodes in found.items() if nodes)
+        return f"ONNX Runtime would run all arithmetic on {others}, none on {wanted}"
+    return None
 
 
 def _tensorrt(model: bytes) -> list[Any]:
     """TensorRT with one profile for every batch and an engine cache: building an engine takes a minute."""
     port = OnnxEngine(model, 1).inputs[0]
+    largest = max_batch(port.frames)
     sizes = "x".join(str(dimension) for dimension in port.shape[1:])
     cache = Path.home() / ".cache" / "abnn_serve" / "tensorrt"
     cache.mkdir(parents=True, exist_ok=True)
@@ -88,8 +112,8 @@ def _tensorrt(model: bytes) -> list[Any]:
         "trt_timing_cache_enable": "1",
         "trt_timing_cache_path": str(cache),
         "trt_profile_min_shapes": f"{port.name}:1x{sizes}",
-        "trt_profile_opt_shapes": f"{port.name}:8x{sizes}",
-        "trt_profile_max_shapes": f"{port.name}:{BUCKETS[-1]}x{sizes}",
+        "trt_profile_opt_shapes": f"{port.name}:{min(8, largest)}x{sizes}",
+        "trt_profile_max_shapes": f"{port.name}:{largest}x{sizes}",
     }
     return [(TENSORRT, settings), (CUDA, {"use_tf32": "0"}), CPU]
 

@@ -8,14 +8,14 @@ from numpy.typing import NDArray
 from abnn_serve.bundle.store import Bundle
 from abnn_serve.errors import AbnnError, BundleIntegrityError, ConfigError, InputShapeError, one_line
 from abnn_serve.hardware import usable_cores
-from abnn_serve.runtime.engine import Engine, Port
+from abnn_serve.runtime.engine import Engine, Port, max_batch
 from abnn_serve.runtime.graph_file import graph_opset
 from abnn_serve.runtime.providers import open_engine
 from abnn_serve.runtime.settings import Device
 from abnn_serve.spec import Precision, model_file
 
 GOLDEN_TOLERANCE = 1e-3  # processors differ in the last digits of fp32; a wrong graph differs by far more
-MAX_BATCH = 64  # pictures, or frames, in one run
+MAX_BATCH = max_batch()  # pictures, or frames, in one run
 _VARIANT_SLACK = 3  # other processors and engines round elsewhere
 
 
@@ -31,6 +31,7 @@ class Session:
     Attributes:
         provider: what runs the graph; several, where parts run on others, joined by `+`.
         placement: how many nodes of each kind run on which provider.
+        providers: with which ONNX Runtime runs another graph in the same place.
         max_batch: samples in one run.
 
     Raises:
@@ -51,9 +52,10 @@ class Session:
         self.precision = precision
         self.threads = threads or usable_cores()
         sampling = bundle.manifest.input.sampling
-        self.max_batch = max(1, MAX_BATCH // sampling.frames) if sampling else MAX_BATCH
+        self.max_batch = max_batch(sampling.frames) if sampling else MAX_BATCH
         self._engine = _open(bundle, device, self.threads, precision)
         self.placement = self._engine.placement
+        self.providers = self._engine.providers
         self.provider = "+".join(self.placement)
         self._check_signature()
         self._check_golden()

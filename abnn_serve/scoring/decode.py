@@ -15,7 +15,6 @@ from multiprocessing.connection import wait
 from types import TracebackType
 from typing import Self, TypeVar
 
-import fsspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,6 +22,7 @@ from abnn_serve.errors import InputError, ScoringError, one_line
 from abnn_serve.media.image import ImageLimits, load_image, quiet_pillow
 from abnn_serve.media.limits import VideoLimits
 from abnn_serve.media.video import decode_video
+from abnn_serve.scoring.places import locate
 from abnn_serve.scoring.row import Row
 from abnn_serve.spec import InputSpec
 
@@ -90,7 +90,7 @@ class Decoder:
         if row.problem or isinstance(row.content, bytes):
             return (row.content if isinstance(row.content, bytes) else b""), row.problem
         try:
-            system, path = fsspec.core.url_to_fs(row.content)
+            system, path = locate(row.content)
             limits = self.video_limits if self.spec.sampling else self.limits
             return system.cat_file(path, end=limits.max_bytes + 1), ""
         except Exception as error:  # each file system raises its own

@@ -6,13 +6,13 @@ import posixpath
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import fsspec
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.json
 
 from abnn_serve.errors import DataError, one_line
 from abnn_serve.media import container, image
+from abnn_serve.scoring.places import open_at
 from abnn_serve.scoring.row import Found, Row, Source, Truth, Unit, cut
 from abnn_serve.spec import Labels, Modality
 
@@ -51,9 +51,16 @@ def plan_folder(files: Sequence[Found], labels: Labels, shard_rows: int) -> tupl
     return _plan(rows, shard_rows)
 
 
-def plan_list(file: Found, labels: Labels, shard_rows: int) -> tuple[Source, list[Unit]]:
-    """One row for each line of a list: column `path`, absolute, a URL or relative to the list, optionally `label`."""
-    table = _read(file)
+def plan_list(file: Found, content: bytes, labels: Labels, shard_rows: int) -> tuple[Source, list[Unit]]:
+    """One row for each line of a list: column `path`, absolute, a URL or relative to the list, optionally `label`.
+
+    Args:
+        file: where the list is.
+        content: its bytes, as `read_list` gives them.
+        labels: of the bundle.
+        shard_rows: rows of one unit.
+    """
+    table = _table(file, content)
     paths = table["path"].to_pylist()
     given = table["label"].to_pylist() if "label" in table.column_names else [None] * len(paths)
     truth, folder = Truth(labels), posixpath.dirname(file.address)
@@ -80,15 +87,24 @@ def _plan(rows: list[Row], shard_rows: int) -> tuple[Source, list[Unit]]:
     ]
 
 
-def _read(file: Found) -> pa.Table:
+def read_list(file: Found) -> bytes:
+    """The bytes of a list."""
     try:
-        with fsspec.open(file.address, "rb") as data:
-            if file.name.lower().endswith(".csv"):
-                options = pa.csv.ConvertOptions(column_types={"path": pa.string()})
-                table = pa.csv.read_csv(data, convert_options=options)
-            else:
-                table = pa.json.read_json(data)
-    except Exception as error:  # of Arrow, and of every file system its own
+        with open_at(file.address) as data:
+            content: bytes = data.read()
+    except Exception as error:  # every file system raises its own
+        raise DataError(f"{file.address}: cannot be read: {one_line(error)}") from error
+    return content
+
+
+def _table(file: Found, content: bytes) -> pa.Table:
+    try:
+        if file.name.lower().endswith(".csv"):
+            options = pa.csv.ConvertOptions(column_types={"path": pa.string()})
+            table = pa.csv.read_csv(pa.BufferReader(content), convert_options=options)
+        else:
+            table = pa.json.read_json(pa.BufferReader(content))
+    except pa.ArrowException as error:
         raise DataError(f"{file.address}: not readable as a list of files: {one_line(error)}") from error
     if "path" not in table.column_names or not pa.types.is_string(table.schema.field("path").type):
         raise DataError(

@@ -30,24 +30,37 @@ from abnn_serve.scoring.shard import PARTIAL, PREDICTIONS, Done, shard_path, wri
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """Everything that decides the output's rows; `source` is the plan's digest, `bundle` the bundle's."""
+    """Everything that decides the output's rows.
+
+    Attributes:
+        source: the plan's digest.
+        shard_rows: rows of one shard.
+        parquet_column: of the encoded samples.
+        bundle: its digest.
+        precision: of the graph.
+        limits: past which a picture, or a video where the bundle takes these, is a row with an error.
+        columns: of the output.
+    """
 
     source: str
     shard_rows: int
     parquet_column: str
     bundle: str
     precision: str
+    limits: dict[str, int | float]
     columns: dict[str, bool | int | str]
 
     @classmethod
     def of(cls, plan: Plan, predictor: Predictor, columns: Columns) -> Request:
         """What a run on `plan` asks."""
+        of_videos = predictor.bundle.manifest.input.modality == "video"
         return cls(
             source=plan.digest,
             shard_rows=plan.shard_rows,
             parquet_column=plan.column,
             bundle=predictor.bundle.digest,
             precision=predictor.session.precision,
+            limits=asdict(predictor.video_limits if of_videos else predictor.limits),
             columns=asdict(columns),
         )
 

@@ -15,13 +15,15 @@ from typing import Any
 
 from abnn_serve.errors import AbnnError, ConfigError, ScoringError, one_line
 from abnn_serve.runtime.predictor import Predictor
-from abnn_serve.runtime.settings import Settings
+from abnn_serve.runtime.settings import Device, Settings
 from abnn_serve.scoring.decode import DecodePool
 from abnn_serve.scoring.engine import Seen, score_units
 from abnn_serve.scoring.ledger import Ledger
 from abnn_serve.scoring.row import Plan, Source
 from abnn_serve.scoring.scorer import Columns, Scorer
 from abnn_serve.scoring.shard import Done
+
+_HINT = "; is it running there? Where it asks for a token, set RAY_AUTH_MODE=token: Ray sends none by itself"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,18 +35,33 @@ class RayPool:
         actors: each with a predictor of its own.
         cpus: cores of one actor; its predictor has as many threads.
         gpus: of one actor; parts share a GPU.
+        device: of every actor; `auto` is CUDA where an actor has GPUs, else the CPU.
     """
 
     address: str | None = None
     actors: int = 1
     cpus: int = 1
     gpus: float = 0
+    device: Device = "auto"
 
     def __post_init__(self) -> None:
         if self.actors < 1 or self.cpus < 1 or self.gpus < 0:
             raise ConfigError(
                 f"the pool has {self.actors} actors of {self.cpus} cores and {self.gpus} GPUs, expected 1, 1, 0 or more"
             )
+        if self.device in {"cuda", "tensorrt"} and not self.gpus:
+            raise ConfigError(f"ABNN_DEVICE is {self.device!r} and --gpus is 0, expected more; give --gpus 1")
+        if self.device in {"cpu", "openvino"} and self.gpus:
+            raise ConfigError(
+                f"ABNN_DEVICE is {self.device!r} and --gpus is {self.gpus:g}, expected 0; leave one of them out"
+            )
+
+    @property
+    def actor_device(self) -> Device:
+        """Where an actor runs: one that has GPUs must use them, whatever `auto` would fall back to."""
+        if self.device == "auto":
+            return "cuda" if self.gpus else "cpu"
+        return self.device
 
 
 def score_on_ray(
@@ -100,7 +117,7 @@ def _settings(scorer: Scorer, pool: RayPool) -> Settings:
     return Settings(
         bundle=predictor.bundle.path.absolute(),
         digest=predictor.bundle.digest,
-        device="cuda" if pool.gpus else "cpu",
+        device=pool.actor_device,
         precision=predictor.session.precision,
         threads=pool.cpus,
         limits=predictor.limits,
@@ -127,7 +144,9 @@ def _start(pool: RayPool) -> tuple[Any, bool]:
         if own:
             ray.init(address=pool.address or "local", **options)
     except Exception as error:  # Ray raises plain ones too
-        raise ScoringError(f"Ray does not start on {pool.address or 'this machine'}: {one_line(error)}") from error
+        raise ScoringError(
+            f"Ray does not start on {pool.address or 'this machine'}: {one_line(error)}{_HINT if pool.address else ''}"
+        ) from error
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)

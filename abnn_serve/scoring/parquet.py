@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from itertools import chain, islice, repeat
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from abnn_serve.errors import DataError, one_line
+from abnn_serve.scoring.places import open_at
 from abnn_serve.scoring.row import Found, Row, Source, Truth, Unit, cut
 from abnn_serve.spec import Labels
 
@@ -85,7 +85,7 @@ def plan_parquet(files: Sequence[Found], labels: Labels, shard_rows: int, column
 def _look(file: Found, column: str) -> tuple[int | DataError, tuple[str, ...]]:
     """How many rows a file has, and its class names."""
     try:
-        with fsspec.open(file.address, "rb") as data:
+        with open_at(file.address) as data:
             parquet = pq.ParquetFile(data)
             count, schema = parquet.metadata.num_rows, parquet.schema_arrow
     except Exception as error:  # of Arrow, and of every file system its own
@@ -103,7 +103,7 @@ def _look(file: Found, column: str) -> tuple[int | DataError, tuple[str, ...]]:
 
 def _values(address: str, column: str, start: int) -> Iterator[_Value]:
     """Every row from `start` on; a few rows are in memory at a time, whatever a row group has."""
-    with fsspec.open(address, "rb") as data:
+    with open_at(address) as data:
         parquet = pq.ParquetFile(data, pre_buffer=False, buffer_size=1 << 20)
         first = 0
         for group in range(parquet.num_row_groups):

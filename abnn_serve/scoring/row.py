@@ -52,7 +52,7 @@ class Plan:
         source: reads the units.
         units: at most `shard_rows` rows each, where the source can be cut.
         column: of the encoded samples in Parquet.
-        digest: sha256 over the names and sizes of the files, which tells a changed source.
+        digest: sha256 over the names and sizes of the files, and over a list's bytes, which tells a changed source.
     """
 
     source: Source

@@ -59,7 +59,7 @@ def score(
     """
     labels, columns = predictor.bundle.labels, columns or Columns()
     modality = predictor.bundle.manifest.input.modality
-    plan = open_source(source, labels, modality=modality, shard_rows=shard_rows, column=column)
+    plan = open_source(source, labels, modality=modality, shard_rows=shard_rows, column=column, out=out)
     with open_ledger(out, Request.of(plan, predictor, columns)) as ledger:
         on_begin(Begun(total=plan.rows, rows=ledger.rows, errors=ledger.errors))
         try:

@@ -19,6 +19,7 @@ from abnn_serve.errors import ScoringError, one_line
 
 PREDICTIONS = "predictions"
 PARTIAL = ".partial"
+FILES = ("run.json", "done.jsonl", "quarantine.jsonl", "summary.json", "confusion.png")  # beside PREDICTIONS
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 

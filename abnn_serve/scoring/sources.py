@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import posixpath
+from pathlib import Path
 from typing import Any
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from abnn_serve.errors import DataError, one_line
-from abnn_serve.scoring.files import LISTS, SUFFIXES, plan_folder, plan_list
+from abnn_serve.scoring.files import LISTS, SUFFIXES, plan_folder, plan_list, read_list
 from abnn_serve.scoring.parquet import plan_parquet
+from abnn_serve.scoring.places import locate
 from abnn_serve.scoring.row import Found, Plan
+from abnn_serve.scoring.shard import FILES, PREDICTIONS
 from abnn_serve.scoring.tars import TARS, plan_tars
 from abnn_serve.spec import Labels, Modality
 
@@ -21,7 +24,13 @@ _EXPECTED = "give a folder, Parquet files, WebDataset tars, or a .csv or .jsonl 
 
 
 def open_source(
-    name: str, labels: Labels, *, modality: Modality = "image", shard_rows: int = 4096, column: str | None = None
+    name: str,
+    labels: Labels,
+    *,
+    modality: Modality = "image",
+    shard_rows: int = 4096,
+    column: str | None = None,
+    out: Path | None = None,
 ) -> Plan:
     """Look at a source without reading its samples.
 
@@ -34,14 +43,17 @@ def open_source(
         modality: which files are samples.
         shard_rows: rows of one shard; a tar is one shard whatever it holds.
         column: of the encoded samples in Parquet; the modality's name if None.
+        out: directory of the output; what a run writes there is left out.
 
     Raises:
         DataError: nothing there, nothing that can be scored, or several kinds at once.
     """
-    address, found = _list(name)
+    address, found = _list(name, out)
+    content = b""
     suffixes, column, samples = SUFFIXES[modality], column or modality, f"{modality}s"
     if len(found) == 1 and found[0].name.lower().endswith(LISTS):
-        source, units = plan_list(found[0], labels, shard_rows)
+        content = read_list(found[0])
+        source, units = plan_list(found[0], content, labels, shard_rows)
     else:
         kinds = {
             samples: [file for file in found if file.name.lower().endswith(suffixes)],
@@ -64,13 +76,14 @@ def open_source(
     state = hashlib.sha256(f"{address}\n".encode(errors="surrogateescape"))
     for file in found:
         state.update(f"{file.name}\0{file.size}\n".encode(errors="surrogateescape"))
+    state.update(content)
     return Plan(source=source, units=tuple(units), shard_rows=shard_rows, column=column, digest=state.hexdigest())
 
 
-def _list(name: str) -> tuple[str, list[Found]]:
-    """The whole address of a folder, a pattern or one file, and its files by name; hidden ones are left out."""
+def _list(name: str, out: Path | None) -> tuple[str, list[Found]]:
+    """The whole address of a folder, a pattern or one file, and its files by name, but hidden ones and a run's own."""
     try:
-        system, path = fsspec.core.url_to_fs(name)
+        system, path = locate(name)
         path = posixpath.normpath(path) if isinstance(system, LocalFileSystem) else path
         if system.isfile(path):
             root, details = posixpath.dirname(path), {path: system.info(path)}
@@ -92,7 +105,19 @@ def _list(name: str) -> tuple[str, list[Found]]:
     found = [file for file in found if not any(step.startswith(".") for step in file.name.split("/"))]
     if not found:
         raise DataError(f"{name}: no such data; {_EXPECTED}")
+    if out and isinstance(system, LocalFileSystem):
+        found = _without_output(found, root, out)
+        if not found:
+            raise DataError(f"{name} is output of a run to {out}, expected samples; choose another --out")
     return _address(system, path), found
+
+
+def _without_output(found: list[Found], root: str, out: Path) -> list[Found]:
+    """The files below `root` that no run to `out` writes, so that a run goes on where its output lies in its source."""
+    root, folder = os.path.realpath(root), out.resolve().as_posix()
+    shards, own = f"{folder}/{PREDICTIONS}/", {f"{folder}/{name}" for name in FILES}
+    paths = [posixpath.join(root, file.name) for file in found]
+    return [file for file, path in zip(found, paths, strict=True) if path not in own and not path.startswith(shards)]
 
 
 def _address(system: Any, path: str) -> str:

@@ -11,10 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-import fsspec
-
 from abnn_serve.errors import one_line
 from abnn_serve.scoring.files import SUFFIXES
+from abnn_serve.scoring.places import open_at
 from abnn_serve.scoring.row import Found, Row, Source, Truth, Unit
 from abnn_serve.spec import Labels, Modality
 
@@ -71,7 +70,7 @@ def plan_tars(files: Sequence[Found], labels: Labels, modality: Modality) -> tup
 
 def _members(address: str) -> Iterator[tuple[str, str, bytes]]:
     """Key, suffix in lower case, and content of every plain file."""
-    with fsspec.open(address, "rb") as data, tarfile.open(fileobj=data, mode="r|*") as archive:
+    with open_at(address) as data, tarfile.open(fileobj=data, mode="r|*") as archive:
         for member in archive:
             base, _, suffix = posixpath.basename(member.name).partition(".")
             if not member.isfile() or not base or not suffix:

@@ -103,6 +103,15 @@ def test_train_refuses_a_directory_that_holds_a_run_and_resumes_a_finished_one(s
         (["train", "standard", *NAMES, "--data", "none.parquet"], "no such data"),
         (["train", "standard", *NAMES, "--data", "d", "--device", "tpu"], "expected auto, cpu or cuda"),
         (["score", "d", "--out", "o", "--engine", "spark"], "--engine is 'spark', expected local or ray"),
+        (
+            ["score", "d", "--out", "o", "--gpus", "1", "--actors", "2"],
+            "--actors, --gpus without --engine ray; add that",
+        ),
+        (["score", "d", "--out", "o", "--address", "a", "--cpus", "1"], "--address, --cpus without --engine ray"),
+        (
+            ["score", "d", "--out", "o", "--engine", "ray", "--workers", "0"],
+            "--workers is 0 with --engine ray, whose actors decode; leave it out",
+        ),
         (["verify", "nowhere"], "no bundle here"),
         (["show", "nowhere"], "no bundle here"),
         (["export", "nowhere", "--out", "o", "--data", "d"], "not a run of `abnn train`"),

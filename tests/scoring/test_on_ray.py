@@ -1,6 +1,11 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
+import uuid
 from pathlib import Path
 
 import psutil
@@ -43,6 +48,13 @@ class TestOnRay:
         assert (summary.rows, summary.errors) == (1200, 12)
         assert fingerprint(tmp_path / "ray") == fingerprint(tmp_path / "local")
 
+    def test_actors_use_the_device_that_was_asked_for(self, served, parquet, tmp_path):
+        pytest.importorskip("openvino")
+        score(served, str(parquet), tmp_path / "ray", shard_rows=600, ray=RayPool(device="openvino"))
+        found = table(tmp_path / "ray")
+        assert set(found["provider"].to_pylist()) == {"OpenVINO"}
+        assert set(found["bundle"].to_pylist()) == {served.bundle.digest}
+
     def test_a_killed_actor_loses_and_repeats_nothing(self, served, parquet, tmp_path):
         score(served, str(parquet), tmp_path / "local", shard_rows=40)
         killed = []
@@ -66,6 +78,69 @@ class TestOnRay:
         assert sum(line["errors"] for line in done) >= 3
         with pytest.raises(ScoringError, match=r"No such file or directory: .*rows.parquet"):
             score(served, str(parquet), tmp_path / "gone", ray=RayPool(), on_begin=lambda _: parquet.unlink())
+
+
+@pytest.fixture
+def elsewhere():
+    """A cluster of its own processes, which asks for a token: its address, and the environment of those who have it."""
+    pytest.importorskip("ray")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex, "RAY_USAGE_STATS_ENABLED": "0"}
+    env = {**os.environ, **own, "PYTHONPATH": str(Path(__file__).parents[2]), "ABNN_DEVICE": "cpu"}
+    command = [Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--num-cpus=2", f"--port={port}"]
+    with subprocess.Popen(
+        [*command, "--include-dashboard=false"], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as head:
+        assert any("Ray runtime started" in line for line in head.stdout)
+        yield f"127.0.0.1:{port}", env
+        head.terminate()
+
+
+@pytest.mark.slow
+def test_a_cluster_elsewhere_scores_as_the_local_engine_and_goes_on(served, parquet, elsewhere, tmp_path):
+    address, env = elsewhere
+    score(served, str(parquet), tmp_path / "local", shard_rows=100)
+    command = [sys.executable, "-c", "from abnn_serve.cli.main import main; main()", "score", str(parquet)]
+    command += ["--shard-rows", "100", "--engine", "ray", "--address", address, "--out", str(tmp_path / "ray")]
+
+    def run(*more: str, **changed: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command, *more], env={**env, **changed}, capture_output=True, text=True, check=False, timeout=300
+        )
+
+    assert "set RAY_AUTH_MODE=token" in run(RAY_AUTH_MODE="disabled").stderr.splitlines()[-1]
+    assert "--max-errors allows 3" in run("--max-errors", "3").stderr
+    assert run("--actors", "2").returncode == 0
+    assert fingerprint(tmp_path / "ray") == fingerprint(tmp_path / "local")
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "found"),
+    [
+        ("auto", 0, "cpu"),
+        ("auto", 0.5, "cuda"),
+        ("cpu", 0, "cpu"),
+        ("openvino", 0, "openvino"),
+        ("cuda", 1, "cuda"),
+        ("tensorrt", 1, "tensorrt"),
+    ],
+)
+def test_actors_run_where_the_settings_say(device, gpus, found):
+    assert RayPool(device=device, gpus=gpus).actor_device == found
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "message"),
+    [
+        ("cuda", 0, "ABNN_DEVICE is 'cuda' and --gpus is 0, expected more; give --gpus 1"),
+        ("openvino", 0.5, "ABNN_DEVICE is 'openvino' and --gpus is 0.5, expected 0; leave one of them out"),
+    ],
+)
+def test_a_device_and_gpus_that_do_not_fit_are_refused(device, gpus, message):
+    with pytest.raises(ConfigError, match=message):
+        RayPool(device=device, gpus=gpus)
 
 
 def test_a_pool_of_nothing_is_refused():

@@ -16,11 +16,14 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 
-from abnn_serve.errors import ConfigError, ScoringError
+from abnn_serve.errors import ConfigError, DataError, ScoringError
 from abnn_serve.lab.data import load_data
 from abnn_serve.lab.evaluate import evaluate
 from abnn_serve.lab.outcomes import count
 from abnn_serve.lab.threats import Subject
+from abnn_serve.media.image import ImageLimits
+from abnn_serve.media.limits import VideoLimits
+from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.scoring.ledger import Request, open_ledger
 from abnn_serve.scoring.run import Begun, score
 from abnn_serve.scoring.scorer import Columns
@@ -139,6 +142,32 @@ def test_a_second_run_and_another_question_are_refused(served, parquet, folder, 
     (out / "run.json").unlink()
     with pytest.raises(ScoringError, match="out holds predictions of something else"):
         score(served, str(parquet), out)
+
+
+@pytest.mark.parametrize("place", ["scored", "."])
+def test_a_run_whose_output_lies_in_its_source_goes_on(place, served, folder, tmp_path):
+    out, begun = folder / place, []
+    first = score(served, str(folder), out, shard_rows=10)
+    (out / "confusion.png").write_bytes(b"drawn")
+    before = fingerprint(out)
+    assert score(served, str(folder), out, shard_rows=10, on_begin=begun.append) == first
+    assert begun[0].rows == 32
+    assert fingerprint(out) == before
+    (tmp_path / "link").symlink_to(folder)
+    assert open_source(str(tmp_path / "link"), served.bundle.labels, out=out).rows == 32
+    with pytest.raises(
+        DataError, match=r"quarantine\.jsonl is output of a run to .*, expected samples; choose another"
+    ):
+        score(served, str(out / "quarantine.jsonl"), out)
+
+
+def test_another_limit_is_another_question(served, folder, tmp_path):
+    score(served, str(folder), tmp_path / "out")
+    smaller = Predictor(served.session, ImageLimits(max_pixels=100))
+    with pytest.raises(ScoringError, match=r"out was begun with another limits \(.*40000000.*, this run has .*100\}"):
+        score(smaller, str(folder), tmp_path / "out")
+    others = Predictor(served.session, video_limits=VideoLimits(max_frames=1))
+    assert score(others, str(folder), tmp_path / "out").rows == 32
 
 
 def test_a_damaged_shard_and_a_torn_line_are_made_again(served, parquet, tmp_path):

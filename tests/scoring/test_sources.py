@@ -13,9 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from abnn_serve.errors import DataError
+from abnn_serve.media.image import ImageLimits
+from abnn_serve.media.limits import VideoLimits
+from abnn_serve.scoring.decode import Decoder
 from abnn_serve.scoring.row import Plan, Row, Truth, cut
 from abnn_serve.scoring.sources import open_source
-from abnn_serve.spec import Labels
+from abnn_serve.spec import InputSpec, Labels
 from tests.drawing import write_parquet
 
 LABELS = Labels(names=("cat", "dog", "7"))
@@ -47,6 +50,16 @@ def test_a_plan_tells_a_changed_source(folder):
     assert open_source(str(folder) + "/", LABELS).digest == before
     (folder / "cat" / "new.png").write_bytes(b"x")
     assert open_source(str(folder), LABELS).digest != before
+
+
+@pytest.mark.parametrize(("kind", "text"), [("csv", "path\n{}\n"), ("jsonl", '{{"path": "{}"}}\n')])
+def test_a_plan_tells_a_list_of_the_same_size_that_names_other_files(kind, text, tmp_path):
+    path = tmp_path / f"list.{kind}"
+    path.write_text(text.format("a.png"))
+    before = open_source(str(path), LABELS).digest
+    assert open_source(str(path), LABELS).digest == before
+    path.write_text(text.format("b.png"))
+    assert open_source(str(path), LABELS).digest != before
 
 
 def test_parquet_is_cut_across_row_groups_and_read_from_any_unit(pictures, tmp_path):
@@ -186,3 +199,18 @@ def test_a_class_named_by_digits_is_found_by_name_first():
 @given(st.integers(0, 1000), st.integers(1, 100))
 def test_cuts_cover_everything_once(count, size):
     assert [i for start, stop in cut(count, size) for i in range(start, stop)] == list(range(count))
+
+
+def test_two_colons_in_a_local_name_are_only_a_name(pictures, tmp_path, monkeypatch):
+    folder = tmp_path / "a::b"
+    folder.mkdir()
+    (folder / "b::c.png").write_bytes(pictures[0])
+    (folder / "list::1.csv").write_text("path\nb::c.png\n")
+    write_parquet(folder / "p::q.parquet", pictures[:1], [0])
+    _tar(folder / "t::u.tar", {"1.png": pictures[0]})
+    monkeypatch.chdir(tmp_path)
+    decode = Decoder(spec=InputSpec(height=32, width=32), limits=ImageLimits(), video_limits=VideoLimits())
+    for name in ("a::b/*.png", str(folder / "b::c.png"), "a::b/list::1.csv", "a::b/p::q.parquet", "a::b/t::u.tar"):
+        rows = _rows(open_source(name, LABELS))
+        assert len(rows) == 1
+        assert decode(rows).problems == ("",)
