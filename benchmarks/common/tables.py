@@ -60,7 +60,7 @@ _IMAGE_ROWS = (
     Row(
         name="pgd-at", recipe="pgd-at", epochs=4, init="standard", settings={"lr": 0.1}, published="83.3 / 51.6 at 12N"
     ),
-    Row(name="fast-at", recipe="fast-at", epochs=5, init="standard", settings={"lr": 0.1}),
+    Row(name="fast-at", recipe="fast-at", epochs=4, init="standard", settings={"lr": 0.1}),
     Row(name="bn-at", recipe="bn-at", epochs=2, init="standard"),
     Row(name="bn-head-at", recipe="bn-at", epochs=2, init="standard", settings={"trained": "norm+head"}),
     Row(name="bn-at-scratch", recipe="bn-at-scratch", epochs=2),
@@ -83,6 +83,15 @@ _IMAGE_ROWS = (
         substitute="robust-substitute",
         probe="robust-probe",
         settings={**_WHOLE, "lr": 0.1},
+    ),
+    Row(
+        name="abnn-at-whole-6",
+        recipe="abnn-at",
+        epochs=2,
+        init="standard",
+        substitute="robust-substitute",
+        probe="robust-probe",
+        settings={**_WHOLE, "lr": 0.1, "attack_eps": 6 / 255, "eps_ramp": 0.25},
     ),
     Row(
         name="abnn-at-whole-4",

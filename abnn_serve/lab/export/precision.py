@@ -18,7 +18,7 @@ from abnn_serve.lab.export.half import to_fp16
 from abnn_serve.lab.export.int8 import to_int8
 from abnn_serve.lab.outcomes import Evaluation, count
 from abnn_serve.runtime.cuda import CUDA
-from abnn_serve.runtime.engine import CPU, Engine
+from abnn_serve.runtime.engine import CPU, Engine, max_batch
 from abnn_serve.runtime.open_vino import NAME as OPENVINO
 from abnn_serve.runtime.providers import open_engine
 from abnn_serve.runtime.session import Session
@@ -91,12 +91,13 @@ def _devices(precision: Precision) -> list[Device]:
     if precision == "bf16":
         return ["openvino"]
     if precision == "fp16":
-        return ["cuda" if has_cuda_device() else "cpu"]
+        return ["auto" if has_cuda_device() else "cpu"]  # its libraries may still be missing
     return ["cpu", "openvino"] if importlib.util.find_spec("openvino") else ["cpu"]
 
 
 def _logits(engine: Engine, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return np.concatenate([engine.run(images[i : i + _BATCH]) for i in range(0, len(images), _BATCH)])
+    size = min(_BATCH, max_batch(images.shape[1] if images.ndim == 5 else 1))
+    return np.concatenate([engine.run(images[i : i + size]) for i in range(0, len(images), size)])
 
 
 def _check_loss(variant: Variant, clean: Accuracy) -> None:
