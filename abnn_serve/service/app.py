@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from starlette.applications import Starlette
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import Route
 
 from abnn_serve.service import inference, models, pages
@@ -30,8 +31,9 @@ def create_app(state: State) -> Starlette:
             *inference.routes(),
             *pages.routes(),
         ],
-        exception_handlers=HANDLERS,
     )
     app.router.redirect_slashes = False
+    # Starlette's own stack would answer a failure in plain text before `Edge` sees it
+    app.middleware_stack = ExceptionMiddleware(app.router, handlers=HANDLERS)
     app.state.service = state
     return app

@@ -11,6 +11,7 @@ import httpx
 import numpy as np
 import pytest
 
+from abnn_serve.service.app import create_app
 from abnn_serve.service.edge import Edge
 from abnn_serve.service.keys import new_key
 from abnn_serve.service.state import State
@@ -98,23 +99,26 @@ def test_no_answer_says_what_software_runs_here(client):
         assert not {"bentoml", "uvicorn", "starlette", "traceback"} & set(answer.text.lower().split())
 
 
-def test_a_failure_of_ours_is_500_and_says_what_it_was_to_the_log_alone(bundle, caplog):
-    async def broken(scope, receive, send):
-        raise RuntimeError("a secret")
-
+@pytest.mark.parametrize(("path", "flat"), [("/classify", False), ("/v2/models/shapes/infer", True)])
+def test_a_failure_of_ours_is_500_in_the_same_schema_and_says_what_it_was_to_the_log_alone(bundle, caplog, path, flat):
     state = State()
+    state.app = create_app(state)
     state.load({"ABNN_BUNDLE": str(bundle.path), "ABNN_THREADS": "1"})
-    state.app = broken
+    state.stop()  # its threads are gone: nothing can be decoded
 
     async def ask() -> httpx.Response:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(Edge(broken, state)), base_url="http://x") as client:
-            return await client.get("/model")
+        through = httpx.ASGITransport(Edge(state.app, state))
+        async with httpx.AsyncClient(transport=through, base_url="http://x", headers={"x-request-id": "a-1"}) as client:
+            return await client.post(path, content=PICTURE, headers={"content-type": "image/png"})
 
     answer = asyncio.run(ask())
-    state.stop()
-    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
-    assert "secret" not in answer.text
-    assert "a secret" in caplog.text
+    facts = answer.json() if flat else answer.json()["error"]
+    assert answer.status_code == 500
+    assert (facts["code"], facts["field"], facts["request_id"]) == ("internal_error", None, "a-1")
+    assert answer.headers["x-request-id"] == "a-1"
+    assert not {"shutdown", "Traceback", "futures"} & set(answer.text.split())
+    assert "cannot schedule new futures after shutdown" in caplog.text
+    assert b'abnn_rejects_total{code="internal_error"} 1.0' in state.metrics.exposition()[0]
 
 
 def test_what_is_not_http_is_refused_in_the_same_schema(server):
