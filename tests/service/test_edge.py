@@ -82,14 +82,25 @@ def test_every_log_line_is_json_and_a_requests_line_has_its_id_and_no_picture(se
 
 
 def test_metrics_name_the_model_the_stages_and_the_causes_of_refusals_but_no_path_that_a_client_made_up(server):
-    server.client.post("/classify", files={"image": b"nix"})
-    server.client.get("/made-up-by-a-client")
+    for path in ("/page/page.js", "/made-up-by-a-client", "/v2/models/shapes"):
+        server.client.get(path)
+    for data in (PICTURE, b"nix"):
+        server.client.post("/classify", files={"image": data})
+    assert server.client.get("/classify").status_code == 405
     shown = server.client.get("/metrics").text
     digest = server.client.get("/model").json()["digest"]
     assert f'abnn_model_info{{digest="{digest}",name="shapes",precision="fp32",provider="CPUExecutionProvider"' in shown
     assert 'abnn_rejects_total{code="unsupported_format"}' in shown
     for series in ("abnn_batch_size_bucket", 'stage="queue"', 'stage="compute"', "abnn_run_seconds_sum"):
         assert series in shown
+    for labels in (
+        'endpoint="/classify",status="415"',
+        'endpoint="/classify",status="405"',
+        'endpoint="/v2/models/{name}",status="200"',
+        'endpoint="/page",status="200"',
+        'endpoint="other",status="404"',
+    ):
+        assert f"abnn_requests_total{{{labels}}}" in shown
     assert "made-up" not in shown
 
 
