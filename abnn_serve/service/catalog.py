@@ -17,7 +17,7 @@ from abnn_serve.bundle.manifest import MANIFEST
 from abnn_serve.errors import AbnnError, BundleError, ConfigError, one_line
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.runtime.session import Session
-from abnn_serve.runtime.settings import Settings
+from abnn_serve.runtime.settings import DEFAULT_BUNDLE, Settings
 from abnn_serve.service.batcher import RUN_SECONDS, Batcher
 from abnn_serve.service.errors import UnknownModelError
 from abnn_serve.service.metrics import Metrics
@@ -160,10 +160,14 @@ class Catalog:
 
 
 def find_bundles(place: Path) -> list[str]:
-    """What ABNN_BUNDLE names: a directory, a folder of such, `bento:TAG`, or several with commas between."""
+    """What ABNN_BUNDLE names: a directory, a folder of such, `bento:TAG`, or several with commas between.
+
+    In a folder the package's default comes first, then the others by name.
+    """
     found: list[str] = []
     for part in filter(None, (part.strip() for part in str(place).split(","))):
-        inside = sorted(str(file.parent) for file in Path(part).glob(f"[!.]*/{MANIFEST}"))
+        folders = [file.parent for file in Path(part).glob(f"[!.]*/{MANIFEST}")]
+        inside = [str(folder) for folder in sorted(folders, key=lambda folder: (folder.name != DEFAULT_BUNDLE, folder))]
         alone = part.startswith(PREFIX) or (Path(part) / MANIFEST).is_file() or not inside
         found += [part] if alone else inside
     if not found:
