@@ -71,13 +71,7 @@ class Catalog:
         self._names: dict[str, str] = {}
         self._served: dict[str, Served] = {}
         self._refused: dict[str, str] = {}
-        sources = find_bundles(settings.bundle)
-        self._sources = {
-            source: replace(settings, digest=pin)
-            for source, pin in zip(sources, pins(settings, len(sources)), strict=True)
-        }
-        if settings.video_bundle:
-            self._sources.setdefault(str(settings.video_bundle), settings.for_video())
+        self._sources = find_sources(settings)
         for source in self._sources:
             served = self._load(source)
             if served.name in self._served:
@@ -157,6 +151,16 @@ class Catalog:
             on_batch=on_batch,
         )
         return Served(predictor=predictor, batcher=batcher)
+
+
+def find_sources(settings: Settings) -> dict[str, Settings]:
+    """Where every bundle lies that `settings` name, the default first, each with its own settings."""
+    places = find_bundles(settings.bundle)
+    digests = pins(settings, len(places))
+    found = {place: replace(settings, digest=digest) for place, digest in zip(places, digests, strict=True)}
+    if settings.video_bundle:
+        found.setdefault(str(settings.video_bundle), settings.for_video())
+    return found
 
 
 def find_bundles(place: Path) -> list[str]:
