@@ -26,13 +26,13 @@ from typing import Any
 
 import numpy as np
 import psutil
-from common.malformed import Malformed, malformed, read_media, send_partly
+from common.malformed import KINDS, Malformed, malformed, read_media, send_partly
 from common.report import write_record
 from common.serving import ABNN, Sample, Server, ask, client, closed_loop, open_loop, running, wait_until_ready
 from PIL import Image
 
 from abnn_serve.bundle.store import load_bundle
-from abnn_serve.runtime.settings import default_bundle
+from abnn_serve.runtime.settings import DEFAULT_VIDEO_BUNDLE, default_bundle
 
 CLIENTS = 16
 DEADLINE = 10.0
@@ -45,8 +45,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=sorted(TRIALS), action="append", help="one trial; all if not given")
     parser.add_argument("--bundle", type=Path, default=default_bundle())
+    parser.add_argument("--video-bundle", type=Path, default=default_bundle(DEFAULT_VIDEO_BUNDLE), help="for clips")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with odd-media")
     parser.add_argument("--requests", type=int, default=10_000, help="malformed ones")
+    parser.add_argument("--kind", choices=KINDS, help="of malformed ones; all if not given")
     parser.add_argument("--seconds", type=float, default=60, help="of overload")
     parser.add_argument("--times", type=int, default=20, help="SIGTERM under load")
     parser.add_argument("--batches", type=int, default=1000, help="with hostile neighbours")
@@ -66,7 +68,8 @@ def main() -> None:
 
 @contextlib.contextmanager
 def _serving(options: argparse.Namespace, folder: Path, **environment: str) -> Iterator[Server]:
-    settings = {"ABNN_BUNDLE": str(options.bundle), "ABNN_THREADS": "1", "BENTOML_HOME": str(folder / "home")}
+    bundles = {"ABNN_BUNDLE": str(options.bundle), "ABNN_VIDEO_BUNDLE": str(options.video_bundle)}
+    settings = {**bundles, "ABNN_THREADS": "1", "BENTOML_HOME": str(folder / "home")}
     with running(ABNN, folder / "log", env={**settings, **environment}) as server:
         yield server
 
@@ -112,11 +115,13 @@ def trial_malformed(options: argparse.Namespace, folder: Path) -> Facts:
     bundle = load_bundle(options.bundle)
     good = _pictures(bundle.manifest.input.height)
     images, videos = read_media(options.data, good)
-    requests = malformed(options.requests, images, videos, bundle.manifest.input.shape)
+    requests = malformed(options.requests, images, videos, bundle.manifest.input.shape, options.kind)
+    plain = [_plain("/classify", "image/png", image) for image in images]
+    plain += [_plain("/classify_video", "video/mp4", video) for video in videos]
     with _serving(options, folder, ABNN_UPLOAD_SECONDS="3") as server:
         pids = [worker.pid for worker in _workers(server)]
         with _memory(server) as steady:  # every odd file as it is: what decoding needs at most
-            asyncio.run(_send_all(server, [_plain(image) for image in images * 3], bundle.manifest.name))
+            asyncio.run(_send_all(server, plain * 3, bundle.manifest.name))
         with _memory(server) as attacked:
             statuses = asyncio.run(_send_all(server, requests, bundle.manifest.name))
         alive = pids == [worker.pid for worker in _workers(server)]
@@ -135,8 +140,8 @@ def trial_malformed(options: argparse.Namespace, folder: Path) -> Facts:
     }
 
 
-def _plain(image: bytes) -> Malformed:
-    return Malformed(kind="plain", path="/classify", content_type="image/png", body=image, right=frozenset())
+def _plain(path: str, content_type: str, body: bytes) -> Malformed:
+    return Malformed(kind="plain", path=path, content_type=content_type, body=body, right=frozenset())
 
 
 async def _send_all(server: Server, requests: Sequence[Malformed], model: str) -> list[int]:

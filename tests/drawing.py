@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -86,6 +87,12 @@ def encode_video(
             file.mux(stream.encode(shown))
         file.mux(stream.encode(None))
     return out.getvalue()
+
+
+def claiming_rate(flv: bytes, rate: float) -> bytes:
+    """An FLV file whose metadata claim so many frames a second."""
+    head, key, rest = flv.partition(b"framerate\0")
+    return head + key + struct.pack(">d", rate) + rest[8:]
 
 
 def passing_square(rng: np.random.Generator, *, rightwards: bool, count: int = 12, side: int = 32) -> list[np.ndarray]:

@@ -30,6 +30,19 @@ def test_probes_ask_paths_that_are_there_and_everything_is_limited():
         assert service["deploy"]["resources"]["limits"]["memory"]
 
 
+def test_what_is_deployed_answers_with_the_default_bundle():
+    from abnn_serve.runtime.settings import default_bundle
+    from abnn_serve.service.catalog import find_bundles
+
+    common = COMPOSE["x-service"]
+    (mount,) = common["volumes"]
+    assert mount == "${ABNN_MODELS:-../models}:/models:ro"
+    assert common["environment"]["ABNN_BUNDLE"] == "/models"
+    assert find_bundles(ROOT / "models")[0] == str(default_bundle())
+    (container,) = MANIFESTS[0]["spec"]["template"]["spec"]["containers"]
+    assert "ABNN_BUNDLE" not in {variable["name"] for variable in container["env"]}
+
+
 def test_a_host_waits_longer_for_the_end_than_an_accepted_request_may_take():
     from abnn_serve.service.settings import ServiceSettings
 

@@ -12,6 +12,7 @@ import typer
 
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.runtime.settings import Settings
+from abnn_serve.service.store import PREFIX
 
 
 def serve(
@@ -26,7 +27,7 @@ def serve(
 
     Example: abnn serve --bundle models/cifar10-abnn-robust --port 3000
     """
-    from abnn_serve.service.catalog import find_bundles, locate, pins
+    from abnn_serve.service.catalog import find_bundles, find_sources, locate
     from abnn_serve.service.keys import KeyRing
     from abnn_serve.service.settings import ServiceSettings
 
@@ -34,15 +35,20 @@ def serve(
     if bundle:
         environment["ABNN_BUNDLE"] = bundle
     settings, limits = Settings.from_environment(environment), ServiceSettings.from_environment(environment)
-    sources = find_bundles(settings.bundle)
-    for source, digest in zip(sources, pins(settings, len(sources)), strict=True):
+    for source, own in find_sources(settings).items():
         # What cannot serve is said here, in one line.
-        found = Predictor.from_settings(replace(settings, bundle=locate(source), digest=digest)).bundle.manifest
+        found = Predictor.from_settings(replace(own, bundle=locate(source))).bundle.manifest
         typer.echo(f"serving {found.name} version {found.version} on http://{host}:{port}", err=True)
     if limits.api_key_file:
         KeyRing(limits.api_key_file)
         environment["ABNN_API_KEY_FILE"] = str(limits.api_key_file.resolve())
-    environment["ABNN_BUNDLE"] = ",".join(s if s.startswith("bento:") else str(Path(s).resolve()) for s in sources)
+    environment["ABNN_BUNDLE"] = ",".join(map(_resolved, find_bundles(settings.bundle)))
+    if settings.video_bundle:  # the service has none by itself where ABNN_BUNDLE is set
+        environment["ABNN_VIDEO_BUNDLE"] = _resolved(str(settings.video_bundle))
     service = "abnn_serve.service:AbnnService"
     arguments = [sys.executable, "-m", "bentoml", "serve", service, "--host", host, "--port", str(port)]
     os.execve(sys.executable, arguments, environment)  # noqa: S606
+
+
+def _resolved(source: str) -> str:
+    return source if source.startswith(PREFIX) else str(Path(source).resolve())

@@ -28,6 +28,7 @@ SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".
 FORMATS = ("MP4", "MOV", "WebM", "Matroska", "AVI", "MPEG", "Ogg", "FLV")
 _PICTURES = (b"avif", b"avis", b"heic", b"heix", b"heif", b"mif1", b"msf1")  # brands of pictures in the MP4 container
 _Packet: TypeAlias = "av.Packet[VideoStream]"
+_USUAL_RATE = 25.0
 _STAMPED = ("mov", "matroska")  # containers whose packets carry the time at which their frame is shown
 
 
@@ -169,7 +170,7 @@ def _index(container: InputContainer, stream: VideoStream, packets: list[_Packet
         order, ticks = order[np.argsort(ticks)], np.sort(ticks)
         times = (ticks - ticks[0]) * float(stream.time_base or 1)
     else:
-        times = np.arange(len(order)) / float(stream.average_rate or stream.guessed_rate or 25)
+        times = np.arange(len(order)) / _rate(stream)
     keys = [at for at, packet in enumerate(packets) if at and stamped and packet.is_keyframe]
     return Packets(
         stream=stream,
@@ -180,6 +181,12 @@ def _index(container: InputContainer, stream: VideoStream, packets: list[_Packet
         stamped=stamped,
         declared=stream.frames,
     )
+
+
+def _rate(stream: VideoStream) -> float:
+    """Frames a second; FFmpeg reports a negative one where the file says so."""
+    rates = (stream.average_rate, stream.guessed_rate)
+    return next((float(rate) for rate in rates if rate and rate > 0), _USUAL_RATE)
 
 
 def _declared_seconds(container: InputContainer, stream: VideoStream) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from abnn_serve.errors import UnreadableInputError
 from abnn_serve.spec import Sampling
 
 
@@ -17,7 +18,12 @@ def choose_frames(times: NDArray[np.float64], sampling: Sampling) -> NDArray[np.
 
     Returns:
         indices of frames, int64 (clips, frames); fewer clips than `sampling.clips` where the video holds fewer windows.
+
+    Raises:
+        UnreadableInputError: times that do not ascend.
     """
+    if (np.diff(times) <= 0).any():
+        raise UnreadableInputError("the video is damaged: the times of its frames do not ascend")
     ticks = _resampled(times, sampling.fps)
     last = len(ticks) - 1
     offsets = np.arange(sampling.frames, dtype=np.int64) * sampling.stride

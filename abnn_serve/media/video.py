@@ -10,12 +10,12 @@ import numpy as np
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
-from abnn_serve.errors import UnreadableInputError
+from abnn_serve.errors import InputError, UnreadableInputError, one_line
 from abnn_serve.media.container import Packets, open_packets
 from abnn_serve.media.fitting import Fitter, Pixels
 from abnn_serve.media.limits import VideoLimits, Watch
 from abnn_serve.media.sampling import choose_frames
-from abnn_serve.spec import InputSpec
+from abnn_serve.spec import InputSpec, Sampling
 
 _MAY_BE_LOST = 0.05  # share of the frames; a clip of damaged frames shows something else than its video
 
@@ -62,13 +62,20 @@ def decode_video(
     Raises:
         InputTooLargeError: more bytes, pixels, frames, seconds or decoding time than `limits`.
         UnsupportedFormatError: not a video container that is accepted, or a codec that is not known.
-        UnreadableInputError: empty, without frames, or more than 5% of the decoded frames are lost.
+        UnreadableInputError: empty, damaged, without frames, or more than 5% of the decoded frames are lost.
         InputError: `stopped` said so.
     """
-    sampling = spec.sampling
-    if sampling is None:
+    if spec.sampling is None:
         raise ValueError("decode_video needs an InputSpec with a sampling")
-    watch = Watch(limits.decode_seconds, stopped)
+    try:
+        return _clips(data, spec, spec.sampling, limits, Watch(limits.decode_seconds, stopped))
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # a header that lies can mislead any step after it
+        raise UnreadableInputError(f"the video is damaged: {one_line(error)}") from error
+
+
+def _clips(data: bytes, spec: InputSpec, sampling: Sampling, limits: VideoLimits, watch: Watch) -> VideoClips:
     with open_packets(data, limits, watch) as packets:
         chosen = choose_frames(packets.times, sampling)
         wanted = np.unique(chosen)

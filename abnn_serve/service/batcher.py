@@ -87,15 +87,22 @@ class Batcher:
         self._worker: asyncio.Task[None] | None = None
 
     def admit(self, samples: int, seconds_left: float) -> None:
-        """Raise BusyError where `samples` more would not fit, or would hardly be done in `seconds_left`."""
-        expected = (self.waiting + samples) * self._seconds * _MARGIN
+        """Raise BusyError where `samples` more would not fit, or would hardly be done in `seconds_left`.
+
+        Where nobody is before them they are always taken: only a run can tell that the session is no longer slow.
+        """
+        expected = (self.waiting * _MARGIN + samples) * self._seconds
         if self.waiting + samples > self._max_queue:
             raise BusyError(f"{self.waiting} samples are in line, the limit is {self._max_queue}", seconds=expected)
-        if expected > seconds_left:
+        if self._busy and expected > seconds_left:
             raise BusyError(
                 f"the line may take {expected:.1f} seconds, {seconds_left:.1f} are left",
                 seconds=expected - seconds_left,
             )
+
+    @property
+    def _busy(self) -> bool:
+        return self._worker is not None and not self._worker.done()
 
     async def submit(self, samples: Sequence[NDArray[np.uint8]], deadline: float) -> Answered:
         """Logits of checked samples, all of the session's dtype and shape; `deadline` is a time of the event loop.
@@ -109,7 +116,7 @@ class Batcher:
         request = _Request(samples, loop.create_future(), time.perf_counter(), [None] * len(samples))
         self._line.append(request)
         self.waiting += len(samples)
-        if self._worker is None or self._worker.done():
+        if not self._busy:
             self._worker = loop.create_task(self._work())
         try:
             async with asyncio.timeout_at(deadline):

@@ -17,7 +17,7 @@ from abnn_serve.bundle.manifest import MANIFEST
 from abnn_serve.errors import AbnnError, BundleError, ConfigError, one_line
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.runtime.session import Session
-from abnn_serve.runtime.settings import Settings
+from abnn_serve.runtime.settings import DEFAULT_BUNDLE, Settings
 from abnn_serve.service.batcher import RUN_SECONDS, Batcher
 from abnn_serve.service.errors import UnknownModelError
 from abnn_serve.service.metrics import Metrics
@@ -71,13 +71,7 @@ class Catalog:
         self._names: dict[str, str] = {}
         self._served: dict[str, Served] = {}
         self._refused: dict[str, str] = {}
-        sources = find_bundles(settings.bundle)
-        self._sources = {
-            source: replace(settings, digest=pin)
-            for source, pin in zip(sources, pins(settings, len(sources)), strict=True)
-        }
-        if settings.video_bundle:
-            self._sources.setdefault(str(settings.video_bundle), settings.for_video())
+        self._sources = find_sources(settings)
         for source in self._sources:
             served = self._load(source)
             if served.name in self._served:
@@ -159,11 +153,25 @@ class Catalog:
         return Served(predictor=predictor, batcher=batcher)
 
 
+def find_sources(settings: Settings) -> dict[str, Settings]:
+    """Where every bundle lies that `settings` name, the default first, each with its own settings."""
+    places = find_bundles(settings.bundle)
+    digests = pins(settings, len(places))
+    found = {place: replace(settings, digest=digest) for place, digest in zip(places, digests, strict=True)}
+    if settings.video_bundle:
+        found.setdefault(str(settings.video_bundle), settings.for_video())
+    return found
+
+
 def find_bundles(place: Path) -> list[str]:
-    """What ABNN_BUNDLE names: a directory, a folder of such, `bento:TAG`, or several with commas between."""
+    """What ABNN_BUNDLE names: a directory, a folder of such, `bento:TAG`, or several with commas between.
+
+    In a folder the package's default comes first, then the others by name.
+    """
     found: list[str] = []
     for part in filter(None, (part.strip() for part in str(place).split(","))):
-        inside = sorted(str(file.parent) for file in Path(part).glob(f"[!.]*/{MANIFEST}"))
+        folders = [file.parent for file in Path(part).glob(f"[!.]*/{MANIFEST}")]
+        inside = [str(folder) for folder in sorted(folders, key=lambda folder: (folder.name != DEFAULT_BUNDLE, folder))]
         alone = part.startswith(PREFIX) or (Path(part) / MANIFEST).is_file() or not inside
         found += [part] if alone else inside
     if not found:

@@ -17,7 +17,7 @@ class ServiceSettings:
 
     Attributes:
         max_queue: requests being answered, and samples waiting for the session; past either 503 at once.
-        max_batch: samples in one run of the session; None takes the most that the session does.
+        max_batch: samples in one run of the session; None takes the smallest within 5% of the best throughput at start.
         max_parts: images in one request.
         max_connections: open at a time.
         max_buffered_bytes: of uploads in memory at a time.

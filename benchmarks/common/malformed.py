@@ -37,10 +37,12 @@ def read_media(folder: Path, fallback: Sequence[bytes]) -> tuple[list[bytes], li
     return images or list(fallback), [v for v in videos if len(v) < 400_000] or [b"\0\0\0\x18ftypmp42" + bytes(4000)]
 
 
-def malformed(count: int, images: Sequence[bytes], videos: Sequence[bytes], shape: Sequence[int]) -> list[Malformed]:
-    """`count` requests, the same for the same arguments."""
+def malformed(
+    count: int, images: Sequence[bytes], videos: Sequence[bytes], shape: Sequence[int], kind: str | None = None
+) -> list[Malformed]:
+    """`count` requests, the same for the same arguments; all of one kind where it is given."""
     rng = np.random.default_rng(11)
-    kinds = rng.choice(KINDS, count, p=_WEIGHTS)
+    kinds = [kind] * count if kind else rng.choice(KINDS, count, p=_WEIGHTS)
     return [_one(str(kind), rng, images, videos, shape) for kind in kinds]
 
 
@@ -56,7 +58,8 @@ def _one(  # noqa: C901 - one branch a kind
         other = images[int(rng.integers(len(images)))]
         body = image[: rng.integers(len(image) + 1)] + other[rng.integers(len(other) + 1) :]
     elif kind == "video":
-        body, right = _flipped(rng, videos[int(rng.integers(len(videos)))]), {400, 413, 415}
+        path, content_type = "/classify_video", "video/mp4"
+        body = _flipped(rng, videos[int(rng.integers(len(videos)))])
     elif kind == "form":
         body, right = _flipped(rng, _form(image), head=120), {200, 400, 413, 415, 422}
         path, content_type = str(rng.choice(["/classify", "/classify_batch"])), FORM

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from abnn_serve.errors import UnreadableInputError
 from abnn_serve.media.sampling import choose_frames
 from abnn_serve.spec import Sampling
 
@@ -32,6 +34,13 @@ def test_a_short_video_holds_its_last_frame():
 def test_a_frame_rate_picks_the_nearest_frames():
     assert choose_frames(TIMES, Sampling(frames=3, stride=1, fps=10.0, clips=2))[0].tolist() == [0, 2, 4]
     assert choose_frames(TIMES, Sampling(frames=4, fps=40.0, clips=2))[0].tolist() in ([0, 0, 1, 1], [0, 1, 1, 2])
+
+
+@pytest.mark.parametrize("times", [-TIMES, [0, 1, 1, 2], [0, 2, 1]])
+def test_times_that_do_not_ascend_are_refused(times):
+    for fps in (None, 10.0):
+        with pytest.raises(UnreadableInputError, match="the times of its frames do not ascend"):
+            choose_frames(np.asarray(times, float), Sampling(frames=4, fps=fps))
 
 
 @given(

@@ -22,7 +22,7 @@ from abnn_serve.errors import (
 from abnn_serve.media.limits import VideoLimits
 from abnn_serve.media.video import decode_video
 from abnn_serve.spec import InputSpec, Sampling
-from tests.drawing import draw_shape, encode_video, moving_square, png
+from tests.drawing import claiming_rate, draw_shape, encode_video, moving_square, png
 
 SPEC = InputSpec(height=48, width=64, sampling=Sampling(frames=8))
 LIMITS = VideoLimits()
@@ -89,6 +89,14 @@ def test_variable_frame_rate_is_sampled_by_time():
     assert found.seconds == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("claimed", [-25.0, -1.0, 0.0, float("nan"), float("-inf"), 1e-9, -1e300])
+def test_a_frame_rate_that_cannot_be_is_not_believed(claimed):
+    video = claiming_rate(encode_video(moving_square(), container="flv", codec="flv1"), claimed)
+    found = decode_video(video, _with(frames=4, fps=12.5), LIMITS)
+    assert found.frames.tolist() == [[8, 10, 12, 14]]
+    assert found.seconds == pytest.approx(23 / 25)
+
+
 @pytest.mark.parametrize("side", [1, 3, 17])
 def test_odd_sizes_are_brought_to_the_models(side):
     frame = np.full((side, 2 * side + 1, 3), 200, np.uint8)
@@ -143,6 +151,12 @@ def test_a_slow_video_is_refused_in_time_and_a_stopped_one_at_once():
     asked = iter([False] * 12)
     with pytest.raises(InputError, match="stopped"):
         decode_video(video, SPEC, LIMITS, stopped=lambda: next(asked, None) is not False)
+
+
+def test_whatever_else_goes_wrong_in_decoding_is_said_to_be_the_videos_fault():
+    asked = iter([False] * 60)
+    with pytest.raises(UnreadableInputError, match="the video is damaged: "):
+        decode_video(encode_video(moving_square(60)), _with(clips=4), LIMITS, stopped=lambda: next(asked))
 
 
 def test_what_is_no_video_is_refused_by_format():

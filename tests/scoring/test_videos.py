@@ -16,7 +16,7 @@ from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.runtime.settings import DEFAULT_VIDEO_BUNDLE, Settings, default_bundle
 from abnn_serve.scoring.run import score
 from abnn_serve.scoring.scorer import Columns
-from tests.drawing import draw_shape, encode_video, passing_square, png
+from tests.drawing import claiming_rate, draw_shape, encode_video, passing_square, png
 from tests.scoring.conftest import fingerprint, table
 
 
@@ -70,6 +70,15 @@ def test_every_video_is_answered_as_the_predictor_answers_it(predictor, folder, 
         assert row["truth"] == names.index(Path(row["source"]).parent.name)
     assert rows[-1]["label"] is None
     assert "video" in rows[-1]["error"]
+
+
+def test_a_video_that_claims_a_negative_frame_rate_is_scored(predictor, tmp_path):
+    frames = passing_square(np.random.default_rng(2), rightwards=True, count=30)
+    (tmp_path / "in").mkdir()
+    video = claiming_rate(encode_video(frames, container="flv", codec="flv1"), -25.0)
+    (tmp_path / "in" / "clip.flv").write_bytes(video)
+    summary = score(predictor, str(tmp_path / "in"), tmp_path / "out")
+    assert (summary.rows, summary.errors) == (1, 0)
 
 
 def test_decoding_elsewhere_and_other_shards_change_no_answer(predictor, folder, tmp_path):

@@ -16,18 +16,23 @@ import httpx
 
 
 @contextlib.contextmanager
-def serving(bundle: Path, log: Path, **environment: str) -> Iterator[httpx.Client]:
-    """Run `abnn serve` until the block ends; a client for it once it is ready."""
+def serving(bundle: Path | None, log: Path, **environment: str) -> Iterator[httpx.Client]:
+    """Run `abnn serve` until the block ends, plainly where no bundle is named; a client for it once it is ready."""
     with serving_process(bundle, log, **environment) as (client, _):
         yield client
 
 
 @contextlib.contextmanager
 def serving_process(
-    bundle: Path, log: Path, **environment: str
+    bundle: Path | None, log: Path, **environment: str
 ) -> Iterator[tuple[httpx.Client, subprocess.Popen[bytes]]]:
     """As `serving`, with the process."""
-    abnn = ["-c", "from abnn_serve.cli.main import main; main()", "serve", "--bundle", str(bundle)]
+    abnn = [
+        "-c",
+        "from abnn_serve.cli.main import main; main()",
+        "serve",
+        *(["--bundle", str(bundle)] if bundle else []),
+    ]
     with _running(abnn, log, Path.cwd(), {"ABNN_THREADS": "1", **environment}) as running:
         yield running
 

@@ -147,12 +147,43 @@ def test_past_the_limit_requests_are_refused_at_once_with_a_time_to_come_again()
 
 
 def test_what_could_not_be_done_before_its_deadline_is_not_begun():
-    async def story(batcher):
-        with pytest.raises(BusyError, match=r"the line may take 8\.0 seconds, 7\.0 are left"):
-            batcher.admit(2, 7.0)
-        batcher.admit(2, 9.0)
+    session = Session()
 
-    play(story, Session(), seconds=2.0)
+    async def story(batcher):
+        first = await held(batcher, session)
+        waiting = asyncio.create_task(batcher.submit([sample(1)], soon(60)))
+        await asyncio.sleep(0)
+        with pytest.raises(BusyError, match=r"the line may take 8\.0 seconds, 7\.0 are left") as refused:
+            batcher.admit(2, 7.0)
+        assert refused.value.headers["Retry-After"] == "1"
+        batcher.admit(2, 9.0)
+        session.free.set()
+        await asyncio.gather(first, waiting)
+
+    play(story, session, seconds=2.0)
+
+
+def test_an_idle_session_takes_what_may_last_longer_than_is_left():
+    async def story(batcher):
+        return await batcher.submit([sample(i) for i in range(8)], soon())
+
+    assert len(play(story, Session(), seconds=2.0).logits) == 8
+
+
+def test_one_slow_run_does_not_refuse_those_who_come_after_it():
+    session = Session()
+
+    async def story(batcher):
+        slow = await held(batcher, session)
+        await asyncio.sleep(3)
+        session.free.set()
+        await slow
+        for value in range(20):
+            await batcher.submit([sample(value)], soon(1))
+        together = [batcher.submit([sample(value)], soon(1)) for value in range(4)]
+        return [answer.logits[0, 0] for answer in await asyncio.gather(*together)]
+
+    assert play(story, session) == [0, 1, 2, 3]
 
 
 def test_a_request_past_its_deadline_is_refused_and_leaves_the_line():

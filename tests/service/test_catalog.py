@@ -10,7 +10,7 @@ import pytest
 
 from abnn_serve.bundle.store import load_bundle
 from abnn_serve.errors import ConfigError
-from abnn_serve.runtime.settings import Settings
+from abnn_serve.runtime.settings import DEFAULT_BUNDLE, Settings
 from abnn_serve.service.catalog import find_bundles, pins, worthwhile
 from tests.drawing import draw_shape, png
 from tests.service.conftest import write_version
@@ -28,6 +28,15 @@ def test_a_bundle_a_folder_and_a_list_are_told_apart(bundle, tmp_path):
     assert find_bundles(Path("bento:mine:latest")) == ["bento:mine:latest"]
     with pytest.raises(ConfigError, match="names no bundle"):
         find_bundles(Path(","))
+
+
+def test_in_a_folder_the_default_bundle_comes_first_and_a_list_keeps_its_order(tmp_path):
+    for name in ("zoo", "a", DEFAULT_BUNDLE, "cifar10-abnn"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "bundle.json").write_text("{}")
+    assert [Path(found).name for found in find_bundles(tmp_path)] == [DEFAULT_BUNDLE, "a", "cifar10-abnn", "zoo"]
+    listed = f"{tmp_path / 'a'},{tmp_path / DEFAULT_BUNDLE}"
+    assert find_bundles(Path(listed)) == listed.split(",")
 
 
 def test_there_is_an_identity_for_each_bundle_or_none():

@@ -11,6 +11,7 @@ import httpx
 import numpy as np
 import pytest
 
+from abnn_serve.service.app import create_app
 from abnn_serve.service.edge import Edge
 from abnn_serve.service.keys import new_key
 from abnn_serve.service.state import State
@@ -81,14 +82,25 @@ def test_every_log_line_is_json_and_a_requests_line_has_its_id_and_no_picture(se
 
 
 def test_metrics_name_the_model_the_stages_and_the_causes_of_refusals_but_no_path_that_a_client_made_up(server):
-    server.client.post("/classify", files={"image": b"nix"})
-    server.client.get("/made-up-by-a-client")
+    for path in ("/page/page.js", "/made-up-by-a-client", "/v2/models/shapes"):
+        server.client.get(path)
+    for data in (PICTURE, b"nix"):
+        server.client.post("/classify", files={"image": data})
+    assert server.client.get("/classify").status_code == 405
     shown = server.client.get("/metrics").text
     digest = server.client.get("/model").json()["digest"]
     assert f'abnn_model_info{{digest="{digest}",name="shapes",precision="fp32",provider="CPUExecutionProvider"' in shown
     assert 'abnn_rejects_total{code="unsupported_format"}' in shown
     for series in ("abnn_batch_size_bucket", 'stage="queue"', 'stage="compute"', "abnn_run_seconds_sum"):
         assert series in shown
+    for labels in (
+        'endpoint="/classify",status="415"',
+        'endpoint="/classify",status="405"',
+        'endpoint="/v2/models/{name}",status="200"',
+        'endpoint="/page",status="200"',
+        'endpoint="other",status="404"',
+    ):
+        assert f"abnn_requests_total{{{labels}}}" in shown
     assert "made-up" not in shown
 
 
@@ -98,23 +110,26 @@ def test_no_answer_says_what_software_runs_here(client):
         assert not {"bentoml", "uvicorn", "starlette", "traceback"} & set(answer.text.lower().split())
 
 
-def test_a_failure_of_ours_is_500_and_says_what_it_was_to_the_log_alone(bundle, caplog):
-    async def broken(scope, receive, send):
-        raise RuntimeError("a secret")
-
+@pytest.mark.parametrize(("path", "flat"), [("/classify", False), ("/v2/models/shapes/infer", True)])
+def test_a_failure_of_ours_is_500_in_the_same_schema_and_says_what_it_was_to_the_log_alone(bundle, caplog, path, flat):
     state = State()
+    state.app = create_app(state)
     state.load({"ABNN_BUNDLE": str(bundle.path), "ABNN_THREADS": "1"})
-    state.app = broken
+    state.stop()  # its threads are gone: nothing can be decoded
 
     async def ask() -> httpx.Response:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(Edge(broken, state)), base_url="http://x") as client:
-            return await client.get("/model")
+        through = httpx.ASGITransport(Edge(state.app, state))
+        async with httpx.AsyncClient(transport=through, base_url="http://x", headers={"x-request-id": "a-1"}) as client:
+            return await client.post(path, content=PICTURE, headers={"content-type": "image/png"})
 
     answer = asyncio.run(ask())
-    state.stop()
-    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
-    assert "secret" not in answer.text
-    assert "a secret" in caplog.text
+    facts = answer.json() if flat else answer.json()["error"]
+    assert answer.status_code == 500
+    assert (facts["code"], facts["field"], facts["request_id"]) == ("internal_error", None, "a-1")
+    assert answer.headers["x-request-id"] == "a-1"
+    assert not {"shutdown", "Traceback", "futures"} & set(answer.text.split())
+    assert "cannot schedule new futures after shutdown" in caplog.text
+    assert b'abnn_rejects_total{code="internal_error"} 1.0' in state.metrics.exposition()[0]
 
 
 def test_what_is_not_http_is_refused_in_the_same_schema(server):

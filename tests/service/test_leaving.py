@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import struct
 import time
 
 import httpx
@@ -39,25 +40,31 @@ def test_an_upload_that_has_begun_is_answered_after_sigterm_and_then_the_server_
         assert process.wait(timeout=30) == 0
 
 
-def _until(true) -> None:
-    deadline = time.monotonic() + 10
+def _until(true, seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
-def test_clients_that_leave_in_the_middle_of_an_upload_leave_nothing_behind(bundle, tmp_path):
+def test_the_bytes_of_a_client_that_leaves_in_the_middle_of_an_upload_are_free_at_once(bundle, tmp_path):
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     limits = {"ABNN_MAX_BUFFERED_BYTES": "60000", "ABNN_UPLOAD_SECONDS": "30", "TMPDIR": str(scratch)}
+    whole = png(draw_shape(1, np.random.default_rng(5))).ljust(45_000, b"\0")
     with serving(bundle.path, tmp_path / "log", **limits) as client:
         url, before = client.base_url, sorted(scratch.rglob("*"))
-        head = "POST /classify HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\ncontent-length: 50000\r\n\r\n"
-        for _ in range(6):
-            with socket.create_connection((url.host, url.port), timeout=10) as connection:
-                connection.sendall(head.encode() + b"\x89PNG" + bytes(40_000))
-                time.sleep(0.2)
-        whole = png(draw_shape(1, np.random.default_rng(5))).ljust(45_000, b"\0")
-        kind = {"content-type": "image/png"}
-        _until(lambda: client.post("/classify", content=whole, headers=kind).status_code == 200)
+        head = "POST /classify HTTP/1.1\r\nhost: x\r\ncontent-type: {}\r\ncontent-length: 50000\r\n\r\n"
+
+        def answered() -> int:
+            return client.post("/classify", content=whole, headers={"content-type": "image/png"}).status_code
+
+        for kind in ("image/png", "multipart/form-data; boundary=x"):
+            for linger in (struct.pack("ii", 0, 0), struct.pack("ii", 1, 0)):  # goes in good order, or just goes
+                with socket.create_connection((url.host, url.port), timeout=10) as connection:
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                    connection.sendall(head.format(kind).encode() + b"\x89PNG" + bytes(40_000))
+                    time.sleep(1)
+                    assert answered() == 503
+                _until(lambda: answered() == 200, seconds=2)
         assert sorted(scratch.rglob("*")) == before

@@ -9,7 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from abnn_serve.cli.main import app as cli
-from tests.drawing import draw_shape, encode_video, passing_square, png
+from abnn_serve.runtime.settings import DEFAULT_BUNDLE, DEFAULT_VIDEO_BUNDLE
+from tests.drawing import claiming_rate, draw_shape, encode_video, passing_square, png
+from tests.service.server import serving
 
 PICTURE = png(draw_shape(0, np.random.default_rng(0)))
 
@@ -67,3 +69,16 @@ def test_damaged_forms_and_videos_get_400_and_text_422(client):
     _refused(client.post("/classify_video", files={"video": ("x", b"\x1a\x45\xdf\xa3 no more")}), 400, "damaged")
     _refused(client.post("/classify_video", files={"image": ("x", _video())}), 400, "no field 'video'")
     _refused(client.post("/classify_video", data={"video": "http://x/y.mp4"}, files={"z": b""}), 422, "not fetched")
+
+
+def test_plain_serve_answers_pictures_and_videos_with_the_bundles_of_the_package(tmp_path):
+    lying = claiming_rate(_video("flv", "flv1"), -25.0)
+    with serving(None, tmp_path / "log") as client:
+        shown = client.get("/models").json()["models"]
+        assert [row["model"]["name"] for row in shown] == [DEFAULT_BUNDLE, DEFAULT_VIDEO_BUNDLE]
+        for path, field, data in (
+            ("/classify", "image", PICTURE),
+            ("/classify_video", "video", _video()),
+            ("/classify_video", "video", lying),
+        ):
+            assert client.post(path, files={field: data}).status_code == 200
