@@ -20,10 +20,10 @@ def choose_frames(times: NDArray[np.float64], sampling: Sampling) -> NDArray[np.
         indices of frames, int64 (clips, frames); fewer clips than `sampling.clips` where the video holds fewer windows.
 
     Raises:
-        UnreadableInputError: times that do not ascend.
+        UnreadableInputError: times that run backwards.
     """
-    if (np.diff(times) <= 0).any():
-        raise UnreadableInputError("the video is damaged: the times of its frames do not ascend")
+    if (np.diff(times) < 0).any():
+        raise UnreadableInputError("the video is damaged: the times of its frames run backwards")
     ticks = _resampled(times, sampling.fps)
     last = len(ticks) - 1
     offsets = np.arange(sampling.frames, dtype=np.int64) * sampling.stride

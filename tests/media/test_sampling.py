@@ -36,10 +36,10 @@ def test_a_frame_rate_picks_the_nearest_frames():
     assert choose_frames(TIMES, Sampling(frames=4, fps=40.0, clips=2))[0].tolist() in ([0, 0, 1, 1], [0, 1, 1, 2])
 
 
-@pytest.mark.parametrize("times", [-TIMES, [0, 1, 1, 2], [0, 2, 1]])
-def test_times_that_do_not_ascend_are_refused(times):
+@pytest.mark.parametrize("times", [-TIMES, [0, 2, 1]])
+def test_times_that_run_backwards_are_refused(times):
     for fps in (None, 10.0):
-        with pytest.raises(UnreadableInputError, match="the times of its frames do not ascend"):
+        with pytest.raises(UnreadableInputError, match="the times of its frames run backwards"):
             choose_frames(np.asarray(times, float), Sampling(frames=4, fps=fps))
 
 
