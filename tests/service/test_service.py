@@ -96,7 +96,12 @@ def test_concurrent_requests_get_their_own_answers(client):
     alone = [_upload(client, picture).json() for picture in pictures]
     with ThreadPoolExecutor(12) as pool:
         together = [response.json() for response in pool.map(lambda picture: _upload(client, picture), pictures)]
-    assert together == alone
+    for one, other in zip(together, alone, strict=True):
+        assert one["model"] == other["model"]
+        assert [(c["label"], c["index"]) for c in one["top"]] == [(c["label"], c["index"]) for c in other["top"]]
+        # one unit of the last digit shown: 1e-7, as kernels of other batch sizes round, may lie across its border
+        shares = [c["probability"] for c in other["top"]]
+        assert [c["probability"] for c in one["top"]] == pytest.approx(shares, abs=1.5e-6)
 
 
 def test_top_k_chooses_how_many_classes_are_named(client):
