@@ -60,7 +60,7 @@ _IMAGE_ROWS = (
     Row(
         name="pgd-at", recipe="pgd-at", epochs=4, init="standard", settings={"lr": 0.1}, published="83.3 / 51.6 at 12N"
     ),
-    Row(name="fast-at", recipe="fast-at", epochs=4, init="standard", settings={"lr": 0.1}),
+    Row(name="fast-at", recipe="fast-at", epochs=3, init="standard", settings={"lr": 0.1}),
     Row(name="bn-at", recipe="bn-at", epochs=2, init="standard"),
     Row(name="bn-head-at", recipe="bn-at", epochs=2, init="standard", settings={"trained": "norm+head"}),
     Row(name="bn-at-scratch", recipe="bn-at-scratch", epochs=2),

@@ -117,6 +117,14 @@ def test_queries_stay_whole_steps_so_that_a_larger_budget_never_leaves_more(bund
     assert left[0] < evaluate(subject, val_data, []).clean.sum()
 
 
+@pytest.mark.gpu
+def test_what_is_served_answers_where_the_attack_runs(bundle, abnn_run, val_data):
+    subject = open_subject(bundle.path, run=abnn_run.path).subject
+    trials = [Trial(threat_model="blackbox", attack=Square(queries=5)), Trial(threat_model="artifact", attack=FGSM())]
+    here, there = (evaluate(subject, val_data.part(0, 8), trials, device=device) for device in ("cpu", "cuda"))
+    np.testing.assert_array_equal(here.clean, there.clean)
+
+
 def test_an_attack_without_gradients_to_follow_is_left_out_or_refused(bundle, abnn_run):
     subject = open_subject(bundle.path, run=abnn_run.path).subject
     assert "blackbox" not in {trial.threat_model for trial in choose_trials(subject, attacks=["pgd"])}
