@@ -27,7 +27,7 @@ def serve(
 
     Example: abnn serve --bundle models/cifar10-abnn-robust --port 3000
     """
-    from abnn_serve.service.catalog import find_bundles, find_sources, locate
+    from abnn_serve.service.catalog import check_video, find_bundles, find_sources, locate
     from abnn_serve.service.keys import KeyRing
     from abnn_serve.service.settings import ServiceSettings
 
@@ -38,6 +38,7 @@ def serve(
     for source, own in find_sources(settings).items():
         # What cannot serve is said here, in one line.
         found = Predictor.from_settings(replace(own, bundle=locate(source))).bundle.manifest
+        check_video(settings, source, found.input.modality)
         typer.echo(f"serving {found.name} version {found.version} on http://{host}:{port}", err=True)
     if limits.api_key_file:
         KeyRing(limits.api_key_file)

@@ -74,6 +74,7 @@ class Catalog:
         self._sources = find_sources(settings)
         for source in self._sources:
             served = self._load(source)
+            check_video(settings, source, served.modality)
             if served.name in self._served:
                 raise ConfigError(f"{source} holds another bundle named {served.name!r}; names must differ")
             self._put(source, served)
@@ -161,6 +162,12 @@ def find_sources(settings: Settings) -> dict[str, Settings]:
     if settings.video_bundle:
         found.setdefault(str(settings.video_bundle), settings.for_video())
     return found
+
+
+def check_video(settings: Settings, source: str, modality: Modality) -> None:
+    """ConfigError where ABNN_VIDEO_BUNDLE names a bundle for pictures."""
+    if settings.video_bundle and source == str(settings.video_bundle) and modality != "video":
+        raise ConfigError(f"ABNN_VIDEO_BUNDLE is {source}, which takes {modality}s; name a bundle for videos, or none")
 
 
 def find_bundles(place: Path) -> list[str]:

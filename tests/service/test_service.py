@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -219,14 +220,22 @@ def test_serve_refuses_a_damaged_bundle_in_one_line(bundle, tmp_path):
     assert "labels.json is missing" in result.stderr
 
 
-def test_serve_refuses_a_video_bundle_that_is_not_there_before_it_starts(bundle, tmp_path):
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ("nowhere", r"abnn: .*nowhere: no bundle here.*"),
+        ("pictures", r"abnn: ABNN_VIDEO_BUNDLE is .*, which takes images; .*"),
+    ],
+)
+def test_serve_refuses_a_video_bundle_that_is_none_before_it_starts(bundle, tmp_path, other, message):
+    shutil.copytree(bundle.path, tmp_path / "pictures")
     command = [sys.executable, "-c", "from abnn_serve.cli.main import main; main()", "serve"]
-    bundles = {"ABNN_BUNDLE": str(bundle.path), "ABNN_VIDEO_BUNDLE": str(tmp_path / "nowhere"), "ABNN_DEVICE": "cpu"}
+    bundles = {"ABNN_BUNDLE": str(bundle.path), "ABNN_VIDEO_BUNDLE": str(tmp_path / other), "ABNN_DEVICE": "cpu"}
     environment = {**os.environ, **bundles}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
     serving, refused = result.stderr.splitlines()
     assert serving.startswith("serving shapes version 1")
-    assert re.fullmatch(r"abnn: .*nowhere: no bundle here.*", refused)
+    assert re.fullmatch(message, refused)
     assert result.returncode == 1
 
 
