@@ -15,7 +15,7 @@ import argparse
 import datetime as dt
 import json
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,18 @@ from abnn_serve.lab.robustness import draw, filled, measure
 from abnn_serve.lab.run import Run
 from abnn_serve.lab.start import TrainRequest, train
 from abnn_serve.lab.suites import choose_trials
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """A finished row: its card, and when and on what it was attacked."""
+
+    card: RobustnessCard
+    date: str
+    hardware: str
+
+
+Found = dict[tuple[str, int], Measured]  # by row and seed
 
 
 def main() -> None:
@@ -81,9 +93,11 @@ def _options() -> argparse.Namespace:
 
 
 def _with_needs(options: argparse.Namespace) -> list[Row]:
-    """The named rows, those that they are made from, and what every evaluation holds; in the order of the table."""
+    """The named rows, those that they are made from, and the twin of evaluated ones; in the order of the table."""
     rows = TABLES[options.what].rows
-    wanted = {*options.rows, "standard"}
+    wanted = set(options.rows)
+    if any(row.evaluated for row in rows if row.name in wanted):
+        wanted.add("standard")
     for row in reversed(rows):
         if row.name in wanted:
             wanted |= {need for need in (row.init, row.substitute, row.probe) if need}
@@ -186,26 +200,47 @@ def _evaluate(row: Row, options: argparse.Namespace, seed: int) -> None:
 
 
 def _write(options: argparse.Namespace) -> None:
-    found: list[tuple[Row, int, RobustnessCard]] = []
-    for row in TABLES[options.what].rows:
+    """The table of what is finished here, and of the rows that --out has from before, maybe from other hardware."""
+    out, rows = Path(options.out), TABLES[options.what].rows
+    found = _written(out / "table.json", options)
+    for row in rows:
         for seed in options.seeds:
             path = _run(row.name, options, seed) / "evaluation" / "card.json"
             if path.is_file():
-                found.append(
-                    (row, seed, from_json(RobustnessCard, json.loads(path.read_text()), str(path), ConfigError))
-                )
-    out = Path(options.out)
+                card = from_json(RobustnessCard, json.loads(path.read_text()), str(path), ConfigError)
+                day = dt.datetime.fromtimestamp(path.stat().st_mtime, tz=dt.UTC).date().isoformat()
+                measured = Measured(card=card, date=day, hardware=describe_device(pick_device(options.device)))
+                found[row.name, seed] = measured
+    order = {row.name: position for position, row in enumerate(rows)}
+    found = dict(sorted(found.items(), key=lambda item: (order[item[0][0]], item[0][1])))
     record: dict[str, Any] = {
-        "date": dt.datetime.now(tz=dt.UTC).date().isoformat(),
-        "hardware": describe_device(pick_device(options.device)),
         "preset": options.preset,
         "eps": _preset(options).eps,
-        "rows": [{"name": row.name, "seed": seed, "card": to_json(card)} for row, seed, card in found],
+        "rows": [
+            {"name": name, "seed": seed, "date": one.date, "hardware": one.hardware, "card": to_json(one.card)}
+            for (name, seed), one in found.items()
+        ],
     }
     (out / "table.json").write_text(json.dumps(record, indent=1) + "\n")
     (out / "table.md").write_text(_markdown(record, found, TABLES[options.what]))
     if found:
         _draw(found, out / "table.png")
+
+
+def _written(path: Path, options: argparse.Namespace) -> Found:
+    if not path.is_file():
+        return {}
+    before = json.loads(path.read_text())
+    if (before["preset"], before["eps"]) != (options.preset, _preset(options).eps):
+        raise ConfigError(f"{path} is of preset {before['preset']} at {before['eps']:.4g}; give another --out")
+    return {
+        (row["name"], row["seed"]): Measured(
+            card=from_json(RobustnessCard, row["card"], str(path), ConfigError),
+            date=row["date"],
+            hardware=row["hardware"],
+        )
+        for row in before["rows"]
+    }
 
 
 def _figure(card: RobustnessCard, threat: str, attack: str) -> float | None:
@@ -214,7 +249,8 @@ def _figure(card: RobustnessCard, threat: str, attack: str) -> float | None:
     return 100 * exact[0].accuracy.value if exact else None
 
 
-def _markdown(record: dict[str, Any], found: list[tuple[Row, int, RobustnessCard]], table: Table) -> str:
+def _markdown(record: dict[str, Any], found: Found, table: Table) -> str:
+    published = {row.name: row.published for row in table.rows}
     head = [
         "row",
         "seed",
@@ -223,46 +259,44 @@ def _markdown(record: dict[str, Any], found: list[tuple[Row, int, RobustnessCard
         *(name for name, _, _ in table.columns),
         "cost",
         "seconds",
+        "attacked",
     ]
     lines = [
-        (
-            f"{record['date']}, {record['hardware']}, preset {record['preset']}; "
-            f"Linf {255 * record['eps']:.3g}/255; accuracy in %."
-        ),
+        f"Preset {record['preset']}; Linf {255 * record['eps']:.3g}/255; accuracy in %.",
         "",
         f"| {' | '.join(head)} |",
         "|" + "---|" * len(head),
     ]
-    for row, seed, card in found:
-        cost, figures = card.training, [_figure(card, threat, attack) for _, threat, attack in table.columns]
+    for (name, seed), one in found.items():
+        card, cost = one.card, one.card.training
+        figures = [_figure(card, threat, attack) for _, threat, attack in table.columns]
         before = f" + {cost.init_seconds:,.0f}" if cost.init_seconds else ""
         cells = [
-            row.name,
+            name,
             str(seed),
-            row.published,
+            published[name],
             f"{100 * card.clean.value:.1f}" if card.clean else "",
             *("" if figure is None else f"{figure:.1f}" for figure in figures),
             f"{cost.passes_per_step}N x {cost.epochs}",
             f"{cost.seconds:,.0f}{before}",
+            f"{one.date}, {one.hardware}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def _draw(found: list[tuple[Row, int, RobustnessCard]], path: Path) -> None:
+def _draw(found: Found, path: Path) -> None:
     figure = Figure(figsize=(8, 0.6 + 0.5 * len(found)), layout="constrained")
     axis = figure.subplots()
     shown = (("clean", "tab:gray"), ("graybox", "tab:orange"), ("transfer", "tab:green"), ("whitebox", "tab:blue"))
-    for position, (_, _, card) in enumerate(found):
-        measured = {"clean": card.clean} | {str(threat): value for threat, value in card.worst.items()}
+    for position, one in enumerate(found.values()):
+        measured = {"clean": one.card.clean} | {str(threat): value for threat, value in one.card.worst.items()}
         for offset, (name, colour) in enumerate(shown):
             accuracy = measured.get(name)
             if accuracy is not None:
                 label = None if name in axis.get_legend_handles_labels()[1] else name
                 axis.barh(position + 0.2 * offset, 100 * accuracy.value, height=0.18, color=colour, label=label)
-    axis.set_yticks(
-        [position + 0.3 for position in range(len(found))], [f"{row.name} {seed}" for row, seed, _ in found]
-    )
+    axis.set_yticks([position + 0.3 for position in range(len(found))], [f"{name} {seed}" for name, seed in found])
     axis.invert_yaxis()
     axis.set(xlabel="accuracy, %: clean, and under the worst attack of each threat model", xlim=(0, 100))
     axis.legend(*axis.get_legend_handles_labels(), fontsize=8)

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from abnn_serve.card import Accuracy, AttackResult, ThreatModel
 from abnn_serve.lab.attacks.base import Attack
 from abnn_serve.lab.data import ImageData
+from abnn_serve.lab.threats import to_uint8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +34,11 @@ class Outcome:
     images: NDArray[np.float32]
     seconds: float
     flags: tuple[str, ...] = ()
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """Its images as they are sent: the nearest uint8 (N, [T,] H, W, 3)."""
+        return to_uint8(torch.from_numpy(self.images))
 
     @property
     def row(self) -> AttackResult:

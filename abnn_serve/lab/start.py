@@ -59,13 +59,14 @@ class TrainRequest:
             raise ConfigError("no network to train; give --target NAME, or --init RUN to start from a finished run")
         if self.recipe.adaptive and self.substitute is None and self.init is None:
             raise ConfigError(f"recipe {self.recipe.name!r} needs --substitute: a network's name or a finished run")
-        if not self.recipe.adaptive and (given := self._adaptive_options):
+        if not self.recipe.adaptive and (given := self.adaptive_options):
             raise ConfigError(f"recipe {self.recipe.name!r} takes no {given[0]}; did you mean 'abnn'?")
         if self.plan and (self.form or self.rank):
             raise ConfigError("--plan says which form and rank the adaptive layers have; leave --form and --rank out")
 
     @property
-    def _adaptive_options(self) -> list[str]:
+    def adaptive_options(self) -> list[str]:
+        """Those given that say what the adaptive layers are, as the command line spells them."""
         names = ("substitute", "plan", "form", "rank")
         return [f"--{name}" for name in names if getattr(self, name) is not None]
 
@@ -176,7 +177,7 @@ def _go_on(request: TrainRequest, init: Run, data: ImageData, val: ImageData) ->
     before = init.config
     if not request.recipe.adaptive:
         raise ConfigError(f"{init.path} is an ABNN run, the recipe {request.recipe.name!r} is for plain networks")
-    given = request._adaptive_options  # noqa: SLF001
+    given = request.adaptive_options
     if given or request.target not in (None, before.target.name):
         raise ConfigError(f"{init.path} is an ABNN run and brings its own; leave out {', '.join(given) or '--target'}")
     if before.input != request.input:

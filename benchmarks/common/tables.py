@@ -36,7 +36,15 @@ _WHOLE: dict[str, object] = {"trained": "all", "attack_steps": 1, "lr": 0.03}
 
 _IMAGE_ROWS = (
     Row(name="substitute", recipe="standard", epochs=8, big=True, evaluated=False),
-    Row(name="robust-substitute", recipe="fast-at", epochs=8, big=True, evaluated=False),
+    Row(
+        name="robust-substitute",
+        recipe="fast-at",
+        epochs=8,
+        init="substitute",
+        big=True,
+        evaluated=False,
+        settings={"optimizer": "muon", "momentum": 0.6, "lr": 0.06, "eps_ramp": 0.3, "batch_size": 256},
+    ),
     Row(name="standard", recipe="standard", epochs=30, settings={"cutout": 8}, published="93.4 / 0.0 at 2N"),
     Row(name="probe", recipe="probe", epochs=3, init="substitute", evaluated=False),
     Row(

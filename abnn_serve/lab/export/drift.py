@@ -70,8 +70,7 @@ def with_attacked_drift(bundle: Bundle, evaluation: Evaluation) -> Drift | None:
     clean = meter.run(evaluation.data.images[right])[1].mean(axis=1)
     rows = []
     for outcome in trials:
-        pixels = np.rint(np.moveaxis(outcome.images[right], 1, -1) * 255).astype(np.uint8)
-        area = auroc(clean, meter.run(pixels)[1].mean(axis=1))
+        area = auroc(clean, meter.run(outcome.pixels[right])[1].mean(axis=1))
         attack = outcome.trial.attack
         rows.append(DriftUnderAttack(attack=attack.name, eps=attack.eps, images=len(clean), auroc=round(area, 4)))
     return replace(recorded, attacks=tuple(rows))

@@ -96,7 +96,7 @@ def _devices(precision: Precision) -> list[Device]:
 
 
 def _logits(engine: Engine, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    size = min(_BATCH, max_batch(images.shape[1] if images.ndim == 5 else 1))
+    size = min(_BATCH, max_batch(engine.inputs[0].frames))
     return np.concatenate([engine.run(images[i : i + size]) for i in range(0, len(images), size)])
 
 
@@ -127,7 +127,6 @@ def with_robust_accuracy(bundle: Bundle, evaluation: Evaluation) -> tuple[Varian
             judged.append(replace(variant, robust=None))
             continue
         for outcome in trials:
-            pixels = np.rint(np.moveaxis(outcome.images, 1, -1) * 255).astype(np.uint8)
-            right &= session.run(pixels).argmax(axis=1) == evaluation.data.labels
+            right &= session.run(outcome.pixels).argmax(axis=1) == evaluation.data.labels
         judged.append(replace(variant, robust=count(right)))
     return tuple(judged)
