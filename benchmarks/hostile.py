@@ -26,9 +26,11 @@ from typing import Any
 
 import numpy as np
 import psutil
+import uvloop
+from common.flood import open_loop
 from common.malformed import KINDS, Malformed, malformed, read_media, send_partly
 from common.report import write_record
-from common.serving import ABNN, Sample, Server, ask, client, closed_loop, open_loop, running, wait_until_ready
+from common.serving import ABNN, Sample, Server, ask, client, closed_loop, running, wait_until_ready
 from PIL import Image
 
 from abnn_serve.bundle.store import load_bundle
@@ -180,7 +182,7 @@ def trial_overload(options: argparse.Namespace, folder: Path) -> Facts:
         before = asyncio.run(closed_loop(url, pictures, 1, 5.0, raw=True))
         for _ in range(FLOODS):
             plateaus.append(_rate(asyncio.run(closed_loop(url, pictures, 8, 12.0, raw=True)), 0, 12.0))
-            flood += (samples := asyncio.run(open_loop(url, pictures, 10 * plateaus[0], seconds)))
+            flood += (samples := uvloop.run(open_loop(url, pictures, 10 * plateaus[0], seconds)))
             rates.append(_rate(samples, 3.0, seconds))
             ended = time.perf_counter()
             waited = asyncio.run(closed_loop(url, pictures, 1, 5.0, raw=True))

@@ -12,6 +12,7 @@ if (_worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_set
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import settings
 
 from abnn_serve.bundle.store import Bundle
@@ -29,6 +30,8 @@ os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 settings.register_profile("abnn", deadline=None)  # a first call loads libraries; timings are the benchmarks' business
 settings.load_profile("abnn")
 
+torch.cpu._is_avx512_bf16_supported = lambda: False  # so that a run of seconds ends alike on every CPU
+
 SPEC = InputSpec(height=32, width=32)
 CLIPS = InputSpec(height=16, width=16, sampling=Sampling(frames=4, stride=2, clips=2))
 SEED = 7
@@ -36,8 +39,6 @@ SEED = 7
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
-    import torch
-
     random.seed(SEED)
     np.random.seed(SEED)  # noqa: NPY002
     torch.manual_seed(SEED)
@@ -50,8 +51,6 @@ def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    import torch
-
     data = _data_folder()
     for item in items:
         if "data" in item.keywords and data is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from abnn_serve.service.state import State
 
 quiet_pillow()
 log_as_json()
+sys.setswitchinterval(0.0005)  # a run or a decode that ends waits this long for an event loop under load, not ten times
 limits = ServiceSettings.from_environment()
-guard_connections(limits)
 state = State()
+guard_connections(limits, state)
 state.app = create_app(state)
 
 

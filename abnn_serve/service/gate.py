@@ -65,9 +65,14 @@ class Gate:
         finally:
             self.buffered -= account.held
 
+    @property
+    def full(self) -> bool:
+        """Nobody more is admitted."""
+        return self.inside >= self.max_inside
+
     def check(self) -> None:
         """Raise BusyError where `admitted` would: before an upload is read."""
-        if self.inside >= self.max_inside:
+        if self.full:
             raise BusyError(f"{self.inside} requests are being answered, which is the limit; try again in a second")
 
     @contextlib.contextmanager

@@ -135,18 +135,6 @@ async def closed_loop(
     return samples
 
 
-async def open_loop(url: str, pictures: Sequence[bytes], rate: float, seconds: float) -> list[Sample]:
-    """`rate` requests a second, whatever the server does."""
-    tasks: list[asyncio.Task[Sample]] = []
-    async with client(0) as session:
-        started = time.perf_counter()
-        while (now := time.perf_counter() - started) < seconds:
-            due = int(now * rate) - len(tasks)
-            tasks += [asyncio.create_task(ask(session, url, pictures[len(tasks) % len(pictures)])) for _ in range(due)]
-            await asyncio.sleep(0.002)
-        return list(await asyncio.gather(*tasks))
-
-
 @contextlib.asynccontextmanager
 async def client(connections: int) -> AsyncIterator[aiohttp.ClientSession]:
     """A session of so many connections; 0 is without limit."""

@@ -15,7 +15,8 @@ import torch
 from abnn_serve.errors import ConfigError, DataError, NetworkError, TrainingError
 from abnn_serve.lab.run import Run
 from abnn_serve.lab.start import train
-from abnn_serve.lab.train import evaluate_clean
+from abnn_serve.lab.train import _bf16_pays, evaluate_clean
+from abnn_serve.lab.zoo import build_network
 from tests.conftest import request_for
 from tests.drawing import draw_shape, png, write_parquet
 
@@ -26,6 +27,19 @@ def _weights(run: Run) -> dict[str, torch.Tensor]:
 
 def _same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize(("name", "pays"), [("resnet8s-w4", True), ("resnet3d7-w4", False)])
+def test_a_cpu_with_bf16_trains_in_it_but_for_clips(name, pays, monkeypatch):
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: True)
+    assert _bf16_pays(torch.device("cpu"), build_network(name, 2)) == pays
+
+
+def test_training_in_bf16_learns_as_well(shapes, val_data, monkeypatch, tmp_path):
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: True)
+    run = train(request_for(shapes, epochs=8), tmp_path / "run")
+    assert all(weight.dtype == torch.float32 for weight in run.network().parameters())
+    assert evaluate_clean(run.network(), val_data)[0] > 0.8
 
 
 def test_a_run_leaves_weights_metrics_and_a_picture(standard_run):

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -79,3 +79,11 @@ def _wait(process: subprocess.Popen[bytes], client: httpx.Client, log: Path) -> 
                 return
         time.sleep(0.1)
     raise AssertionError(f"not ready in 60 s: {log.read_text()}")
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 30) -> None:
+    """Look again and again; AssertionError where it does not come true in so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import shutil
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from abnn_serve.runtime.settings import DEFAULT_BUNDLE, Settings
 from abnn_serve.service.catalog import find_bundles, pins, worthwhile
 from tests.drawing import draw_shape, png
 from tests.service.conftest import write_version
+from tests.service.server import wait_until
 
 PICTURE = png(draw_shape(2, np.random.default_rng(4)))
 
@@ -65,13 +65,13 @@ def test_a_new_version_on_disk_takes_over_without_a_lost_request_and_a_damaged_o
     asking.start()
     try:
         write_version(load_bundle(bundle.path), server.bundles / "b-other", "2")
-        _until(lambda: (200, "2") in seen)
+        wait_until(lambda: (200, "2") in seen)
         (server.bundles / "b-other" / "labels.json").write_bytes(b"[]")
         (server.bundles / "b-other" / "bundle.json").write_bytes(b"{}")
-        _until(lambda: "the new version of other is not served" in server.log.read_text())
+        wait_until(lambda: "the new version of other is not served" in server.log.read_text())
         shutil.rmtree(server.bundles / "b-other")
         write_version(load_bundle(bundle.path), server.bundles / "b-other", "3")
-        _until(lambda: (200, "3") in seen)
+        wait_until(lambda: (200, "3") in seen)
     finally:
         stop.set()
         asking.join()
@@ -79,13 +79,6 @@ def test_a_new_version_on_disk_takes_over_without_a_lost_request_and_a_damaged_o
     versions = [version for _, version in seen]
     assert versions == sorted(versions)
     assert versions[-1] == "3"
-
-
-def _until(true) -> None:
-    deadline = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(

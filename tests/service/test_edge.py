@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import time
@@ -10,12 +11,14 @@ import time
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 
 from abnn_serve.service.app import create_app
 from abnn_serve.service.edge import Edge
 from abnn_serve.service.keys import new_key
 from abnn_serve.service.state import State
 from tests.drawing import draw_shape, png
+from tests.service.server import serving, wait_until
 
 PICTURE = png(draw_shape(1, np.random.default_rng(3), 50))
 
@@ -162,6 +165,62 @@ def test_the_rest_of_a_body_that_was_refused_is_no_head_and_may_not_take_for_eve
         started = time.monotonic()
         assert connection.recv(65_536) == b""
         assert time.monotonic() - started < 5
+
+
+def _answers(connection: socket.socket, count: int) -> list[tuple[int, bytes]]:
+    """Status and head of `count` answers on a connection that stays open."""
+    found, received = [], b""
+    while len(found) < count:
+        head, ended, rest = received.partition(b"\r\n\r\n")
+        length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]) if ended else 0
+        if ended and len(rest) >= length:
+            found.append((int(head.split()[1]), head))
+            received = rest[length:]
+        else:
+            received += connection.recv(65_536) or pytest.fail(f"the connection was closed after {received[:200]!r}")
+    return found
+
+
+def _post(body: bytes, headers: str = "") -> bytes:
+    head = f"POST /classify HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\ncontent-length: {len(body)}\r\n"
+    return f"{head}{headers}\r\n".encode() + body
+
+
+def test_a_full_service_refuses_before_it_reads_and_the_connection_serves_on(bundle, tmp_path):
+    slow = png(Image.new("RGB", (5000, 5000)))  # decoded in tenths of a second, one at a time
+    limits = {"ABNN_MAX_QUEUE": "2", "ABNN_MAX_PARTS": "2"}
+    with serving(bundle.path, tmp_path / "log", **limits) as client, contextlib.ExitStack() as stack:
+        place = (client.base_url.host, client.base_url.port)
+        refused, late, *others = (stack.enter_context(socket.create_connection(place, timeout=30)) for _ in range(4))
+        for connection in others:
+            connection.sendall(_post(slow))
+        wait_until(lambda: b"abnn_requests_inside 2.0" in client.get("/metrics").content)
+        refused.sendall(_post(PICTURE) + b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n" + _post(PICTURE))
+        statuses, heads = zip(*_answers(refused, 3), strict=True)
+        assert statuses == (503, 200, 503)
+        assert b"retry-after: 1" in heads[0]
+        assert b"x-request-id: " in heads[0]
+        assert b"connection: close" not in heads[0]
+        late.sendall(_post(bytes(90_000), "expect: 100-continue\r\n"))  # it may send the body, or the next request
+        assert b"connection: close" in _answers(late, 1)[0][1]
+        assert late.recv(10) == b""
+        assert [_answers(connection, 1)[0][0] for connection in others] == [200, 200]
+        refused.sendall(_post(PICTURE))
+        assert _answers(refused, 1)[0][0] == 200
+        assert b'abnn_rejects_total{code="busy"} 3.0' in client.get("/metrics").content
+
+
+def test_a_connection_past_the_limit_is_told_so_whatever_it_sends(bundle, tmp_path):
+    with serving(bundle.path, tmp_path / "log", ABNN_MAX_CONNECTIONS="4") as client, contextlib.ExitStack() as stack:
+        place = (client.base_url.host, client.base_url.port)
+        kept = [stack.enter_context(socket.create_connection(place, timeout=10)) for _ in range(4)]
+        time.sleep(0.2)
+        refused = stack.enter_context(socket.create_connection(place, timeout=10))
+        refused.sendall(_post(bytes(300_000)))
+        assert _answers(refused, 1)[0][0] == 503
+        assert refused.recv(10) == b""
+        kept[0].sendall(_post(PICTURE))
+        assert _answers(kept[0], 1)[0][0] == 200
 
 
 def test_a_websocket_is_answered_as_the_request_that_it_also_is(server):

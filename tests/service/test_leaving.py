@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.drawing import draw_shape, png
-from tests.service.server import serving, serving_process
+from tests.service.server import serving, serving_process, wait_until
 
 PICTURE = png(draw_shape(1, np.random.default_rng(3), 50))
 
@@ -28,7 +28,7 @@ def test_an_upload_that_has_begun_is_answered_after_sigterm_and_then_the_server_
             begun.sendall(head.encode() + PICTURE[:100])
             time.sleep(0.3)
             process.send_signal(signal.SIGTERM)
-            _until(lambda: httpx.get(f"{url}/readyz").status_code == 503)
+            wait_until(lambda: httpx.get(f"{url}/readyz").status_code == 503)
             late = httpx.post(f"{url}/classify", files={"image": PICTURE})
             assert (late.status_code, late.headers["connection"]) == (200, "close")
             time.sleep(2.5)  # past the time to leave: nobody new is let in
@@ -38,13 +38,6 @@ def test_an_upload_that_has_begun_is_answered_after_sigterm_and_then_the_server_
                 answer += part
         assert answer.startswith(b"HTTP/1.1 200")
         assert process.wait(timeout=30) == 0
-
-
-def _until(true, seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_the_bytes_of_a_client_that_leaves_in_the_middle_of_an_upload_are_free_at_once(bundle, tmp_path):
@@ -66,5 +59,5 @@ def test_the_bytes_of_a_client_that_leaves_in_the_middle_of_an_upload_are_free_a
                     connection.sendall(head.format(kind).encode() + b"\x89PNG" + bytes(40_000))
                     time.sleep(1)
                     assert answered() == 503
-                _until(lambda: answered() == 200, seconds=2)
+                wait_until(lambda: answered() == 200, seconds=2)
         assert sorted(scratch.rglob("*")) == before

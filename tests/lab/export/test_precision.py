@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
+import openvino
 import pytest
 
 import abnn_serve.lab.export.bundle as export_module
@@ -38,7 +39,7 @@ def export(bundle, abnn_run, val_data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def variants(export, val_data):
-    return export("variants", val_data, precisions=("fp32", "int8", "fp16"))[1]()
+    return export("variants", val_data, precisions=("fp32", "int8", "fp16"), allow_loss=True)[1]()
 
 
 ENGINES = [
@@ -56,7 +57,7 @@ def test_a_variant_stands_on_the_card_with_what_was_measured_on_each_engine(
     (variant,) = (v for v in variants.card.variants if (v.precision, v.provider) == (precision, provider))
     found = Session(variants, device, precision=precision).run(val_data.images)
     assert variant.clean.correct == int((found.argmax(axis=1) == val_data.labels).sum())
-    assert variant.clean.value >= variants.card.clean.value - 0.005
+    assert variant.clean.correct >= variants.card.clean.correct - 3  # of 64: what rounding does to a small network
     assert 0 < variant.max_error < 1
     assert variant.images == len(val_data)
     assert variant.robust is None
@@ -127,12 +128,22 @@ def test_int8_without_images_to_calibrate_on_says_so(export):
     assert not out.exists()
 
 
-def test_bf16_where_the_cpu_has_none_is_refused(export):
-    import openvino
+def test_bf16_where_the_cpu_has_none_is_refused(export, monkeypatch):
+    class Cpu(openvino.Core):
+        def get_property(self, *names):
+            return ["FP32"] if names[-1] == "OPTIMIZATION_CAPABILITIES" else super().get_property(*names)
 
-    if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        bundle = export("bf16", None, precisions=("fp32", "bf16"))[1]()
-        assert bundle.card.variants[0].provider == "OpenVINO"
-        return
+    monkeypatch.setattr(openvino, "Core", Cpu)
     with pytest.raises(DeviceError, match="ABNN_PRECISION is 'bf16', which this CPU does not have"):
         export("bf16", None, precisions=("fp32", "bf16"))[1]()
+
+
+def test_bf16_is_measured_by_openvino_and_adds_no_file(export, val_data):
+    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        return
+    bundle = export("bf16", None, precisions=("fp32", "bf16"), allow_loss=True)[1]()
+    (variant,) = bundle.card.variants
+    assert (variant.precision, variant.provider) == ("bf16", "OpenVINO")
+    assert 0 < variant.max_error < 1
+    assert not [path for path in bundle.path.iterdir() if "bf16" in path.name]
+    assert Session(bundle, "openvino", precision="bf16").run(val_data.images[:1]).shape == (1, 3)
