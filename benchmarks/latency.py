@@ -33,7 +33,7 @@ from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.runtime.providers import open_engine
 from abnn_serve.runtime.settings import Device, default_bundle
 
-RANK = 64
+RANK = 32
 FIRST = (224, 1)  # pixels and batch: where all that the bars name is timed
 QUICK_SECONDS = 10.0
 Images = np.ndarray[Any, Any]

@@ -38,7 +38,7 @@ def main() -> None:
     """Measure the peak, profile the graphs, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", default="resnet18", help="of both, by the name that abnn train takes")
-    parser.add_argument("--rank", type=int, default=64, help="of the maps; 0 leaves them full")
+    parser.add_argument("--rank", type=int, default=32, help="of the maps; 0 leaves them full")
     parser.add_argument("--size", type=int, default=224, help="pixels of a side")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)

@@ -33,7 +33,7 @@ def main() -> None:
     """Time each series interleaved, fit, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", default="resnet18", help="of both, by the name that abnn train takes")
-    parser.add_argument("--rank", type=int, default=64, help="of the maps; 0 leaves them full")
+    parser.add_argument("--rank", type=int, default=32, help="of the maps; 0 leaves them full")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=30.0, help="of each series")
     parser.add_argument("--out", type=Path, help="stem of the JSON and PNG files to write")

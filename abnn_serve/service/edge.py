@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import re
 import time
-import uuid
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -47,6 +46,8 @@ class Edge:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
         known = scope.setdefault("state", {})
+        if known.pop("entering", False):
+            self._state.gate.entering -= 1
         known["request_id"] = _request_id(headers)
         token = logs.request_id.set(known["request_id"])
         started, status = time.perf_counter(), 0
@@ -112,4 +113,4 @@ class Edge:
 def _request_id(headers: Headers) -> str:
     """The client's X-Request-ID if it is well formed, else a new one."""
     sent = headers.get("x-request-id", "")
-    return sent if _REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex
+    return sent if _REQUEST_ID.fullmatch(sent) else logs.new_request_id()

@@ -52,6 +52,7 @@ class Gate:
         self.max_inside = max_inside
         self.max_buffered = max_buffered
         self.inside = self.buffered = 0
+        self.entering = 0  # let in by the connection and not yet begun
         self._large_waiting = 0
         self._quick = ThreadPoolExecutor(QUICK_THREADS, "quick")
         self._large = ThreadPoolExecutor(1, "large")
@@ -67,12 +68,12 @@ class Gate:
 
     @property
     def full(self) -> bool:
-        """Nobody more is admitted."""
-        return self.inside >= self.max_inside
+        """As many are inside, or on their way, as may be."""
+        return self.inside + self.entering >= self.max_inside
 
     def check(self) -> None:
         """Raise BusyError where `admitted` would: before an upload is read."""
-        if self.full:
+        if self.inside >= self.max_inside:
             raise BusyError(f"{self.inside} requests are being answered, which is the limit; try again in a second")
 
     @contextlib.contextmanager

@@ -6,9 +6,15 @@ import contextvars
 import datetime as dt
 import json
 import logging
+import random
 import sys
 
 request_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("request_id", default=None)
+
+
+def new_request_id() -> str:
+    """32 hexadecimal digits; to find a line by, not to be kept from anybody."""
+    return f"{random.getrandbits(128):032x}"
 
 
 class JsonFormatter(logging.Formatter):

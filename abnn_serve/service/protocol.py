@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,8 @@ import h11
 from uvicorn.protocols.http import auto
 
 from abnn_serve.service.errors import error_body
+from abnn_serve.service.gate import Gate
+from abnn_serve.service.logs import new_request_id
 from abnn_serve.service.settings import ServiceSettings
 from abnn_serve.service.state import State
 
@@ -29,10 +30,11 @@ class _Guard(asyncio.Protocol):
 
     max_connections: int
     header_seconds: float
-    full: Callable[[], bool]
+    gate: Callable[[], Gate]
     on_refusal: Callable[[int, str], None]
     connections: set[Any]
     parser: Any
+    scope: dict[str, Any]
     url: bytes
     cycle: Any
     transport: asyncio.Transport
@@ -79,13 +81,17 @@ class _Guard(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         self._body = True
         idle = self.cycle is None or self.cycle.response_complete
-        self._skipped = idle and self.parser.get_method() == b"POST" and self.full()
+        post = idle and self.parser.get_method() == b"POST"
+        self._skipped = post and self.gate().full
         if self._skipped:
             stays = self.parser.should_keep_alive() and not self.expect_100_continue
             message = "as many requests as may be are being answered; try again in a second"
             self._refuse(503, "busy", message, close=not stays)
-        else:
-            super().on_headers_complete()  # type: ignore[misc]
+            return
+        if post:
+            self.gate().entering += 1  # until `Edge` begins with it
+            self.scope["state"]["entering"] = True
+        super().on_headers_complete()  # type: ignore[misc]
 
     def on_body(self, body: bytes) -> None:
         if not self._skipped:
@@ -137,7 +143,7 @@ class _Guard(asyncio.Protocol):
             return
         self._answered = True
         self.on_refusal(status, code)
-        request_id = uuid.uuid4().hex
+        request_id = new_request_id()
         body = error_body(code, message, None, request_id, getattr(self, "url", b"").decode("latin-1"))
         head = b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\nx-request-id: %s\r\n%s%s\r\n"
         retry = b"retry-after: 1\r\n" if status == 503 else b""
@@ -160,7 +166,7 @@ def guard_connections(limits: ServiceSettings, state: State) -> None:
     options = {
         "max_connections": limits.max_connections,
         "header_seconds": limits.header_seconds,
-        "full": staticmethod(lambda: state.gate.full),
+        "gate": staticmethod(lambda: state.gate),
         "on_refusal": staticmethod(on_refusal),
     }
     auto.AutoHTTPProtocol = type("GuardedProtocol", (_Guard, auto.AutoHTTPProtocol), options)
