@@ -23,15 +23,18 @@ import torch
 from common.pairs import build_pair, pair_graphs_together
 from common.report import Bar, bar_records, print_bars, write_record
 from common.timing import Call, interleaved, medians, with_memory
+from matplotlib import color_sequences
 from matplotlib.figure import Figure
 
 from abnn_serve.errors import AbnnError
 from abnn_serve.lab.export.graph import ServedNetwork
 from abnn_serve.lab.export.half import to_fp16
 from abnn_serve.lab.export.int8 import to_int8
+from abnn_serve.runtime.open_vino import bf16_is_there
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.runtime.providers import open_engine
 from abnn_serve.runtime.settings import Device, default_bundle
+from abnn_serve.spec import Precision
 
 RANK = 32
 FIRST = (224, 1)  # pixels and batch: where all that the bars name is timed
@@ -130,11 +133,13 @@ def _makers(
         makers["int8, ONNX Runtime"] = lambda: engine(to_int8(graphs["fused"], image))
         if importlib.util.find_spec("openvino"):
             makers["OpenVINO"] = lambda: _engine("openvino", threads, image, graphs["fused"])
+            if bf16_is_there():
+                makers["bf16"] = lambda: _engine("openvino", threads, image, graphs["fused"], "bf16")
     return makers
 
 
-def _engine(device: Device, threads: int, image: Images, model: bytes) -> Call:
-    engine = open_engine(model, device, threads)
+def _engine(device: Device, threads: int, image: Images, model: bytes, precision: Precision = "fp32") -> Call:
+    engine = open_engine(model, device, threads, precision)
     return lambda: engine.run(image)
 
 
@@ -173,6 +178,7 @@ def _draw(middle: dict[str, dict[str, float]], path: Path) -> None:
     figure = Figure(figsize=(10, 5), layout="constrained")
     axis = figure.subplots()
     settings = [setting for setting in middle if setting != "default"]
+    axis.set_prop_cycle(color=color_sequences["tab20"])
     names = sorted({name for setting in settings for name in middle[setting]})
     width = 0.8 / len(names)
     for i, name in enumerate(names):

@@ -35,7 +35,7 @@ class OpenVinoEngine:
                 "ABNN_DEVICE=cpu"
             ) from error
         core = openvino.Core()
-        if bf16 and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        if bf16 and not bf16_is_there():
             raise DeviceError("ABNN_PRECISION is 'bf16', which this CPU does not have; set ABNN_PRECISION=fp32 or int8")
         settings = {
             "INFERENCE_NUM_THREADS": threads,
@@ -62,6 +62,13 @@ class OpenVinoEngine:
                 parts.append(request.get_output_tensor().data.copy())
                 start += size
         return np.concatenate(parts)
+
+
+def bf16_is_there() -> bool:
+    """Whether this CPU computes in bf16; OpenVINO must be installed."""
+    import openvino
+
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _port(node: object) -> Port:
