@@ -109,8 +109,9 @@ def _train_epoch(
     losses: list[Tensor] = []
     right = torch.zeros((), device=place)
     started = time.perf_counter()
+    fast = _bf16_pays(place, state.network)
     for step, (x, y) in enumerate(training_batches(data, recipe, rng, place), start=1):
-        with torch.autocast(place.type, torch.bfloat16, enabled=_bf16_pays(place, state.network)):
+        with torch.autocast(place.type, torch.bfloat16, enabled=fast):
             x = craft(recipe, forward, x, y, state.done, generator)  # noqa: PLW2901
             logits = forward(x)
         if not isinstance(logits, Tensor):

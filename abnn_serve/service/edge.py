@@ -6,7 +6,6 @@ It stands inside BentoML's own application and answers in its place, but for Ben
 from __future__ import annotations
 
 import logging
-import re
 import time
 from typing import Any
 
@@ -20,7 +19,6 @@ from abnn_serve.service.state import State
 
 log = logging.getLogger("abnn_serve.access")
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _BENTOML_PATHS = ("/schema.json",)
 _OPEN_PATHS = ("/", "/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready", "/favicon.ico")
 _OPEN_PREFIX = "/page/"
@@ -48,7 +46,7 @@ class Edge:
         known = scope.setdefault("state", {})
         if known.pop("entering", False):
             self._state.gate.entering -= 1
-        known["request_id"] = _request_id(headers)
+        known["request_id"] = logs.request_id_of(headers)
         token = logs.request_id.set(known["request_id"])
         started, status = time.perf_counter(), 0
 
@@ -108,9 +106,3 @@ class Edge:
             **stages,
         }
         log.info("%s %s %d", scope["method"], path, status, extra={"facts": facts})
-
-
-def _request_id(headers: Headers) -> str:
-    """The client's X-Request-ID if it is well formed, else a new one."""
-    sent = headers.get("x-request-id", "")
-    return sent if _REQUEST_ID.fullmatch(sent) else logs.new_request_id()

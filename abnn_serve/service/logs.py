@@ -7,14 +7,20 @@ import datetime as dt
 import json
 import logging
 import random
+import re
 import sys
+
+from starlette.datastructures import Headers
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 request_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("request_id", default=None)
 
 
-def new_request_id() -> str:
-    """32 hexadecimal digits; to find a line by, not to be kept from anybody."""
-    return f"{random.getrandbits(128):032x}"
+def request_id_of(headers: Headers) -> str:
+    """The client's X-Request-ID if it is well formed, else 32 hexadecimal digits: to find a line by, no secret."""
+    sent = headers.get("x-request-id", "")
+    return sent if _REQUEST_ID.fullmatch(sent) else f"{random.getrandbits(128):032x}"
 
 
 class JsonFormatter(logging.Formatter):

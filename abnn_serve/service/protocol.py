@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import h11
+from starlette.datastructures import Headers
 from uvicorn.protocols.http import auto
 
 from abnn_serve.service.errors import error_body
-from abnn_serve.service.gate import Gate
-from abnn_serve.service.logs import new_request_id
+from abnn_serve.service.logs import request_id_of
 from abnn_serve.service.settings import ServiceSettings
 from abnn_serve.service.state import State
 
@@ -30,12 +29,12 @@ class _Guard(asyncio.Protocol):
 
     max_connections: int
     header_seconds: float
-    gate: Callable[[], Gate]
-    on_refusal: Callable[[int, str], None]
+    service: State
     connections: set[Any]
     parser: Any
     scope: dict[str, Any]
-    url: bytes
+    url: bytes = b""
+    headers: list[tuple[bytes, bytes]] | None = None
     cycle: Any
     transport: asyncio.Transport
     _head: asyncio.TimerHandle | None = None
@@ -82,16 +81,16 @@ class _Guard(asyncio.Protocol):
         self._body = True
         idle = self.cycle is None or self.cycle.response_complete
         post = idle and self.parser.get_method() == b"POST"
-        self._skipped = post and self.gate().full
+        self._skipped = post and self.service.gate.full
         if self._skipped:
             stays = self.parser.should_keep_alive() and not self.expect_100_continue
             message = "as many requests as may be are being answered; try again in a second"
             self._refuse(503, "busy", message, close=not stays)
             return
-        if post:
-            self.gate().entering += 1  # until `Edge` begins with it
-            self.scope["state"]["entering"] = True
         super().on_headers_complete()  # type: ignore[misc]
+        if post:  # its address could be read, so that `Edge` will begin with it
+            self.service.gate.entering += 1
+            self.scope["state"]["entering"] = True
 
     def on_body(self, body: bytes) -> None:
         if not self._skipped:
@@ -142,9 +141,10 @@ class _Guard(asyncio.Protocol):
         if self._closing or self.transport.is_closing():
             return
         self._answered = True
-        self.on_refusal(status, code)
-        request_id = new_request_id()
-        body = error_body(code, message, None, request_id, getattr(self, "url", b"").decode("latin-1"))
+        self.service.metrics.rejects.labels(code).inc()
+        self.service.metrics.requests.labels("other", status).inc()
+        request_id = request_id_of(Headers(raw=self.headers or []))
+        body = error_body(code, message, None, request_id, self.url.decode("latin-1"))
         head = b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\nx-request-id: %s\r\n%s%s\r\n"
         retry = b"retry-after: 1\r\n" if status == 503 else b""
         last = b"connection: close\r\n" if close else b""
@@ -158,15 +158,5 @@ class _Guard(asyncio.Protocol):
 
 def guard_connections(limits: ServiceSettings, state: State) -> None:
     """Put the guard in the place where BentoML's workers, which take no such options, look the protocol up."""
-
-    def on_refusal(status: int, code: str) -> None:
-        state.metrics.rejects.labels(code).inc()
-        state.metrics.requests.labels("other", status).inc()
-
-    options = {
-        "max_connections": limits.max_connections,
-        "header_seconds": limits.header_seconds,
-        "gate": staticmethod(lambda: state.gate),
-        "on_refusal": staticmethod(on_refusal),
-    }
+    options = {"max_connections": limits.max_connections, "header_seconds": limits.header_seconds, "service": state}
     auto.AutoHTTPProtocol = type("GuardedProtocol", (_Guard, auto.AutoHTTPProtocol), options)

@@ -195,11 +195,13 @@ def test_a_full_service_refuses_before_it_reads_and_the_connection_serves_on(bun
         for connection in others:
             connection.sendall(_post(slow))
         wait_until(lambda: b"abnn_requests_inside 2.0" in client.get("/metrics").content)
-        refused.sendall(_post(PICTURE) + b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n" + _post(PICTURE))
+        refused.sendall(
+            _post(PICTURE, "x-request-id: mine\r\n") + b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n" + _post(PICTURE)
+        )
         statuses, heads = zip(*_answers(refused, 3), strict=True)
         assert statuses == (503, 200, 503)
         assert b"retry-after: 1" in heads[0]
-        assert b"x-request-id: " in heads[0]
+        assert b"x-request-id: mine" in heads[0]
         assert b"connection: close" not in heads[0]
         late.sendall(_post(bytes(90_000), "expect: 100-continue\r\n"))  # it may send the body, or the next request
         assert b"connection: close" in _answers(late, 1)[0][1]
@@ -208,6 +210,16 @@ def test_a_full_service_refuses_before_it_reads_and_the_connection_serves_on(bun
         refused.sendall(_post(PICTURE))
         assert _answers(refused, 1)[0][0] == 200
         assert b'abnn_rejects_total{code="busy"} 3.0' in client.get("/metrics").content
+
+
+def test_an_address_that_cannot_be_read_takes_no_place(bundle, tmp_path):
+    with serving(bundle.path, tmp_path / "log", ABNN_MAX_QUEUE="2", ABNN_MAX_PARTS="2") as client:
+        place = (client.base_url.host, client.base_url.port)
+        for _ in range(4):
+            with socket.create_connection(place, timeout=10) as connection:
+                connection.sendall(_post(PICTURE).replace(b"/classify", b"//x:y:z@["))
+                assert _answers(connection, 1)[0][0] in {400, 404}
+        assert client.post("/classify", files={"image": PICTURE}).status_code == 200
 
 
 def test_a_connection_past_the_limit_is_told_so_whatever_it_sends(bundle, tmp_path):

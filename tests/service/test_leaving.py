@@ -28,7 +28,7 @@ def test_an_upload_that_has_begun_is_answered_after_sigterm_and_then_the_server_
             begun.sendall(head.encode() + PICTURE[:100])
             time.sleep(0.3)
             process.send_signal(signal.SIGTERM)
-            wait_until(lambda: httpx.get(f"{url}/readyz").status_code == 503)
+            wait_until(lambda: httpx.get(f"{url}/readyz").status_code == 503, seconds=10)
             late = httpx.post(f"{url}/classify", files={"image": PICTURE})
             assert (late.status_code, late.headers["connection"]) == (200, "close")
             time.sleep(2.5)  # past the time to leave: nobody new is let in
