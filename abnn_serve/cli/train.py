@@ -32,7 +32,7 @@ def train(
     plan: Annotated[
         Path | None, typer.Option(help="surgery plan to use, as JSON; proposed by depth if not given")
     ] = None,
-    form: Annotated[str | None, typer.Option(help="adaptive layers: linear, the default, or adain")] = None,
+    form: Annotated[str | None, typer.Option(help="adaptive layers: linear, the default, conditional or adain")] = None,
     rank: Annotated[
         int | None, typer.Option(help="bound of the linear maps' rank; 64 makes networks of 500 channels cheap", min=1)
     ] = None,

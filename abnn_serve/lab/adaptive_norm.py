@@ -4,7 +4,9 @@
 
 after Lo & Patel, "Adaptive Batch Normalization Networks for Adversarial Robustness" (AVSS 2024), which follows adaptive
 instance normalisation (Huang & Belongie, ICCV 2017). mu(z) and var(z) are taken over the spatial axes of one sample
-alone; mu_s and sigma_s are those of the paired substitute layer's BatchNorm output for the same sample.
+alone; mu_s and sigma_s are those of the paired substitute layer's BatchNorm output for the same sample. The
+`conditional` form leaves mu(z) and var(z) to the replaced BatchNorm: its running statistics where it answers, as in
+conditional batch normalisation (de Vries et al., NIPS 2017), so it starts as the network that it was put into.
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-Form = Literal["linear", "adain"]
+Form = Literal["linear", "conditional", "adain"]
 StatsScope = Literal["sample", "batch"]
 
 EPS = 1e-5
@@ -76,13 +79,24 @@ class StatisticsTap(nn.Module):
         return features
 
 
+class PlainNorm(_BatchNorm):
+    """BatchNorm without an affine map, over any number of spatial axes."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=EPS, affine=False)
+
+    def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002 - torch's name
+        pass
+
+
 class AdaptiveNorm(nn.Module):
     """Replaces a BatchNorm of C channels; driven by K substitute channels.
 
     The `linear` form learns one linear map from the standardised statistics to gamma and beta, beside a static part
     that starts as the replaced BatchNorm's affine; the map starts at zero. A `rank` makes it a product of two, through
     so many numbers: where C and K are some hundreds, a full map weighs as much as a convolution and has to be read for
-    every answer. The `adain` form has no parameters: gamma is sigma_s, beta is mu_s, and K equals C.
+    every answer. The `conditional` form has the same maps behind `norm`, a BatchNorm, in the place of the sample's own
+    statistics. The `adain` form has no parameters: gamma is sigma_s, beta is mu_s, and K equals C.
 
     Buffers `statistics_center` and `statistics_scale`, (2K,), standardise (mu_s, sigma_s) over a data set.
     """
@@ -104,7 +118,8 @@ class AdaptiveNorm(nn.Module):
         self.scope: StatsScope = scope
         self.rank = rank if rank and rank < 2 * min(channels, statistics) else None
         self.style: tuple[Tensor, Tensor] | None = None
-        if form == "linear":
+        self.norm = PlainNorm(channels) if form == "conditional" else None
+        if form != "adain":
             self.gamma = nn.Parameter(torch.ones(channels))
             self.beta = nn.Parameter(torch.zeros(channels))
             self.map = nn.Parameter(torch.zeros(2 * channels, self.rank or 2 * statistics))
@@ -132,9 +147,12 @@ class AdaptiveNorm(nn.Module):
         if self.style is None:
             raise RuntimeError("AdaptiveNorm has no statistics: call the AdaptiveNetwork, not its target")
         with _without_autocast(features):
-            mean, variance = channel_statistics(features, self.scope)
             gamma, beta = self.modulation(*self.style)
+            spatial = (...,) + (None,) * (features.dim() - 2)
+            if self.norm is not None:
+                normal: Tensor = self.norm(_precise(features))
+                return (normal * gamma[spatial] + beta[spatial]).to(features.dtype)
+            mean, variance = channel_statistics(features, self.scope)
             scale = gamma * (variance + EPS).rsqrt()
             shift = beta - mean * scale
-            spatial = (...,) + (None,) * (features.dim() - 2)
             return (_precise(features) * scale[spatial] + shift[spatial]).to(features.dtype)

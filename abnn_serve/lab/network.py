@@ -110,7 +110,7 @@ class AdaptiveNetwork(nn.Module):
         """Set every layer's standardisation from the substitute's statistics on clean `batches`, as for forward."""
         parts = [self.statistics(x) for x in batches]
         for index, layer in enumerate(self.adaptive_layers):
-            if layer.form == "linear":
+            if layer.form != "adain":
                 codes = torch.cat([torch.cat(part[index], dim=1) for part in parts])
                 layer.statistics_center.copy_(codes.mean(dim=0))
                 layer.statistics_scale.copy_(codes.std(dim=0, correction=0).clamp_min(1e-3))

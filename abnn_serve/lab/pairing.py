@@ -31,9 +31,9 @@ class SurgeryPlan:
     def __post_init__(self) -> None:
         if self.framewise and self.scope != "sample":
             raise SurgeryError(f"scope is {self.scope!r} for a framewise substitute, expected sample")
-        if self.rank is not None and (self.rank < 1 or self.form != "linear"):
+        if self.rank is not None and (self.rank < 1 or self.form == "adain"):
             raise SurgeryError(
-                f"rank is {self.rank} for the {self.form} form, expected at least 1, and the linear form"
+                f"rank is {self.rank} for the {self.form} form, expected at least 1, and a form with maps: not adain"
             )
         if not self.pairs:
             raise SurgeryError("the plan has no pairs, expected at least one")
@@ -95,16 +95,16 @@ def plan_pairs(
     ours = _running_norms(target, "target", example)
     theirs = _running_norms(substitute, "substitute", example.transpose(1, 2).flatten(0, 1) if framewise else example)
     for norm in ours:
-        if _values(norm) == 1:
+        if _values(norm) == 1 and form != "conditional":
             raise SurgeryError(
                 f"target {norm.name!r} normalises one value for each channel of an input of "
                 f"{tuple(example.shape[2:])}: its instance statistics would erase it; "
-                "use a larger input or a target that shrinks less"
+                "use a larger input, a target that shrinks less, or the conditional form"
             )
     pairs = []
     for index, norm in enumerate(ours):
         depth = index / max(len(ours) - 1, 1)
-        usable = [i for i, other in enumerate(theirs) if form == "linear" or other.channels == norm.channels]
+        usable = [i for i, other in enumerate(theirs) if form != "adain" or other.channels == norm.channels]
         if not usable:
             widths = sorted({other.channels for other in theirs})
             raise SurgeryError(

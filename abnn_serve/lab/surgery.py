@@ -19,7 +19,8 @@ _Module = TypeVar("_Module", bound=nn.Module)
 def apply_plan(target: PixelNetwork, substitute: PixelNetwork, plan: SurgeryPlan) -> AdaptiveNetwork:
     """Carry out a plan on copies of both networks.
 
-    The adaptive layers start from the replaced BatchNorms' affine; training flag, device and dtype are kept.
+    The adaptive layers start from the replaced BatchNorms' affine, those of the conditional form from their running
+    statistics too; training flag, device and dtype are kept.
 
     Raises:
         SurgeryError: images meet clips without a framewise plan; or the plan names a layer that is not there, is not a
@@ -36,6 +37,8 @@ def apply_plan(target: PixelNetwork, substitute: PixelNetwork, plan: SurgeryPlan
     tapped: dict[str, str] = {}
     for pair in plan.pairs:
         bn = _norm_at(target, "target", pair.target, pair.channels)
+        if plan.form == "conditional" and bn.running_mean is None:
+            raise SurgeryError(f"target {pair.target!r} keeps no running statistics; use the linear form")
         layer = AdaptiveNorm(pair.channels, pair.statistics, plan.form, plan.scope, plan.rank)
         layers.append(_replace(target, pair.target, bn, _like(layer, bn), keep=False))
         if pair.substitute not in tapped:
@@ -69,9 +72,12 @@ def _like(module: _Module, norm: _BatchNorm) -> _Module:
     tensor = norm.weight if norm.weight is not None else norm.running_mean
     if tensor is not None:
         module.to(device=tensor.device, dtype=tensor.dtype)
-    if isinstance(module, AdaptiveNorm) and module.form == "linear" and norm.affine:
+    if isinstance(module, AdaptiveNorm) and module.form != "adain" and norm.affine:
         module.gamma.data.copy_(norm.weight.data)
         module.beta.data.copy_(norm.bias.data)
+    if isinstance(module, AdaptiveNorm) and module.norm is not None:
+        module.norm.eps, module.norm.momentum = norm.eps, norm.momentum
+        module.norm.load_state_dict(dict(norm.named_buffers()))
     return module.train(norm.training)
 
 

@@ -102,6 +102,16 @@ _IMAGE_ROWS = (
         settings={**_WHOLE, "lr": 0.1, "attack_eps": 6 / 255, "eps_ramp": 0.25},
     ),
     Row(
+        name="abnn-at-conditional",
+        recipe="abnn-at",
+        epochs=2,
+        init="standard",
+        substitute="robust-substitute",
+        form="conditional",
+        probe="robust-probe",
+        settings={**_WHOLE, "lr": 0.1, "attack_eps": 7 / 255, "eps_ramp": 0.25},
+    ),
+    Row(
         name="abnn-at-whole-4",
         recipe="abnn-at",
         epochs=3,

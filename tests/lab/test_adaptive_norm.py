@@ -64,6 +64,29 @@ def test_a_new_linear_layer_is_instance_normalisation():
     torch.testing.assert_close(layer(z), torch.nn.functional.instance_norm(z, eps=EPS), rtol=1e-4, atol=1e-5)
 
 
+def test_the_conditional_form_is_batch_norm_in_training_and_its_running_statistics_after():
+    layer = AdaptiveNorm(4, 3, form="conditional")
+    torch.nn.init.normal_(layer.map)
+    style = torch.randn(8, 3), torch.rand(8, 3)
+    gamma, beta = (value[..., None, None] for value in layer.modulation(*style))
+    plain = torch.nn.BatchNorm2d(4, affine=False)
+    z = torch.randn(8, 4, 6, 6) * 3 + 1
+    for training in (True, False):
+        layer.train(training).style = style
+        torch.testing.assert_close(layer(z), gamma * plain.train(training)(z) + beta)
+
+
+def test_the_conditional_form_answers_alike_alone_and_in_a_batch():
+    layer = AdaptiveNorm(4, 3, form="conditional")
+    torch.nn.init.normal_(layer.map)
+    style, z = (torch.randn(8, 3), torch.rand(8, 3)), torch.randn(8, 4, 6, 6)
+    layer.train().style = style
+    layer(z)
+    together = layer.eval()(z)
+    layer.style = tuple(value[:1] for value in style)
+    torch.testing.assert_close(layer(z[:1]), together[:1])
+
+
 def test_a_constant_map_gives_finite_values_and_gradients():
     layer = AdaptiveNorm(2, 2)
     layer.style = (torch.zeros(1, 2), torch.zeros(1, 2))

@@ -66,12 +66,13 @@ def test_a_plan_that_names_a_layer_twice_or_none_is_refused():
         SurgeryPlan(pairs=())
 
 
-def test_a_map_of_one_value_for_each_channel_is_refused():
+def test_a_map_of_one_value_for_each_channel_is_refused_where_its_own_statistics_would_erase_it():
     with pytest.raises(SurgeryError, match=r"normalises one value for each channel of an input of \(32, 32\)"):
         plan_pairs(_network("resnet18"), _plain(), EXAMPLE)
+    assert plan_pairs(_network("resnet18"), _plain(), EXAMPLE, form="conditional").pairs
 
 
-def test_a_rank_is_of_the_linear_form_and_at_least_one():
+def test_a_rank_is_of_a_form_with_maps_and_at_least_one():
     pairs = plan_pairs(_network("resnet8s-w4"), _plain(), EXAMPLE, rank=2).pairs
     for rank, form in ((0, "linear"), (2, "adain")):
         with pytest.raises(SurgeryError, match=rf"rank is {rank} for the {form} form, expected at least 1"):

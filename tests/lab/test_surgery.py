@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -145,6 +147,23 @@ def test_adain_pairs_equal_widths_and_has_no_parameters_of_its_own():
     assert all(pair.channels == pair.statistics for pair in plan.pairs)
     joined = apply_plan(target, substitute, plan)
     assert not list(joined.adaptive_layers[0].parameters())
+
+
+def test_the_conditional_form_starts_as_the_network_that_it_was_put_into():
+    target, substitute = _network("resnet8s-w4"), _network("resnet8s-w8")
+    for norm in (module for module in target.modules() if isinstance(module, nn.BatchNorm2d)):
+        norm.eps, norm.momentum = 1e-3, 0.01
+    target.train()(EXAMPLE)
+    joined = apply_plan(target.eval(), substitute, plan_pairs(target, substitute, EXAMPLE, form="conditional"))
+    torch.testing.assert_close(joined(EXAMPLE), target(EXAMPLE))
+    assert {(layer.norm.eps, layer.norm.momentum) for layer in joined.adaptive_layers} == {(1e-3, 0.01)}
+
+
+def test_the_conditional_form_needs_running_statistics():
+    target = _plain()
+    target.body[1] = nn.BatchNorm2d(8, track_running_stats=False)
+    with pytest.raises(SurgeryError, match="target '1' keeps no running statistics; use the linear form"):
+        apply_plan(target, _plain(), replace(_plan(), form="conditional"))
 
 
 @pytest.mark.parametrize(

@@ -36,8 +36,8 @@ def record_drift(model: bytes, images: NDArray[np.uint8]) -> tuple[bytes, Drift]
         images: uint8 (n, H, W, 3), or clips.
 
     Returns:
-        `drift.onnx`, and what the card says of the clean images; None where the graph has no adaptive layer in one
-        kernel, whose input could be read.
+        `drift.onnx`, and what the card says of the clean images; None where the graph has no adaptive layer whose
+        input could be read.
 
     Raises:
         ExportError: the graph that was made computes something else than was recorded.
@@ -124,13 +124,22 @@ def _addition(
 
 
 def _adaptive_inputs(graph: ir.Graph) -> list[ir.Value]:
-    """What every adaptive layer normalises: the pass `adaptive` hands it to InstanceNormalization through a Reshape."""
+    """What every adaptive layer normalises.
+
+    The pass `adaptive` hands it to InstanceNormalization through a Reshape. In the conditional form it is multiplied by
+    gamma, behind a fixed map of each channel that changes nothing about how far a sample is from others.
+    """
     found = []
     for node in graph:
-        if node.op_type == "InstanceNormalization" and node.inputs[1] and node.inputs[1].producer():
-            rows = node.inputs[0].producer() if node.inputs[0] else None
-            if rows is not None and rows.op_type == "Reshape" and rows.inputs[0] is not None:
-                found.append(rows.inputs[0])
+        first, second = (*node.inputs, None, None)[:2]
+        computed = second.producer() if second is not None else None
+        if node.op_type == "InstanceNormalization" and computed:
+            rows = first.producer() if first else None
+            first = rows.inputs[0] if rows is not None and rows.op_type == "Reshape" else None
+        elif node.op_type != "Mul" or computed is None or computed.op_type != "Unsqueeze":
+            continue
+        if first is not None:
+            found.append(first)
     return found
 
 

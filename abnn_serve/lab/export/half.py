@@ -1,6 +1,7 @@
 """The fused graph in half precision, for CUDA: convolutions and what lies between them.
 
-Statistics, maps and adaptive layers stay float32: a sum over a feature map leaves float16's range at 65,504.
+Statistics, maps and adaptive layers that take them stay float32: a sum over a feature map leaves float16's range at
+65,504.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import onnx_ir as ir
 
 from abnn_serve.lab.export.passes.rules import constant, known, tidy
 
-_TRUNK = ("Conv", "Relu", "Add", "MaxPool")
+_TRUNK = ("Conv", "Relu", "Add", "MaxPool", "Mul")
 
 
 def to_fp16(model: bytes) -> bytes:
@@ -44,8 +45,10 @@ def to_fp16(model: bytes) -> bytes:
 
 
 def _is_trunk(node: ir.Node) -> bool:
-    """Whether a node makes a feature map, (N, C, *S), by arithmetic that half precision serves."""
+    """Whether a node makes a feature map, (N, C, *S), by arithmetic that half precision serves: no square of one."""
     value = node.outputs[0]
+    if node.op_type == "Mul" and node.inputs[0] is node.inputs[1]:
+        return False
     inside = value.dtype == ir.DataType.FLOAT and not value.is_graph_output()
     return node.op_type in _TRUNK and inside and len(known(value)) >= 4
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from abnn_serve.lab.adaptive_norm import Form
 from abnn_serve.lab.data import ImageData
 from abnn_serve.lab.recipes import RECIPES
 from abnn_serve.lab.run import Run
@@ -14,7 +15,7 @@ from abnn_serve.lab.start import TrainRequest, assemble
 from abnn_serve.spec import InputSpec, Labels
 
 
-def untrained_run(target: str, substitute: str, size: int, path: Path) -> Run:
+def untrained_run(target: str, substitute: str, size: int, path: Path, form: Form = "linear") -> Run:
     """A finished run that never trained, on noise of ten classes."""
     torch.manual_seed(0)
     noise = np.random.default_rng(0).integers(0, 256, (8, size, size, 3), dtype=np.uint8)
@@ -23,6 +24,7 @@ def untrained_run(target: str, substitute: str, size: int, path: Path) -> Run:
         recipe=RECIPES["abnn"],
         target=target,
         substitute=substitute,
+        form=form,
         data="noise",
         val="noise",
         input=InputSpec(height=size, width=size),
