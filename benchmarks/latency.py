@@ -1,11 +1,12 @@
 """What the fused pair costs beside its two networks run apart, all timed in one interleaved run.
 
-python benchmarks/latency.py --quick                       # the bars, in a minute or so; exits 1 if one is missed
+python benchmarks/latency.py --quick                       # the bars, in a minute or less; exits 1 if one is missed
 python benchmarks/latency.py --out benchmarks/results/latency-cpu
 python benchmarks/latency.py --device cuda --out benchmarks/results/latency-cuda
 
 Target and substitute are torchvision's resnet18 with random weights and identical taps. Each alone has its BatchNorms
-folded; the target goes from the image to its logits, the substitute to its last tap, as in the pair.
+folded; the target goes from the image to its logits, the substitute to its last tap, as in the pair. Each bar holds the
+faster engine's fused graph against the faster engine's two networks; --quick measures OpenVINO alone where it is there.
 """
 
 from __future__ import annotations
@@ -14,22 +15,21 @@ import argparse
 import importlib.util
 import sys
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from common.pairs import build_pair, pair_graphs_together
-from common.report import Bar, bar_records, print_bars, write_record
+from common.pairs import Graphs, build_pair, pair_graphs_resized, pair_graphs_together
+from common.report import Bar, bar_records, print_bars, sums, write_record
 from common.timing import Call, interleaved, medians, with_memory
-from matplotlib import color_sequences
-from matplotlib.figure import Figure
 
 from abnn_serve.errors import AbnnError
 from abnn_serve.lab.export.graph import ServedNetwork
 from abnn_serve.lab.export.half import to_fp16
 from abnn_serve.lab.export.int8 import to_int8
+from abnn_serve.runtime.engine import Engine
 from abnn_serve.runtime.open_vino import bf16_is_there
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.runtime.providers import open_engine
@@ -38,27 +38,31 @@ from abnn_serve.spec import Precision
 
 RANK = 32
 FIRST = (224, 1)  # pixels and batch: where all that the bars name is timed
-QUICK_SECONDS = 10.0
+QUICK_SECONDS = {FIRST: 8.0}
 Images = np.ndarray[Any, Any]
 
-_APART = ("target", "substitute")
+PARTS = ("target", "substitute", "fused")
+OPENVINO = ", OpenVINO"  # ending of the names of cases; ONNX Runtime has none
+
 _FUSED = "fused / (target + substitute)"
+_APART = tuple((f"target{engine}", f"substitute{engine}") for engine in ("", OPENVINO))
+_ANY_FUSED, _ANY_TARGET = (((name,), (f"{name}{OPENVINO}",)) for name in ("fused", "target"))
 BARS = (
-    Bar(what=_FUSED, setting="1x224x224", over=("fused",), under=_APART, limit=1.05),
-    Bar(what=_FUSED, setting="8x224x224", over=("fused",), under=_APART, limit=1.05),
-    Bar(what=_FUSED, setting="8x32x32", over=("fused",), under=_APART, limit=1.15),
-    Bar(what=_FUSED, setting="1x32x32", over=("fused",), under=_APART, limit=1.25),
-    Bar(what="fused int8 / undefended target", setting="1x224x224", over=("int8",), under=("target",), limit=1.0),
-    Bar(what="PyTorch eager / fused", setting="1x224x224", over=("eager",), under=("fused",), limit=2.0, least=True),
-    Bar(what="Predictor / raw session run", setting="default", over=("predictor",), under=("raw",), limit=1.10),
+    *(
+        Bar(what=_FUSED, setting=setting, over=_ANY_FUSED, under=_APART, limit=limit)
+        for setting, limit in (("1x224x224", 1.05), ("8x224x224", 1.05), ("8x32x32", 1.15), ("1x32x32", 1.25))
+    ),
+    Bar(what="fused int8 / undefended target", setting="1x224x224", over=(("int8",),), under=_ANY_TARGET, limit=1.0),
+    Bar(what="PyTorch eager / fused", setting="1x224x224", over=(("eager",),), under=_ANY_FUSED, limit=2.0, least=True),
+    Bar(what="Predictor / raw session run", setting="default", over=(("predictor",),), under=(("raw",),), limit=1.10),
 )
 CUDA_BARS = (
-    Bar(what=f"{_FUSED}, fp32", setting="32x224x224", over=("fused",), under=_APART, limit=1.10),
+    Bar(what=f"{_FUSED}, fp32", setting="32x224x224", over=_ANY_FUSED, under=_APART, limit=1.10),
     Bar(
         what=f"{_FUSED}, fp16",
         setting="32x224x224",
-        over=("fp16",),
-        under=("target fp16", "substitute fp16"),
+        over=(("fused fp16",),),
+        under=(("target fp16", "substitute fp16"),),
         limit=1.10,
     ),
 )
@@ -70,22 +74,28 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer rounds, and only what the bars need")
     parser.add_argument("--network", default="resnet18", help="of both, by the name that abnn train takes")
     parser.add_argument("--rank", type=int, default=RANK, help="of the maps; 0 leaves them full")
+    parser.add_argument(
+        "--form", choices=("conditional", "linear"), default="conditional", help="of the adaptive layers"
+    )
     parser.add_argument("--threads", type=int, default=1, help="of one run on the CPU")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--out", type=Path, help="stem of the JSON and PNG files to write")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    graphs = pair_graphs_together(options.network, (224, 32), options.rank)
+    graphs = _graphs(options)
+    engines = cache(open_engine) if options.quick else open_engine  # one for every batch, where memory is not measured
     samples: dict[str, dict[str, list[float]]] = {}
     memory: dict[str, dict[str, float]] = {}
     for size in graphs:
         for batch in (1, 8) if options.quick else (1, 8, 32):
             setting = f"{batch}x{size}x{size}"
-            makers = _makers(graphs[size], size, batch, options)
-            measured = {name: with_memory(make) for name, make in makers.items()}
-            memory[setting] = {name: added for name, (_, added) in measured.items()}
-            seconds = (QUICK_SECONDS if (size, batch) == FIRST else 2.0) if options.quick else 20.0
-            cases = {name: call for name, (call, _) in measured.items()}
+            makers = _makers(graphs[size], size, batch, options, engines)
+            if options.quick:
+                cases, seconds = {name: make() for name, make in makers.items()}, QUICK_SECONDS.get((size, batch), 1.5)
+            else:
+                measured = {name: with_memory(make) for name, make in makers.items()}
+                memory[setting] = {name: added for name, (_, added) in measured.items()}
+                cases, seconds = {name: call for name, (call, _) in measured.items()}, 20.0
             samples[setting] = interleaved(cases, seconds, least_rounds=3)
     samples["default"] = interleaved(_default_bundle(options.device, options.threads), 1.0 if options.quick else 20.0)
     middle = {setting: medians(of) for setting, of in samples.items()}
@@ -99,48 +109,59 @@ def main() -> None:
     sys.exit(1 if missed else 0)
 
 
+def _graphs(options: argparse.Namespace) -> dict[int, Graphs]:
+    if options.quick and options.form == "conditional":
+        return pair_graphs_resized(options.network, (224, 32), options.rank)
+    return pair_graphs_together(options.network, (224, 32), options.rank, options.form)
+
+
 def _makers(
-    graphs: dict[str, bytes], size: int, batch: int, options: argparse.Namespace
+    graphs: Graphs, size: int, batch: int, options: argparse.Namespace, engines: Callable[..., Engine]
 ) -> dict[str, Callable[[], Call]]:
     """By name, what prepares a case: only what the bars need where the run is to be quick."""
     image = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
-    device, threads, quick = options.device, options.threads, options.quick
-    engine = partial(_engine, device, threads, image)
-    makers: dict[str, Callable[[], Call]] = {
-        "target": lambda: engine(graphs["target"]),
-        "substitute": lambda: engine(graphs["substitute"]),
-        "fused": lambda: engine(graphs["fused"]),
-    }
+
+    def case(model: bytes, device: Device = options.device, precision: Precision = "fp32") -> Call:
+        engine = engines(model, device, options.threads, precision)
+        return lambda: engine.run(image)
+
+    def in_fp16(model: bytes) -> Call:
+        return case(to_fp16(model))
+
+    quick, on_cpu = options.quick, options.device == "cpu"
+    open_vino = on_cpu and _has_openvino()
     first = (size, batch) == FIRST
-    if device == "cuda":
-        makers |= {
-            "target fp16": lambda: engine(to_fp16(graphs["target"])),
-            "substitute fp16": lambda: engine(to_fp16(graphs["substitute"])),
-            "fp16": lambda: engine(to_fp16(graphs["fused"])),
-        }
-    elif importlib.util.find_spec("openvino") and (first or not quick):
-        makers["int8"] = lambda: _engine("openvino", threads, image, to_int8(graphs["fused"], image))
+    makers: dict[str, Callable[[], Call]] = {}
+    if not (quick and open_vino):
+        makers |= {name: partial(case, graphs[name]) for name in PARTS}
+    if not on_cpu:
+        makers |= {f"{name} fp16": partial(in_fp16, graphs[name]) for name in PARTS}
+    if open_vino:
+        makers |= {f"{name}{OPENVINO}": partial(case, graphs[name], "openvino") for name in PARTS}
+    if open_vino and (first or not quick):
+        makers["int8"] = lambda: case(to_int8(graphs["fused"], image), "openvino")
     if first or not quick:
         makers["eager"] = lambda: _torch(image, options)
-    if quick:
-        return makers
-    makers |= {
-        "exported": lambda: engine(graphs["exported"]),
-        "two sessions": lambda: _in_turn(engine(graphs["target"]), engine(graphs["substitute"])),
+    return makers if quick else makers | _beyond_the_bars(graphs, image, case, options)
+
+
+def _beyond_the_bars(
+    graphs: Graphs, image: Images, case: Callable[..., Call], options: argparse.Namespace
+) -> dict[str, Callable[[], Call]]:
+    makers: dict[str, Callable[[], Call]] = {
+        "exported": lambda: case(graphs["exported"]),
+        "two sessions": lambda: _in_turn(case(graphs["target"]), case(graphs["substitute"])),
         "torch.compile": lambda: _torch(image, options, compiled=True),
     }
-    if device == "cpu":
-        makers["int8, ONNX Runtime"] = lambda: engine(to_int8(graphs["fused"], image))
-        if importlib.util.find_spec("openvino"):
-            makers["OpenVINO"] = lambda: _engine("openvino", threads, image, graphs["fused"])
-            if bf16_is_there():
-                makers["bf16"] = lambda: _engine("openvino", threads, image, graphs["fused"], "bf16")
+    if options.device == "cpu":
+        makers["int8, ONNX Runtime"] = lambda: case(to_int8(graphs["fused"], image))
+        if _has_openvino() and bf16_is_there():
+            makers["bf16"] = lambda: case(graphs["fused"], "openvino", "bf16")
     return makers
 
 
-def _engine(device: Device, threads: int, image: Images, model: bytes, precision: Precision = "fp32") -> Call:
-    engine = open_engine(model, device, threads, precision)
-    return lambda: engine.run(image)
+def _has_openvino() -> bool:
+    return importlib.util.find_spec("openvino") is not None
 
 
 def _in_turn(*calls: Call) -> Call:
@@ -148,7 +169,9 @@ def _in_turn(*calls: Call) -> Call:
 
 
 def _torch(image: Images, options: argparse.Namespace, *, compiled: bool = False) -> Call:
-    network = ServedNetwork(build_pair(options.network, image.shape[1], options.rank)).eval().to(options.device)
+    network = (
+        ServedNetwork(build_pair(options.network, image.shape[1], options.rank, options.form)).eval().to(options.device)
+    )
     run = torch.compile(network) if compiled else network
     tensor = torch.from_numpy(image)
 
@@ -171,10 +194,13 @@ def _print(samples: dict[str, dict[str, list[float]]], memory: dict[str, dict[st
         for name, times in of.items():
             p50, p95, p99 = (1000 * q for q in np.quantile(times, (0.5, 0.95, 0.99)))
             added = f"{memory[setting][name]:7.0f} MB" if setting in memory else ""
-            print(f"{setting:>10}  {name:<18} p50 {p50:8.2f} ms   p95 {p95:8.2f}   p99 {p99:8.2f}  {added}")
+            print(f"{setting:>10}  {name:<20} p50 {p50:8.2f} ms   p95 {p95:8.2f}   p99 {p99:8.2f}  {added}")
 
 
 def _draw(middle: dict[str, dict[str, float]], path: Path) -> None:
+    from matplotlib import color_sequences
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(10, 5), layout="constrained")
     axis = figure.subplots()
     settings = [setting for setting in middle if setting != "default"]
@@ -183,7 +209,7 @@ def _draw(middle: dict[str, dict[str, float]], path: Path) -> None:
     width = 0.8 / len(names)
     for i, name in enumerate(names):
         shown = [(position, setting) for position, setting in enumerate(settings) if name in middle[setting]]
-        heights = [middle[s][name] / sum(middle[s][alone] for alone in _APART) for _, s in shown]
+        heights = [middle[s][name] / min(sums(_APART, middle[s])) for _, s in shown]
         axis.bar([position + i * width for position, _ in shown], heights, width, label=name)
     axis.axhline(1, color="black", linewidth=1)
     axis.legend(ncols=2)

@@ -39,6 +39,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", default="resnet18", help="of both, by the name that abnn train takes")
     parser.add_argument("--rank", type=int, default=32, help="of the maps; 0 leaves them full")
+    parser.add_argument(
+        "--form", choices=("conditional", "linear"), default="conditional", help="of the adaptive layers"
+    )
     parser.add_argument("--size", type=int, default=224, help="pixels of a side")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
@@ -46,7 +49,7 @@ def main() -> None:
     options = parser.parse_args()
     peak, bandwidth = matrix_peak(options.threads), copy_bandwidth()
     print(f"peak {peak / 1e9:.1f} GFLOP/s on {options.threads} thread(s), copying {bandwidth / 1e9:.1f} GB/s\n")
-    graphs = pair_graphs(options.network, options.size, options.rank)
+    graphs = pair_graphs(options.network, options.size, options.rank, options.form)
     rows, kernels = {}, {}
     for name in ("target", "exported", "fused"):
         operations = convolution_flops(graphs[name]) * options.batch

@@ -34,19 +34,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", default="resnet18", help="of both, by the name that abnn train takes")
     parser.add_argument("--rank", type=int, default=32, help="of the maps; 0 leaves them full")
+    parser.add_argument(
+        "--form", choices=("conditional", "linear"), default="conditional", help="of the adaptive layers"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=30.0, help="of each series")
     parser.add_argument("--out", type=Path, help="stem of the JSON and PNG files to write")
     options = parser.parse_args()
-    network, rank, threads = options.network, options.rank, options.threads
-    small = pair_graphs(network, 32, rank)["fused"]
+    network, rank, form, threads = options.network, options.rank, options.form, options.threads
+    small = pair_graphs(network, 32, rank, form)["fused"]
     series = {
         "batch size": {float(n): _case(small, 32, n, threads) for n in BATCHES},
         "image size": {
-            size * size / 1000: _case(pair_graphs(network, size, rank)["fused"], size, 1, threads) for size in SIZES
+            size * size / 1000: _case(pair_graphs(network, size, rank, form)["fused"], size, 1, threads)
+            for size in SIZES
         },
         "adaptive layers": {
-            float(n): _case(pair_graphs(network, 64, rank, n)["fused"], 64, 1, threads) for n in LAYERS
+            float(n): _case(pair_graphs(network, 64, rank, form, n)["fused"], 64, 1, threads) for n in LAYERS
         },
     }
     lines = {name: _line(cases, options.seconds) for name, cases in series.items()}

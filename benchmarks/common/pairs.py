@@ -12,6 +12,7 @@ from onnx import helper
 from torch import nn
 
 from abnn_serve.bundle.manifest import Pair
+from abnn_serve.lab.adaptive_norm import Form
 from abnn_serve.lab.export.graph import export_stages
 from abnn_serve.lab.network import AdaptiveNetwork, PixelNetwork
 from abnn_serve.lab.pairing import SurgeryPlan
@@ -19,47 +20,71 @@ from abnn_serve.lab.surgery import apply_plan
 from abnn_serve.lab.zoo import build_network
 from abnn_serve.spec import InputSpec
 
+Graphs = dict[str, bytes]
+
 
 @lru_cache(maxsize=1)
-def build_pair(name: str, size: int, rank: int, layers: int | None = None) -> AdaptiveNetwork:
+def build_pair(
+    name: str, size: int, rank: int, form: Form = "conditional", layers: int | None = None
+) -> AdaptiveNetwork:
     """Target and substitute of one architecture with random weights and identical taps.
 
     Args:
         name: as `abnn train` takes it.
         size: pixels of a side.
         rank: of the maps; 0 leaves them full.
+        form: of the adaptive layers.
         layers: how many of the target's BatchNorms become adaptive, the first ones, the others folding away; None takes
             all.
     """
     torch.manual_seed(0)
     target, substitute = (PixelNetwork(build_network(name, num_classes=1000)) for _ in range(2))
     for plain in (target, substitute):
-        plain.train()(torch.rand(8, 3, size, size))  # running statistics of some input
+        plain.train()(torch.rand(2, 3, size, size))  # running statistics of some input
         plain.eval()
     norms = [(n, m.num_features) for n, m in target.body.named_modules() if isinstance(m, nn.BatchNorm2d)]
     pairs = tuple(Pair(target=n, substitute=n, channels=width, statistics=width) for n, width in norms[:layers])
     for n, _ in norms[len(pairs) :]:
         target.body.set_submodule(n, nn.Identity())
-    network = apply_plan(target, substitute, SurgeryPlan(pairs=pairs, rank=rank or None)).eval()
+    network = apply_plan(target, substitute, SurgeryPlan(pairs=pairs, form=form, rank=rank or None)).eval()
     for layer in network.adaptive_layers:
         nn.init.normal_(layer.map, std=0.005)
     return network
 
 
-def pair_graphs(name: str, size: int, rank: int, layers: int | None = None) -> dict[str, bytes]:
+def pair_graphs(name: str, size: int, rank: int, form: Form = "conditional", layers: int | None = None) -> Graphs:
     """Serialised: `exported` as torch gives it, `fused` after the graph passes; `target` and `substitute` alone."""
-    stages = export_stages(build_pair(name, size, rank, layers), InputSpec(height=size, width=size))
+    stages = export_stages(build_pair(name, size, rank, form, layers), InputSpec(height=size, width=size))
     exported = stages[0].model
     graphs = {"exported": exported, "fused": stages[-1].model}
     return {**graphs, "target": _undefended(exported), "substitute": _alone(exported).SerializeToString()}
 
 
-def pair_graphs_together(name: str, sizes: tuple[int, ...], rank: int) -> dict[int, dict[str, bytes]]:
+def pair_graphs_together(name: str, sizes: tuple[int, ...], rank: int, form: Form) -> dict[int, Graphs]:
     """The same for several sizes: the first is exported here, the others in processes of their own meanwhile."""
     here, *others = sizes
     with ProcessPoolExecutor(len(sizes), mp_context=get_context("spawn")) as pool:
-        elsewhere = {size: pool.submit(pair_graphs, name, size, rank) for size in others}
-        return {here: pair_graphs(name, here, rank), **{size: job.result() for size, job in elsewhere.items()}}
+        elsewhere = {size: pool.submit(pair_graphs, name, size, rank, form) for size in others}
+        graphs = {here: pair_graphs(name, here, rank, form)}
+        return {**graphs, **{size: job.result() for size, job in elsewhere.items()}}
+
+
+def pair_graphs_resized(name: str, sizes: tuple[int, ...], rank: int) -> dict[int, Graphs]:
+    """The same of the conditional form, from one export: after the passes nothing but the input knows its size."""
+    graphs = pair_graphs(name, sizes[0], rank)
+    del graphs["exported"]
+    others = {size: {what: _resized(model, size) for what, model in graphs.items()} for size in sizes[1:]}
+    return {sizes[0]: graphs, **others}
+
+
+def _resized(serialised: bytes, size: int) -> bytes:
+    model = onnx.load_from_string(serialised)
+    for dimension in model.graph.input[0].type.tensor_type.shape.dim[1:3]:
+        dimension.dim_value = size
+    for output in model.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    del model.graph.value_info[:]
+    return bytes(model.SerializeToString())
 
 
 def _alone(exported: bytes) -> onnx.ModelProto:

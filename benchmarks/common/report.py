@@ -19,24 +19,40 @@ _PACKAGES = (
 )  # fmt: skip
 
 
+Sum = tuple[str, ...]  # of the medians of these cases
+
+
 @dataclass(frozen=True, kw_only=True)
 class Bar:
-    """A ratio of two medians (sums, where several cases are named) and its limit; `least` turns it round."""
+    """A ratio and its limit; `least` turns it round.
+
+    `over` and `under` name sums of medians, each in the ways in which they can be had: the fastest that was measured
+    counts.
+    """
 
     what: str
     setting: str
-    over: tuple[str, ...]
-    under: tuple[str, ...]
+    over: tuple[Sum, ...]
+    under: tuple[Sum, ...]
     limit: float
     least: bool = False
 
     def ratio(self, medians: dict[str, float]) -> float:
         """The measured ratio."""
-        return sum(medians[name] for name in self.over) / sum(medians[name] for name in self.under)
+        return min(sums(self.over, medians)) / min(sums(self.under, medians))
+
+    def was_measured(self, medians: dict[str, float]) -> bool:
+        """Whether there is one."""
+        return bool(sums(self.over, medians) and sums(self.under, medians))
 
     def holds(self, ratio: float) -> bool:
         """Whether a ratio is on the right side of the limit."""
         return ratio >= self.limit if self.least else ratio <= self.limit
+
+
+def sums(ways: Iterable[Sum], medians: dict[str, float]) -> list[float]:
+    """Those of the sums whose cases were all measured."""
+    return [sum(medians[name] for name in names) for names in ways if set(names) <= medians.keys()]
 
 
 def print_bars(bars: Iterable[Bar], medians: dict[str, dict[str, float]]) -> int:
@@ -60,7 +76,7 @@ def bar_records(bars: Iterable[Bar], medians: dict[str, dict[str, float]]) -> li
 
 
 def _measured(bars: Iterable[Bar], medians: dict[str, dict[str, float]]) -> list[Bar]:
-    return [bar for bar in bars if set(bar.over + bar.under) <= medians.get(bar.setting, {}).keys()]
+    return [bar for bar in bars if bar.was_measured(medians.get(bar.setting, {}))]
 
 
 def write_record(path: Path, settings: dict[str, Any], **figures: Any) -> None:

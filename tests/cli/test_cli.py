@@ -47,8 +47,8 @@ def test_wrong_usage_exits_with_2():
     assert _abnn("frobnicate").returncode == 2
 
 
-def test_train_export_verify_show_and_predict_work_in_a_row(shapes, picture, tmp_path):
-    common = [
+def test_train_export_verify_show_and_predict_work_in_a_row(shapes, standard_run, picture, tmp_path):
+    arguments = [
         "--data",
         shapes["train"],
         "--val",
@@ -59,13 +59,13 @@ def test_train_export_verify_show_and_predict_work_in_a_row(shapes, picture, tmp
         2,
         "--batch-size",
         32,
+        "--substitute",
+        standard_run.path,
     ]
-    standard = _abnn("train", "standard", *common, "--out", tmp_path / "substitute")
-    assert standard.returncode == 0, standard.stderr
-    assert "epoch 2/2" in standard.stderr
-    assert re.search(r"validation accuracy [\d.]+% after 2 epochs", standard.stderr)
-    abnn = _abnn("train", "abnn", *common, "--substitute", tmp_path / "substitute", "--out", tmp_path / "abnn")
+    abnn = _abnn("train", "abnn", *arguments, "--out", tmp_path / "abnn")
     assert abnn.returncode == 0, abnn.stderr
+    assert "epoch 2/2" in abnn.stderr
+    assert re.search(r"validation accuracy [\d.]+% after 2 epochs", abnn.stderr)
     assert "features.6.body.1.1" in abnn.stderr
     export = _abnn("export", tmp_path / "abnn", "--out", tmp_path / "bundle", "--data", shapes["val"])
     assert export.returncode == 0, export.stderr

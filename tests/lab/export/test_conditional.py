@@ -22,7 +22,7 @@ from tests.lab.export.families import untrained_run
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     return untrained_run(
-        "resnet8s-w8", "resnet8s-w4", 32, tmp_path_factory.mktemp("runs") / "conditional", "conditional"
+        "resnet10-w4", "resnet8s-w4", 32, tmp_path_factory.mktemp("runs") / "conditional", "conditional"
     )
 
 

@@ -16,11 +16,13 @@ from abnn_serve.lab.export.passes.codes import absorb_constants
 from abnn_serve.lab.export.passes.codes_together import finish_codes_together
 from abnn_serve.lab.export.passes.maps_together import merge_maps
 from abnn_serve.lab.export.passes.pixels import absorb_pixel_scale
+from abnn_serve.lab.export.passes.running import absorb_running_statistics
 from abnn_serve.lab.export.passes.statistics import take_statistics_in_one_pass
 
 PASSES: dict[str, Callable[[ir.Model], None]] = {
     "pixel scale into the first convolution": absorb_pixel_scale,
     "constants into the maps": absorb_constants,
+    "running statistics into the maps": absorb_running_statistics,
     "adaptive layers as one kernel": normalise_in_one_kernel,
     "statistics in one pass": take_statistics_in_one_pass,
     "codes together": finish_codes_together,
