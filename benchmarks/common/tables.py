@@ -64,7 +64,17 @@ _IMAGE_ROWS = (
         probe="probe",
         settings=_SHORT,
     ),
-    Row(name="abnn-adain", recipe="abnn", epochs=10, substitute="substitute", probe="probe", form="adain"),
+    Row(
+        name="abnn-conditional",
+        recipe="abnn",
+        epochs=3,
+        init="standard",
+        substitute="substitute",
+        form="conditional",
+        probe="probe",
+        settings=_SHORT,
+    ),
+    Row(name="abnn-adain", recipe="abnn", epochs=5, substitute="substitute", probe="probe", form="adain"),
     Row(
         name="pgd-at", recipe="pgd-at", epochs=4, init="standard", settings={"lr": 0.1}, published="83.3 / 51.6 at 12N"
     ),

@@ -53,19 +53,24 @@ def test_the_passes_have_rewritten_every_adaptive_layer_of_a_video_bundle(video_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("framewise", [False, True])
-def test_every_graph_pass_applies_to_clips_and_keeps_the_logits(framewise):
+@pytest.mark.parametrize(
+    ("framewise", "form", "kind"),
+    [(False, "linear", "InstanceNormalization"), (True, "linear", "InstanceNormalization"), (False, "conditional", "")],
+)
+def test_every_graph_pass_applies_to_clips_and_keeps_the_logits(framewise, form, kind):
     target, substitute = (PixelNetwork(build_network("resnet3d7-w4", 5)) for _ in range(2))
     if framewise:
         substitute = PixelNetwork(build_network("resnet8s-w4", 5))
     example = torch.rand(2, 3, 4, 16, 16)
-    network = apply_plan(target, substitute, plan_pairs(target, substitute, example, framewise=framewise)).eval()
+    plan = plan_pairs(target, substitute, example, framewise=framewise, form=form)
+    network = apply_plan(target, substitute, plan).eval()
     for layer in network.adaptive_layers:
         nn.init.normal_(layer.map, std=0.1)
     stages = export_stages(network, CLIPS)
     assert [stage.name for stage in stages[1:]] == list(PASSES)
     kinds = [node.op_type for node in onnx.load_from_string(stages[-1].model).graph.node]
-    assert kinds.count("InstanceNormalization") == len(network.adaptive_layers)
+    normalising = [each for each in kinds if each.endswith("Normalization")]
+    assert normalising == [kind] * (len(network.adaptive_layers) if kind else 0)
     assert framewise or stages[-1].nodes < stages[0].nodes
     clips = np.random.default_rng(0).integers(0, 256, (3, 4, 16, 16, 3), np.uint8)
     expected = ServedNetwork(network).eval()(torch.from_numpy(clips)).detach().numpy()
