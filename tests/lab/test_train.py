@@ -132,7 +132,7 @@ def test_fewer_images_than_one_batch_is_an_error(shapes, tmp_path):
 
 
 def test_an_unknown_form_is_refused_before_anything_is_written(shapes):
-    with pytest.raises(ConfigError, match="form is 'spline', expected one of linear, adain"):
+    with pytest.raises(ConfigError, match="form is 'spline', expected one of linear, conditional, adain"):
         request_for(shapes, "abnn", substitute="resnet18", form="spline")
 
 
