@@ -54,6 +54,7 @@ def draw_robustness(curves: Sequence[Curve], path: Path) -> None:
         axis.fill_between(at, [100 * value for value in low], [100 * value for value in high], alpha=0.2)
         axis.set(xlabel="eps, in 1/255" if curve.parameter == "eps" else "steps", ylabel="accuracy, %", ylim=(0, 100))
         axis.set_xscale("symlog", linthresh=1)
+        axis.margins(x=0)
         axis.set_title(f"white-box, {curve.attack}", fontsize=10)
         axis.grid(alpha=0.3)
     _save(figure, path)
