@@ -15,7 +15,6 @@ import argparse
 import importlib.util
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -39,7 +38,7 @@ from abnn_serve.spec import Precision
 
 RANK = 32
 FIRST = (224, 1)  # pixels and batch: where all that the bars name is timed
-QUICK_SECONDS = {FIRST: 7.0}
+QUICK_SECONDS = {FIRST: 6.0}
 Images = np.ndarray[Any, Any]
 
 PARTS = ("target", "substitute", "fused")
@@ -92,13 +91,12 @@ def main() -> None:
             setting = f"{batch}x{size}x{size}"
             makers = _makers(graphs[size], size, batch, options, engines)
             if options.quick:
-                with ThreadPoolExecutor() as pool:
-                    cases = dict(zip(makers, pool.map(lambda make: make(), makers.values()), strict=True))
+                cases = {name: make() for name, make in makers.items()}
             else:
                 measured = {name: with_memory(make) for name, make in makers.items()}
                 memory[setting] = {name: added for name, (_, added) in measured.items()}
                 cases = {name: call for name, (call, _) in measured.items()}
-            seconds = QUICK_SECONDS.get((size, batch), 1.5) if options.quick else 20.0
+            seconds = QUICK_SECONDS.get((size, batch), 1.0) if options.quick else 20.0
             samples[setting] = interleaved(cases, seconds, least_rounds=3)
     samples["default"] = interleaved(_default_bundle(options.device, options.threads), 1.0 if options.quick else 20.0)
     middle = {setting: medians(of) for setting, of in samples.items()}
