@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common.pairs import Graphs, build_pair, pair_graphs_resized, pair_graphs_together
+from common.pairs import Graphs, add_pair_options, build_pair, pair_graphs_resized, pair_graphs_together
 from common.report import Bar, bar_records, print_bars, sums, write_record
 from common.timing import Call, interleaved, medians, with_memory
 
@@ -36,9 +36,8 @@ from abnn_serve.runtime.providers import open_engine
 from abnn_serve.runtime.settings import Device, default_bundle
 from abnn_serve.spec import Precision
 
-RANK = 32
 FIRST = (224, 1)  # pixels and batch: where all that the bars name is timed
-QUICK_SECONDS = {FIRST: 6.0}
+QUICK_SECONDS = 6.0  # there; one elsewhere
 Images = np.ndarray[Any, Any]
 
 PARTS = ("target", "substitute", "fused")
@@ -72,11 +71,7 @@ def main() -> None:
     """Build, time, print, write; exit with 1 where a bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rounds, and only what the bars need")
-    parser.add_argument("--network", default="resnet18", help="of both, by the name that abnn train takes")
-    parser.add_argument("--rank", type=int, default=RANK, help="of the maps; 0 leaves them full")
-    parser.add_argument(
-        "--form", choices=("conditional", "linear"), default="conditional", help="of the adaptive layers"
-    )
+    add_pair_options(parser)
     parser.add_argument("--threads", type=int, default=1, help="of one run on the CPU")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--out", type=Path, help="stem of the JSON and PNG files to write")
@@ -96,7 +91,7 @@ def main() -> None:
                 measured = {name: with_memory(make) for name, make in makers.items()}
                 memory[setting] = {name: added for name, (_, added) in measured.items()}
                 cases = {name: call for name, (call, _) in measured.items()}
-            seconds = QUICK_SECONDS.get((size, batch), 1.0) if options.quick else 20.0
+            seconds = (QUICK_SECONDS if (size, batch) == FIRST else 1.0) if options.quick else 20.0
             samples[setting] = interleaved(cases, seconds, least_rounds=3)
     samples["default"] = interleaved(_default_bundle(options.device, options.threads), 1.0 if options.quick else 20.0)
     middle = {setting: medians(of) for setting, of in samples.items()}

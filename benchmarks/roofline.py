@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime as ort
-from common.pairs import pair_graphs
+from common.pairs import add_pair_options, pair_graphs
 from common.report import write_record
 from matplotlib.figure import Figure
 from onnx import TensorProto, helper
@@ -37,11 +37,7 @@ _COPY_MB = 256
 def main() -> None:
     """Measure the peak, profile the graphs, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--network", default="resnet18", help="of both, by the name that abnn train takes")
-    parser.add_argument("--rank", type=int, default=32, help="of the maps; 0 leaves them full")
-    parser.add_argument(
-        "--form", choices=("conditional", "linear"), default="conditional", help="of the adaptive layers"
-    )
+    add_pair_options(parser)
     parser.add_argument("--size", type=int, default=224, help="pixels of a side")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from common.pairs import pair_graphs
+from common.pairs import add_pair_options, pair_graphs
 from common.report import write_record
 from common.timing import Call, interleaved, medians
 from matplotlib.figure import Figure
@@ -32,11 +32,7 @@ Line = tuple[list[float], list[float], float, float, float]
 def main() -> None:
     """Time each series interleaved, fit, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--network", default="resnet18", help="of both, by the name that abnn train takes")
-    parser.add_argument("--rank", type=int, default=32, help="of the maps; 0 leaves them full")
-    parser.add_argument(
-        "--form", choices=("conditional", "linear"), default="conditional", help="of the adaptive layers"
-    )
+    add_pair_options(parser)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=30.0, help="of each series")
     parser.add_argument("--out", type=Path, help="stem of the JSON and PNG files to write")

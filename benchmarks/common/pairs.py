@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from multiprocessing import get_context
@@ -21,6 +22,15 @@ from abnn_serve.lab.zoo import build_network
 from abnn_serve.spec import InputSpec
 
 Graphs = dict[str, bytes]
+
+
+def add_pair_options(parser: argparse.ArgumentParser) -> None:
+    """Options that say which pair to build: --network, --rank and --form."""
+    parser.add_argument("--network", default="resnet18", help="of both, by the name that abnn train takes")
+    parser.add_argument("--rank", type=int, default=32, help="of the maps; 0 leaves them full")
+    parser.add_argument(
+        "--form", choices=("conditional", "linear"), default="conditional", help="of the adaptive layers"
+    )
 
 
 @lru_cache(maxsize=1)

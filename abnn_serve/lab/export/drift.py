@@ -124,23 +124,24 @@ def _addition(
 
 
 def _adaptive_inputs(graph: ir.Graph) -> list[ir.Value]:
-    """What every adaptive layer normalises.
+    """What every adaptive layer normalises."""
+    return [z for node in graph if (z := _adaptive_input(node)) is not None]
+
+
+def _adaptive_input(node: ir.Node) -> ir.Value | None:
+    """What an adaptive layer normalises, where this is its node.
 
     The pass `adaptive` hands it to InstanceNormalization through a Reshape. In the conditional form it is multiplied by
     gamma, behind a fixed map of each channel that changes nothing about how far a sample is from others.
     """
-    found = []
-    for node in graph:
-        first, second = (*node.inputs, None, None)[:2]
-        computed = second.producer() if second is not None else None
-        if node.op_type == "InstanceNormalization" and computed:
-            rows = first.producer() if first else None
-            first = rows.inputs[0] if rows is not None and rows.op_type == "Reshape" else None
-        elif node.op_type != "Mul" or computed is None or computed.op_type != "Unsqueeze":
-            continue
-        if first is not None:
-            found.append(first)
-    return found
+    first, second = (*node.inputs, None, None)[:2]
+    computed = second.producer() if second is not None else None
+    if computed is None or first is None:
+        return None
+    if node.op_type == "Mul":
+        return first if computed.op_type == "Unsqueeze" else None
+    rows = first.producer() if node.op_type == "InstanceNormalization" else None
+    return rows.inputs[0] if rows is not None and rows.op_type == "Reshape" else None
 
 
 def _averages(widths: list[int]) -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from abnn_serve.lab.export.passes.rules import constant, known, tidy
+from abnn_serve.lab.export.passes.rules import add_constant, constant, known, tidy
 
 _TRUNK = ("Conv", "Relu", "Add", "MaxPool", "Mul")
 
@@ -57,10 +57,7 @@ def _half(graph: ir.Graph, value: ir.Value) -> ir.Value:
     numbers = constant(value)
     if numbers is None:
         return _cast(graph, value, ir.DataType.FLOAT16)
-    half = ir.Value(name=f"{value.name}.half", const_value=ir.tensor(numbers.astype(np.float16)))
-    half.shape, half.dtype = value.shape, ir.DataType.FLOAT16
-    graph.register_initializer(half)
-    return half
+    return add_constant(graph, f"{value.name}.half", numbers.astype(np.float16))
 
 
 def _cast(graph: ir.Graph, value: ir.Value, dtype: ir.DataType) -> ir.Value:

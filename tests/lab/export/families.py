@@ -7,12 +7,30 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from abnn_serve.lab.adaptive_norm import Form
+from abnn_serve.lab.adaptive_norm import EPS, Form, channel_statistics
+from abnn_serve.lab.batches import to_input
 from abnn_serve.lab.data import ImageData
+from abnn_serve.lab.network import AdaptiveNetwork
 from abnn_serve.lab.recipes import RECIPES
 from abnn_serve.lab.run import Run
 from abnn_serve.lab.start import TrainRequest, assemble
 from abnn_serve.spec import InputSpec, Labels
+
+
+def expected_drift(network: AdaptiveNetwork, images: np.ndarray) -> np.ndarray:
+    """Drift (N, layers) of images whose own statistics are the recorded ones, from what torch's layers take."""
+    seen: list[torch.Tensor] = []
+    for layer in network.eval().adaptive_layers:
+        layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        network(to_input(images))
+    expected = []
+    for z in seen:
+        mean, variance = channel_statistics(z)
+        code = torch.cat([mean, (variance + EPS).sqrt()], dim=1).numpy()
+        away = (code - code.mean(axis=0)) / np.maximum(code.std(axis=0), 1e-6)
+        expected.append(np.sqrt(np.square(away).mean(axis=1)))
+    return np.stack(expected, axis=1)
 
 
 def untrained_run(target: str, substitute: str, size: int, path: Path, form: Form = "linear") -> Run:

@@ -6,15 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from abnn_serve.bundle.store import Bundle, load_bundle, write_bundle
 from abnn_serve.errors import BundleIntegrityError, ConfigError
-from abnn_serve.lab.adaptive_norm import EPS, channel_statistics
 from abnn_serve.lab.attacks.gradient import PGD
-from abnn_serve.lab.batches import to_input
 from abnn_serve.lab.evaluate import evaluate
 from abnn_serve.lab.export.drift import auroc, with_attacked_drift
 from abnn_serve.lab.outcomes import Trial
@@ -24,6 +21,7 @@ from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.runtime.session import Session
 from abnn_serve.scoring.run import score
 from abnn_serve.scoring.scorer import Columns
+from tests.lab.export.families import expected_drift
 
 
 @pytest.fixture(scope="module")
@@ -38,23 +36,12 @@ def _with_files(bundle: Bundle, path, changes: dict[str, bytes | None]) -> Bundl
 
 
 def test_drift_is_the_distance_of_the_targets_statistics_from_the_recorded_ones(bundle, abnn_run, val_data, meter):
-    network = abnn_run.network().eval()
-    seen: list[torch.Tensor] = []
-    for layer in network.adaptive_layers:
-        layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    with torch.no_grad():
-        network(to_input(val_data.images))
-    expected = []
-    for z in seen:
-        mean, variance = channel_statistics(z)
-        code = torch.cat([mean, (variance + EPS).sqrt()], dim=1).numpy()
-        away = (code - code.mean(axis=0)) / np.maximum(code.std(axis=0), 1e-6)
-        expected.append(np.sqrt(np.square(away).mean(axis=1)))
+    expected = expected_drift(abnn_run.network(), val_data.images)
     logits, drift = meter.run(val_data.images)
-    np.testing.assert_allclose(drift, np.stack(expected, axis=1), rtol=2e-2)
+    np.testing.assert_allclose(drift, expected, rtol=2e-2)
     np.testing.assert_allclose(logits, Session(bundle, "cpu", threads=1).run(val_data.images), atol=1e-5)
     card = bundle.card.drift
-    assert (card.images, card.layers) == (len(val_data), len(seen))
+    assert (card.images, card.layers) == (len(val_data), expected.shape[1])
     assert card.median == pytest.approx(float(np.median(drift.mean(axis=1))), rel=1e-2)
     assert card.median < card.p95 < card.p99
 

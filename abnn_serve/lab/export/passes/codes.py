@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import MatchResult, RewriteRule
 
-from abnn_serve.lab.export.passes.rules import apply_rules, constant, constants, known, tidy
+from abnn_serve.lab.export.passes.rules import add_constant, apply_rules, constant, constants, known, only_reader, tidy
 
 
 def _pattern(op: Any, deviation: Any, scale: Any, matrix: Any) -> Any:
@@ -45,27 +45,23 @@ def absorb_constants(model: ir.Model) -> None:
 def _absorb_static_parts(graph: ir.Graph, split: ir.Node) -> None:
     """Move what is added to every part of a split product into the product's bias."""
     product = split.inputs[0].producer() if split.inputs[0] else None
-    if product is None or product.op_type != "Gemm" or len(list(product.outputs[0].uses())) != 1:
+    if product is None or product.op_type != "Gemm" or only_reader(product.outputs[0]) is None:
         return
     bias = constant(product.inputs[2]) if len(product.inputs) == 3 else np.zeros((), np.float32)
     additions = [addition for part in split.outputs if (addition := _only_addition(part))]
     if bias is None or len(additions) != len(split.outputs):
         return
     static = (bias + np.concatenate([vector for _, vector in additions])).astype(np.float32)
-    value = ir.Value(name=f"{product.outputs[0].name}.static", const_value=ir.tensor(static))
-    value.shape, value.dtype = ir.Shape(static.shape), ir.DataType.FLOAT
-    graph.register_initializer(value)
     product.resize_inputs(3)
-    product.replace_input_with(2, value)
+    product.replace_input_with(2, add_constant(graph, f"{product.outputs[0].name}.static", static))
     for part, (node, _) in zip(split.outputs, additions, strict=True):
         ir.convenience.replace_all_uses_with(node.outputs[0], part)
 
 
 def _only_addition(part: ir.Value) -> tuple[ir.Node, Any] | None:
     """The one node that reads a value, if it adds a constant vector; and that vector."""
-    readers = list(part.uses())
-    if len(readers) != 1 or readers[0].node.op_type != "Add":
+    node = only_reader(part)
+    if node is None or node.op_type != "Add":
         return None
-    node = readers[0].node
     vector = next((constant(value) for value in node.inputs if value is not part), None)
     return None if vector is None or list(vector.shape) != known(part)[1:] else (node, vector)

@@ -20,7 +20,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import TopologicalSortPass
 
-from abnn_serve.lab.export.passes.rules import constant, known, tidy
+from abnn_serve.lab.export.passes.rules import constant, known, only_reader, tidy
 
 _LEAST = 3  # maps; two take as many nodes together as apart
 
@@ -55,22 +55,17 @@ def _read(code: ir.Value) -> _Map | None:
     """The map that is all that reads a code, and whose halves are each only flattened."""
     factors: list[Numbers] = []
     bias: Numbers | None = None
-    node = _only_reader(code)
+    node = only_reader(code)
     while node is not None and node.op_type == "Gemm" and bias is None:
         factor, bias = constant(node.inputs[1]), constant(node.inputs[2]) if len(node.inputs) == 3 else None
         if factor is None or node.attributes.get_int("transB", 0) != 1:
             return None
         factors.append(factor.T)
-        node = _only_reader(node.outputs[0])
+        node = only_reader(node.outputs[0])
     if not 1 <= len(factors) <= 2 or bias is None or node is None or not _halves(node):
         return None
-    readers = [reader for half in node.outputs if (reader := _only_reader(half)) and _flattens(reader)]
+    readers = [reader for half in node.outputs if (reader := only_reader(half)) and _flattens(reader)]
     return _Map(tuple(factors), bias, (readers[0], readers[1])) if len(readers) == 2 else None
-
-
-def _only_reader(value: ir.Value) -> ir.Node | None:
-    uses = list(value.uses())
-    return uses[0].node if len(uses) == 1 else None
 
 
 def _halves(node: ir.Node) -> bool:

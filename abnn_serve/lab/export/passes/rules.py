@@ -49,6 +49,20 @@ def check_spatial(_: object, x: ir.Value, shape: ir.Value, axes: ir.Value, **__:
     return result
 
 
+def only_reader(value: ir.Value) -> ir.Node | None:
+    """The one node that reads a value; None where there are more, or none."""
+    uses = list(value.uses())
+    return uses[0].node if len(uses) == 1 else None
+
+
+def add_constant(graph: ir.Graph, name: str, numbers: NDArray[Any]) -> ir.Value:
+    """An initialiser of its own in a graph."""
+    value = ir.Value(name=name, const_value=ir.tensor(numbers))
+    value.shape, value.dtype = ir.Shape(numbers.shape), ir.DataType.from_numpy(numbers.dtype)
+    graph.register_initializer(value)
+    return value
+
+
 def constant(value: ir.Value | None) -> NDArray[Any] | None:
     """The numbers of an initialiser; None for a computed value."""
     tensor = ir.convenience.get_const_tensor(value) if value is not None else None

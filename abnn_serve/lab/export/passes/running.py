@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from abnn_serve.lab.export.passes.rules import constants, tidy
+from abnn_serve.lab.export.passes.rules import add_constant, constants, only_reader, tidy
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ def absorb_running_statistics(model: ir.Model) -> None:
 
 
 def _read(norm: ir.Node) -> _Found | None:
-    scaled = _only_reader(norm.outputs[0], "Mul")
-    shifted = _only_reader(scaled.outputs[0], "Add") if scaled else None
+    scaled = _reader(norm.outputs[0], "Mul")
+    shifted = _reader(scaled.outputs[0], "Add") if scaled else None
     if scaled is None or shifted is None:
         return None
     gamma, beta = _computed(scaled, norm.outputs[0]), _computed(shifted, scaled.outputs[0])
@@ -59,9 +59,9 @@ def _read(norm: ir.Node) -> _Found | None:
     return _Found(norm, product, weight, bias, slope, offset - mean * slope)
 
 
-def _only_reader(value: ir.Value, kind: str) -> ir.Node | None:
-    uses = list(value.uses())
-    return uses[0].node if len(uses) == 1 and uses[0].node.op_type == kind else None
+def _reader(value: ir.Value, kind: str) -> ir.Node | None:
+    node = only_reader(value)
+    return node if node is not None and node.op_type == kind else None
 
 
 def _computed(node: ir.Node, feature_map: ir.Value) -> ir.Value | None:
@@ -74,7 +74,7 @@ def _computed(node: ir.Node, feature_map: ir.Value) -> ir.Value | None:
 
 
 def _read_once(split: ir.Node) -> bool:
-    return all(len(list(value.uses())) == 1 for value in (*split.inputs[:1], *split.outputs) if value is not None)
+    return all(only_reader(value) for value in (*split.inputs[:1], *split.outputs) if value is not None)
 
 
 def _absorb(graph: ir.Graph, found: _Found) -> None:
@@ -83,10 +83,8 @@ def _absorb(graph: ir.Graph, found: _Found) -> None:
         column = (slice(None),) + (None,) * (numbers.ndim - 1)
         changed = np.concatenate([found.slope[column] * gamma, beta + found.shift[column] * gamma]).astype(np.float32)
         old = found.product.inputs[position]
-        value = ir.Value(name=f"{old.name if old else position}.running", const_value=ir.tensor(changed))
-        value.shape, value.dtype = ir.Shape(changed.shape), ir.DataType.FLOAT
-        graph.register_initializer(value)
-        found.product.replace_input_with(position, value)
+        name = f"{old.name if old else position}.running"
+        found.product.replace_input_with(position, add_constant(graph, name, changed))
     source = found.norm.inputs[0]
     assert source is not None  # noqa: S101
     ir.convenience.replace_all_uses_with(found.norm.outputs[0], source)
