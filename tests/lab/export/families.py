@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnx_ir as ir
 import torch
 
 from abnn_serve.lab.adaptive_norm import EPS, Form, channel_statistics
 from abnn_serve.lab.batches import to_input
 from abnn_serve.lab.data import ImageData
+from abnn_serve.lab.export.passes import Stage
 from abnn_serve.lab.network import AdaptiveNetwork
 from abnn_serve.lab.recipes import RECIPES
 from abnn_serve.lab.run import Run
@@ -31,6 +34,11 @@ def expected_drift(network: AdaptiveNetwork, images: np.ndarray) -> np.ndarray:
         away = (code - code.mean(axis=0)) / np.maximum(code.std(axis=0), 1e-6)
         expected.append(np.sqrt(np.square(away).mean(axis=1)))
     return np.stack(expected, axis=1)
+
+
+def as_stage(name: str, model: bytes) -> Stage:
+    """A serialised graph as one that a pass gave."""
+    return Stage(name, ir.from_proto(onnx.load_from_string(model)))
 
 
 def untrained_run(target: str, substitute: str, size: int, path: Path, form: Form = "linear") -> Run:

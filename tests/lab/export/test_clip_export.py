@@ -17,7 +17,7 @@ from abnn_serve.lab.evaluate import evaluate
 from abnn_serve.lab.export import bundle as export_module
 from abnn_serve.lab.export.bundle import export_bundle
 from abnn_serve.lab.export.drift import with_attacked_drift
-from abnn_serve.lab.export.graph import ServedNetwork, Stage, export_stages
+from abnn_serve.lab.export.graph import ServedNetwork, export_stages
 from abnn_serve.lab.export.passes import PASSES
 from abnn_serve.lab.export.precision import with_robust_accuracy
 from abnn_serve.lab.export.subject import open_subject
@@ -32,6 +32,7 @@ from abnn_serve.runtime.engine import open_graph
 from abnn_serve.runtime.predictor import Predictor
 from tests.conftest import CLIPS, clip_request
 from tests.drawing import encode_video, passing_square, png
+from tests.lab.export.families import as_stage
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +128,7 @@ def test_a_variant_in_fp16_is_measured_by_video_and_attacked(
     video_bundle, abnn_clip_run, videos, tmp_path, monkeypatch
 ):
     data = load_data(videos["val"], CLIPS)
-    stages = [Stage("as served", 0, video_bundle.read("model.onnx"))]
+    stages = [as_stage("as served", video_bundle.read("model.onnx"))]
     monkeypatch.setattr(export_module, "export_stages", lambda network, spec: stages)
     bundle = export_bundle(abnn_clip_run, tmp_path / "half", data, precisions=("fp32", "fp16"))
     (variant,) = bundle.card.variants

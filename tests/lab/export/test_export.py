@@ -15,18 +15,17 @@ from abnn_serve.lab.data import ImageData
 from abnn_serve.lab.export.bundle import export_bundle
 from abnn_serve.lab.export.graph import ServedNetwork, export_graph
 from abnn_serve.lab.export.parity import torch_logits
-from abnn_serve.lab.export.passes import Stage
 from abnn_serve.lab.train import evaluate_clean
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.spec import InputSpec, Labels
-from tests.lab.export.families import untrained_run
+from tests.lab.export.families import as_stage, untrained_run
 
 
 @pytest.fixture
 def exported_once(bundle, monkeypatch):
     """The graph that the run gave before: exporting takes most of the time, and gives the same bytes each time."""
     model = bundle.read("model.onnx")
-    stages = [Stage("as served", 0, model)]
+    stages = [as_stage("as served", model)]
     monkeypatch.setattr(export_module, "export_stages", lambda network, spec: stages)
 
 
@@ -92,7 +91,7 @@ def test_a_pass_that_loses_parity_is_left_out(bundle, abnn_run, val_data, tmp_pa
     for tensor in model.graph.initializer:
         if tensor.name.endswith("classifier.bias"):
             tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) + 0.01, tensor.name))
-    stages = [Stage("as exported", 9, good), Stage("a rough pass", 8, model.SerializeToString())]
+    stages = [as_stage("as exported", good), as_stage("a rough pass", model.SerializeToString())]
     monkeypatch.setattr(export_module, "export_stages", lambda network, spec: stages)
     said, kept = [], []
     made = export_bundle(abnn_run, tmp_path / "b", val_data, on_stage=said.append, on_passes=kept.extend)

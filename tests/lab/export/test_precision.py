@@ -14,20 +14,20 @@ from abnn_serve.errors import ConfigError, DeviceError, ExportError
 from abnn_serve.lab.attacks.gradient import PGD
 from abnn_serve.lab.evaluate import evaluate
 from abnn_serve.lab.export.bundle import export_bundle
-from abnn_serve.lab.export.passes import Stage
 from abnn_serve.lab.export.precision import with_robust_accuracy
 from abnn_serve.lab.outcomes import Trial
 from abnn_serve.lab.threats import Subject
 from abnn_serve.runtime.open_vino import bf16_is_there
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.runtime.session import Session
+from tests.lab.export.families import as_stage
 
 
 @pytest.fixture(scope="module")
 def export(bundle, abnn_run, val_data, tmp_path_factory):
     """Exports once more without torch's exporter, which would give the same graph."""
     with pytest.MonkeyPatch.context() as patch:
-        stages = [Stage("as served", 0, bundle.read("model.onnx"))]
+        stages = [as_stage("as served", bundle.read("model.onnx"))]
         patch.setattr(export_module, "export_stages", lambda network, spec: stages)
 
         def run(name, calibration, **options):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import onnx_ir as ir
 
@@ -30,23 +31,26 @@ PASSES: dict[str, Callable[[ir.Model], None]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Stage:
     """The graph after one pass: how many nodes it has, and its bytes."""
 
     name: str
-    nodes: int
-    model: bytes
+    graph: ir.Model
+
+    @property
+    def nodes(self) -> int:
+        return len(self.graph.graph)
+
+    @cached_property
+    def model(self) -> bytes:
+        return bytes(ir.serde.serialize_model(self.graph).SerializeToString())
 
 
 def run_passes(model: ir.Model) -> list[Stage]:
     """Rewrite `model` in place; what it was after every pass, first as torch exported it."""
-    stages = [_stage("as exported", model)]
+    stages = [Stage("as exported", model.clone())]
     for name, rewrite in PASSES.items():
         rewrite(model)
-        stages.append(_stage(name, model))
+        stages.append(Stage(name, model.clone()))
     return stages
-
-
-def _stage(name: str, model: ir.Model) -> Stage:
-    return Stage(name, len(model.graph), ir.serde.serialize_model(model).SerializeToString())
