@@ -2,21 +2,23 @@
 
 python benchmarks/roofline.py --out benchmarks/results/roofline-cpu
 
-Peak is the best float32 matrix product of NumPy's BLAS and of ONNX Runtime's on the same threads; traffic is a large
-array copied. Kernel times are ONNX Runtime's own profile of the graph that serving runs: its layout and fusions
-included.
+Peak is the best float32 matrix product of ONNX Runtime's on the same threads; traffic is a large array copied. Kernel
+times are the engine's own profile of the graph that serving runs, its layout and fusions included: ONNX Runtime's, and
+OpenVINO's where it is there.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -32,6 +34,7 @@ from abnn_serve.runtime.engine import CPU
 RUNS = 20
 _MATRIX = 1536
 _COPY_MB = 256
+Images = np.ndarray[Any, Any]
 
 
 def main() -> None:
@@ -46,10 +49,14 @@ def main() -> None:
     peak, bandwidth = matrix_peak(options.threads), copy_bandwidth()
     print(f"peak {peak / 1e9:.1f} GFLOP/s on {options.threads} thread(s), copying {bandwidth / 1e9:.1f} GB/s\n")
     graphs = pair_graphs(options.network, options.size, options.rank, options.form)
+    image = np.random.default_rng(0).integers(0, 256, (options.batch, options.size, options.size, 3), dtype=np.uint8)
+    cases = {name: (profile, name) for name in ("target", "exported", "fused")}
+    if importlib.util.find_spec("openvino"):
+        cases |= {f"{name}, OpenVINO": (profile_openvino, name) for name in ("target", "fused")}
     rows, kernels = {}, {}
-    for name in ("target", "exported", "fused"):
-        operations = convolution_flops(graphs[name]) * options.batch
-        seconds, kernels[name] = profile(graphs[name], options.size, options.batch, options.threads)
+    for name, (take, graph) in cases.items():
+        operations = convolution_flops(graphs[graph]) * options.batch
+        seconds, kernels[name] = take(graphs[graph], image, options.threads)
         rows[name] = {"flops": operations, "seconds": seconds, "share_of_peak": operations / seconds / peak}
         print(
             f"{name}: {operations / 1e9:.2f} GFLOP in {1000 * seconds:.2f} ms, "
@@ -99,25 +106,43 @@ def convolution_flops(model: bytes) -> int:
     )
 
 
-def profile(model: bytes, size: int, batch: int, threads: int) -> tuple[float, dict[str, float]]:
-    """Median seconds of a run, and mean seconds of each kind of kernel in it, most first."""
-    image = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
+def profile(model: bytes, image: Images, threads: int) -> tuple[float, dict[str, float]]:
+    """Median seconds of a run in ONNX Runtime, and mean seconds of each kind of kernel in it, most first."""
     plain = _session(model, threads)
-    times = []
-    for _ in range(RUNS):
-        start = time.perf_counter()
-        plain.run(None, {"image": image})
-        times.append(time.perf_counter() - start)
+    seconds = float(np.median(_times(lambda: plain.run(None, {"image": image}))))
     with tempfile.TemporaryDirectory() as scratch:
         profiled = _session(model, threads, Path(scratch) / "profile")
-        for _ in range(RUNS):
-            profiled.run(None, {"image": image})
+        _times(lambda: profiled.run(None, {"image": image}))
         events = json.loads(Path(profiled.end_profiling()).read_text())
+    return seconds, _mean(
+        (event["args"]["op_name"], event["dur"] / 1e6)
+        for event in events
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")
+    )
+
+
+def profile_openvino(model: bytes, image: Images, threads: int) -> tuple[float, dict[str, float]]:
+    """The same in OpenVINO; what it joined into a convolution counts as one."""
+    import openvino
+
+    core, spent = openvino.Core(), []
+    graph = core.read_model(model)
+    graph.reshape(list(image.shape))
+    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+    plain = core.compile_model(graph, "CPU", settings).create_infer_request()
+    seconds = float(np.median(_times(lambda: plain.infer({0: image}, share_inputs=True))))
+    profiled = core.compile_model(graph, "CPU", {**settings, "PERF_COUNT": True}).create_infer_request()
+    for _ in range(RUNS):
+        profiled.infer({0: image}, share_inputs=True)
+        spent += [(each.node_type, each.real_time.total_seconds()) for each in profiled.profiling_info]
+    return seconds, _mean(spent)
+
+
+def _mean(kernels: Iterable[tuple[str, float]]) -> dict[str, float]:
     spent: dict[str, float] = defaultdict(float)
-    for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            spent[event["args"]["op_name"]] += event["dur"] / 1e6 / RUNS
-    return float(np.median(times)), dict(sorted(spent.items(), key=lambda item: -item[1]))
+    for kind, seconds in kernels:
+        spent[kind] += seconds / RUNS
+    return dict(sorted(((kind, took) for kind, took in spent.items() if took), key=lambda item: -item[1]))
 
 
 def _session(model: bytes, threads: int, profile_to: Path | None = None) -> ort.InferenceSession:
@@ -129,16 +154,20 @@ def _session(model: bytes, threads: int, profile_to: Path | None = None) -> ort.
 
 
 def _best(call: Callable[[], object]) -> float:
+    return min(_times(call))
+
+
+def _times(call: Callable[[], object]) -> list[float]:
     times = []
     for _ in range(RUNS):
         start = time.perf_counter()
         call()
         times.append(time.perf_counter() - start)
-    return min(times)
+    return times
 
 
 def _draw(kernels: dict[str, dict[str, float]], path: Path) -> None:
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
     axis = figure.subplots()
     kinds = sorted({kind for of in kernels.values() for kind in of}, key=lambda k: -kernels["fused"].get(k, 0.0))
     names, left = list(kernels), np.zeros(len(kernels))

@@ -185,10 +185,10 @@ class Predictor:
         """One sample's logits, float32 (classes,), as an answer that names `top_k` classes."""
         names = self.bundle.labels.names
         probabilities = _softmax(logits)
-        best = np.argsort(-probabilities, kind="stable")[:top_k]
+        best = (-probabilities).argsort(kind="stable")[:top_k]
         scores = zip(best.tolist(), probabilities[best].tolist(), strict=True)
-        top = tuple(ClassScore(index=index, label=names[index], probability=share) for index, share in scores)
-        return Prediction(top=top, logits=logits, drift=drift)
+        top = [ClassScore(index=index, label=names[index], probability=share) for index, share in scores]
+        return Prediction(top=tuple(top), logits=logits, drift=drift)
 
 
 def _stacked(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
@@ -201,7 +201,8 @@ def _stacked(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
 
 
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    exact = logits.astype(np.float64)
-    weights = np.exp(exact - exact.max())
-    probabilities: NDArray[np.float64] = weights / weights.sum()
-    return probabilities
+    weights: NDArray[np.float64] = logits.astype(np.float64)
+    weights -= np.maximum.reduce(weights)
+    np.exp(weights, out=weights)
+    weights /= np.add.reduce(weights)
+    return weights

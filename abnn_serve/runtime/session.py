@@ -71,12 +71,11 @@ class Session:
             raise InputShapeError(
                 f"input is {images.dtype} {images.shape}, expected uint8 (N, {', '.join(map(str, shape))}), N >= 1"
             )
-        parts = [
-            self._engine.run(np.ascontiguousarray(images[start : start + self.max_batch]))
-            for start in range(0, len(images), self.max_batch)
-        ]
-        logits: NDArray[np.float32] = np.concatenate(parts)
-        return logits
+        images = np.ascontiguousarray(images)
+        if len(images) <= self.max_batch:
+            return self._engine.run(images)
+        starts = range(0, len(images), self.max_batch)
+        return np.concatenate([self._engine.run(images[start : start + self.max_batch]) for start in starts])
 
     def _check_signature(self) -> None:
         spec = self.bundle.manifest.input
