@@ -111,7 +111,8 @@ def _preset(options: argparse.Namespace) -> Preset:
 
 def _run(name: str, options: argparse.Namespace, seed: int) -> Path:
     folder = options.preset if options.what == "image" else f"{options.what}-{options.preset}"
-    return Path(str(options.runs), folder, f"{name}-{seed}")
+    once = any(row.big for row in TABLES[options.what].rows if row.name == name)
+    return Path(str(options.runs), folder, f"{name}-{0 if once else seed}")
 
 
 def _recipe(row: Row, preset: Preset, scale: float) -> Recipe:
@@ -211,8 +212,7 @@ def _write(options: argparse.Namespace) -> None:
                 day = dt.datetime.fromtimestamp(path.stat().st_mtime, tz=dt.UTC).date().isoformat()
                 measured = Measured(card=card, date=day, hardware=describe_device(pick_device(options.device)))
                 found[row.name, seed] = measured
-    order = {row.name: position for position, row in enumerate(rows)}
-    found = dict(sorted(found.items(), key=lambda item: (order[item[0][0]], item[0][1])))
+    found = {key: found[key] for row in rows for key in sorted(found) if key[0] == row.name}
     record: dict[str, Any] = {
         "preset": options.preset,
         "eps": _preset(options).eps,
