@@ -39,6 +39,7 @@ from abnn_serve.runtime.settings import DEFAULT_VIDEO_BUNDLE, default_bundle
 CLIENTS = 16
 DEADLINE = 10.0
 FLOODS = 4
+FILLING = 3.0  # seconds in which the line fills
 Facts = dict[str, Any]
 
 
@@ -51,11 +52,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with odd-media")
     parser.add_argument("--requests", type=int, default=10_000, help="malformed ones")
     parser.add_argument("--kind", choices=KINDS, help="of malformed ones; all if not given")
-    parser.add_argument("--seconds", type=float, default=60, help="of overload")
+    parser.add_argument("--seconds", type=float, default=60, help=f"of overload, in {FLOODS} floods")
     parser.add_argument("--times", type=int, default=20, help="SIGTERM under load")
     parser.add_argument("--batches", type=int, default=1000, help="with hostile neighbours")
     parser.add_argument("--out", type=Path, help="stem of the JSON file to write")
     options = parser.parse_args()
+    if options.seconds <= FLOODS * FILLING:
+        parser.error(f"--seconds is {options.seconds:g}, expected more than {FLOODS * FILLING:g}: the lines fill first")
     found: dict[str, Facts] = {}
     for name in options.only or TRIALS:
         with tempfile.TemporaryDirectory() as folder:
@@ -183,7 +186,7 @@ def trial_overload(options: argparse.Namespace, folder: Path) -> Facts:
         for _ in range(FLOODS):
             plateaus.append(_rate(asyncio.run(closed_loop(url, pictures, 8, 12.0, raw=True)), 0, 12.0))
             flood += (samples := uvloop.run(open_loop(url, pictures, 10 * plateaus[0], seconds)))
-            rates.append(_rate(samples, 3.0, seconds))
+            rates.append(_rate(samples, FILLING, seconds))
             ended = time.perf_counter()
             waited = asyncio.run(closed_loop(url, pictures, 1, 5.0, raw=True))
         after = asyncio.run(closed_loop(url, pictures, 1, 5.0, raw=True))
