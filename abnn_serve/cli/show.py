@@ -59,7 +59,7 @@ def print_bundle(bundle: Bundle) -> None:
         for what, seconds in (("initial weights", cost.init_seconds), ("substitute", cost.substitute_seconds))
         if seconds is not None
     )
-    epochs = f"{cost.epochs} epochs" if cost.epochs else "a mean of finished runs"
+    epochs = f"{cost.epochs} epoch{'s' * (cost.epochs > 1)}" if cost.epochs else "a mean of finished runs"
     rows = [
         (
             "bundle",

@@ -114,4 +114,4 @@ def train(
             on_progress=on_progress,
         )
     last = run.metrics[-1]
-    console.print(f"{out}: validation accuracy {last['val_accuracy']:.2%} after {last['epoch']} epochs", markup=False)
+    console.print(f"{out}: validation accuracy {last['val_accuracy']:.2%} after epoch {last['epoch']}", markup=False)

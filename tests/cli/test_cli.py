@@ -65,7 +65,7 @@ def test_train_export_verify_show_and_predict_work_in_a_row(shapes, standard_run
     abnn = _abnn("train", "abnn", *arguments, "--out", tmp_path / "abnn")
     assert abnn.returncode == 0, abnn.stderr
     assert "epoch 2/2" in abnn.stderr
-    assert re.search(r"validation accuracy [\d.]+% after 2 epochs", abnn.stderr)
+    assert re.search(r"validation accuracy [\d.]+% after epoch 2", abnn.stderr)
     assert "features.6.body.1.1" in abnn.stderr
     export = _abnn("export", tmp_path / "abnn", "--out", tmp_path / "bundle", "--data", shapes["val"])
     assert export.returncode == 0, export.stderr
