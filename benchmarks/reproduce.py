@@ -71,7 +71,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--out", help="results, benchmarks/results/WHAT if not given; runs are kept in RUNS")
     parser.add_argument("--runs", default="runs/reproduce", help="checkpoints, one folder a row and seed")
     parser.add_argument("--rows", nargs="*", help="all that are evaluated, if not given")
-    parser.add_argument("--seeds", nargs="*", type=int, default=[0])
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0], help="substitutes are trained once, with seed 0")
     parser.add_argument("-n", type=int, help="images to attack")
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies every row's epochs: 0.05 is a try")
     parser.add_argument("--autoattack", action="store_true", help="AutoAttack too: by far the longest")
