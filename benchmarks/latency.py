@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import importlib.util
 import sys
 from collections.abc import Callable
 from functools import cache, partial
@@ -31,7 +30,7 @@ from abnn_serve.lab.export.graph import ServedNetwork
 from abnn_serve.lab.export.half import to_fp16
 from abnn_serve.lab.export.int8 import to_int8
 from abnn_serve.runtime.engine import Engine
-from abnn_serve.runtime.open_vino import bf16_is_there
+from abnn_serve.runtime.open_vino import bf16_is_there, openvino_is_there
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.runtime.providers import open_engine
 from abnn_serve.runtime.settings import Device, default_bundle
@@ -127,7 +126,7 @@ def _makers(
         return case(to_fp16(model))
 
     quick, on_cpu = options.quick, options.device == "cpu"
-    open_vino = on_cpu and _has_openvino()
+    open_vino = on_cpu and openvino_is_there()
     first = (size, batch) == FIRST
     makers: dict[str, Callable[[], Call]] = {}
     if not (quick and open_vino):
@@ -153,13 +152,9 @@ def _beyond_the_bars(
     }
     if options.device == "cpu":
         makers["int8, ONNX Runtime"] = lambda: case(to_int8(graphs["fused"], image))
-        if _has_openvino() and bf16_is_there():
+        if openvino_is_there() and bf16_is_there():
             makers["bf16"] = lambda: case(graphs["fused"], "openvino", "bf16")
     return makers
-
-
-def _has_openvino() -> bool:
-    return importlib.util.find_spec("openvino") is not None
 
 
 def _in_turn(*calls: Call) -> Call:

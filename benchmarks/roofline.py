@@ -10,7 +10,6 @@ OpenVINO's where it is there.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import sys
 import tempfile
@@ -30,6 +29,7 @@ from onnx import TensorProto, helper
 
 from abnn_serve.errors import AbnnError
 from abnn_serve.runtime.engine import CPU
+from abnn_serve.runtime.open_vino import openvino_is_there
 
 RUNS = 20
 _MATRIX = 1536
@@ -51,7 +51,7 @@ def main() -> None:
     graphs = pair_graphs(options.network, options.size, options.rank, options.form)
     image = np.random.default_rng(0).integers(0, 256, (options.batch, options.size, options.size, 3), dtype=np.uint8)
     cases = {name: (profile, name) for name in ("target", "exported", "fused")}
-    if importlib.util.find_spec("openvino"):
+    if openvino_is_there():
         cases |= {f"{name}, OpenVINO": (profile_openvino, name) for name in ("target", "fused")}
     rows, kernels = {}, {}
     for name, (take, graph) in cases.items():

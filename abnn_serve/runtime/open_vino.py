@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import threading
 from collections import Counter
 from collections.abc import Sequence
@@ -62,6 +63,11 @@ class OpenVinoEngine:
                 parts.append(request.get_output_tensor().data.copy())
                 start += size
         return np.concatenate(parts)
+
+
+def openvino_is_there() -> bool:
+    """Whether the extra `openvino` is there."""
+    return importlib.util.find_spec("openvino") is not None
 
 
 def bf16_is_there() -> bool:

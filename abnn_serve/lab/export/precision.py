@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -20,6 +19,7 @@ from abnn_serve.lab.outcomes import Evaluation, count
 from abnn_serve.runtime.cuda import CUDA
 from abnn_serve.runtime.engine import CPU, Engine, max_batch
 from abnn_serve.runtime.open_vino import NAME as OPENVINO
+from abnn_serve.runtime.open_vino import openvino_is_there
 from abnn_serve.runtime.providers import open_engine
 from abnn_serve.runtime.session import Session
 from abnn_serve.runtime.settings import Device
@@ -92,7 +92,7 @@ def _devices(precision: Precision) -> list[Device]:
         return ["openvino"]
     if precision == "fp16":
         return ["auto" if has_cuda_device() else "cpu"]  # its libraries may still be missing
-    return ["cpu", "openvino"] if importlib.util.find_spec("openvino") else ["cpu"]
+    return ["cpu", "openvino"] if openvino_is_there() else ["cpu"]
 
 
 def _logits(engine: Engine, images: NDArray[np.uint8]) -> NDArray[np.float32]:
