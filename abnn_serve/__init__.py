@@ -8,18 +8,18 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from abnn_serve.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from abnn_serve.bundle.store import load_bundle
     from abnn_serve.card import RobustnessCard
     from abnn_serve.errors import AbnnError
-    from abnn_serve.lab.export.bundle import export_bundle
-    from abnn_serve.lab.pairing import SurgeryPlan
-    from abnn_serve.lab.start import train
-    from abnn_serve.lab.zoo import build_network
+    from abnn_serve.export.bundle import export_bundle
+    from abnn_serve.lab.abnn.plan import SurgeryPlan
+    from abnn_serve.lab.networks.zoo import build_network
+    from abnn_serve.lab.training.train import train
     from abnn_serve.runtime.predictor import Prediction, Predictor
     from abnn_serve.spec import InputSpec
-
-__version__ = "0.1.0"
 
 _HOME = {
     "AbnnError": "abnn_serve.errors",
@@ -27,11 +27,11 @@ _HOME = {
     "Prediction": "abnn_serve.runtime.predictor",
     "Predictor": "abnn_serve.runtime.predictor",
     "RobustnessCard": "abnn_serve.card",
-    "SurgeryPlan": "abnn_serve.lab.pairing",
-    "build_network": "abnn_serve.lab.zoo",
-    "export_bundle": "abnn_serve.lab.export.bundle",
+    "SurgeryPlan": "abnn_serve.lab.abnn.plan",
+    "build_network": "abnn_serve.lab.networks.zoo",
+    "export_bundle": "abnn_serve.export.bundle",
     "load_bundle": "abnn_serve.bundle.store",
-    "train": "abnn_serve.lab.start",
+    "train": "abnn_serve.lab.training.train",
 }
 
 __all__ = [

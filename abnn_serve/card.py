@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from abnn_serve.errors import ConfigError
 from abnn_serve.spec import Precision
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 ThreatModel = Literal["transfer", "substitute-transfer", "graybox", "whitebox", "blackbox", "artifact"]
 Norm = Literal["Linf", "L2", "patch"]
@@ -25,6 +30,11 @@ class Accuracy:
     def __post_init__(self) -> None:
         if not 0 <= self.correct <= self.n or self.n == 0:
             raise ConfigError(f"Accuracy is {self.correct} of {self.n}, expected 0 <= correct <= n and n > 0")
+
+    @classmethod
+    def of(cls, is_correct: Collection[bool] | NDArray[np.bool_]) -> Accuracy:
+        """Accuracy of flags, bool (N,)."""
+        return cls(correct=int(sum(map(bool, is_correct))), n=len(is_correct))
 
     @property
     def value(self) -> float:

@@ -21,13 +21,13 @@ import torchattacks
 from torch import Tensor
 
 from abnn_serve.errors import AbnnError
+from abnn_serve.evaluation.subject import open_subject
 from abnn_serve.lab.attacks.base import Attack
-from abnn_serve.lab.attacks.gradient import FGSM, PGD
+from abnn_serve.lab.attacks.pgd import FGSM, PGD
 from abnn_serve.lab.attacks.square import Square
-from abnn_serve.lab.batches import to_input
-from abnn_serve.lab.data import load_data
+from abnn_serve.lab.data.load import load_data
 from abnn_serve.lab.device import describe_device, pick_device
-from abnn_serve.lab.export.subject import open_subject
+from abnn_serve.lab.training.batches import to_input
 
 BATCH = 250
 QUERIES = 300

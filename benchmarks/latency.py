@@ -26,9 +26,9 @@ from common.report import Bar, bar_records, print_bars, sums, write_record
 from common.timing import Call, interleaved, medians, with_memory
 
 from abnn_serve.errors import AbnnError
-from abnn_serve.lab.export.graph import ServedNetwork
-from abnn_serve.lab.export.half import to_fp16
-from abnn_serve.lab.export.int8 import to_int8
+from abnn_serve.export.fp16 import to_fp16
+from abnn_serve.export.int8 import to_int8
+from abnn_serve.lab.abnn.network import ServedNetwork
 from abnn_serve.runtime.engine import Engine
 from abnn_serve.runtime.open_vino import bf16_is_there, openvino_is_there
 from abnn_serve.runtime.predictor import Predictor

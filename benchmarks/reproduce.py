@@ -25,14 +25,14 @@ from matplotlib.figure import Figure
 from abnn_serve.card import RobustnessCard
 from abnn_serve.codec import from_json, to_json
 from abnn_serve.errors import AbnnError, ConfigError
-from abnn_serve.lab.data import load_data
+from abnn_serve.evaluation.report import draw, filled, measure
+from abnn_serve.evaluation.subject import open_subject
+from abnn_serve.evaluation.suites import choose_trials
+from abnn_serve.lab.data.load import load_data
 from abnn_serve.lab.device import describe_device, pick_device
-from abnn_serve.lab.export.subject import open_subject
-from abnn_serve.lab.recipes import Recipe, recipe_by_name
-from abnn_serve.lab.robustness import draw, filled, measure
-from abnn_serve.lab.run import Run
-from abnn_serve.lab.start import TrainRequest, train
-from abnn_serve.lab.suites import choose_trials
+from abnn_serve.lab.training.recipes import Recipe, recipe_by_name
+from abnn_serve.lab.training.run import Run
+from abnn_serve.lab.training.train import TrainRequest, train
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,7 +37,7 @@ from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.runtime.session import MAX_BATCH
 from abnn_serve.runtime.settings import default_bundle
 from abnn_serve.scoring.on_ray import RayPool
-from abnn_serve.scoring.run import score
+from abnn_serve.scoring.score import score
 
 BAR = 0.90
 MEMORY_BAR = 1.5e9

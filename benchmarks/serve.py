@@ -35,11 +35,11 @@ from common.serving import ABNN, Sample, Server, closed_loop, running
 from PIL import Image, ImageDraw
 
 from abnn_serve.errors import AbnnError
-from abnn_serve.lab.data import load_data
-from abnn_serve.lab.export.bundle import export_bundle
-from abnn_serve.lab.recipes import RECIPES
-from abnn_serve.lab.run import Run
-from abnn_serve.lab.start import TrainRequest, train
+from abnn_serve.export.bundle import export_bundle
+from abnn_serve.lab.data.load import load_data
+from abnn_serve.lab.training.recipes import RECIPES
+from abnn_serve.lab.training.run import Run
+from abnn_serve.lab.training.train import TrainRequest, train
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.runtime.settings import Device
 from abnn_serve.spec import InputSpec, Precision

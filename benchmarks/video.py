@@ -25,11 +25,11 @@ from common.report import write_record
 from numpy.typing import NDArray
 
 from abnn_serve.errors import AbnnError
-from abnn_serve.lab.export.graph import export_graph
-from abnn_serve.lab.network import PixelNetwork
-from abnn_serve.lab.pairing import plan_pairs
-from abnn_serve.lab.surgery import apply_plan
-from abnn_serve.lab.zoo import build_network
+from abnn_serve.export.graph import export_graph
+from abnn_serve.lab.abnn.network import PixelNetwork
+from abnn_serve.lab.abnn.plan import plan_pairs
+from abnn_serve.lab.abnn.surgery import apply_plan
+from abnn_serve.lab.networks.zoo import build_network
 from abnn_serve.media.container import SUFFIXES
 from abnn_serve.media.limits import VideoLimits
 from abnn_serve.media.video import decode_video

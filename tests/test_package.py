@@ -13,46 +13,74 @@ import abnn_serve
 
 ROOT = Path(abnn_serve.__file__).parent
 
-# A layer may import itself and what stands below it: runtime and lab stand side by side.
+# Bottom up; a layer imports itself and the layers below it. Names on one line stand side by side.
 LAYERS = [
-    "errors",
-    "codec hardware",
+    "errors version files hardware arrays",
+    "codec",
     "spec",
-    "media",
-    "card",
+    "media card",
     "bundle",
     "runtime lab",
-    "lab.export",
-    "service scoring",
+    "export evaluation scoring service",
     "cli",
 ]
-RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names.split()}
-
-
-def _layer(module: str) -> str | None:
-    parts = module.split(".")[1:]
-    return "lab.export" if parts[:2] == ["lab", "export"] else parts[0] if parts else None
+LAB_LAYERS = ["device abnn networks data attacks", "training"]
 
 
 def _imports() -> list[tuple[str, str]]:
-    found = []
+    """Pairs of module and imported module, both as dotted names below the package; the package itself is ''."""
+    pairs = []
     for path in sorted(ROOT.rglob("*.py")):
-        module = ".".join(["abnn_serve", *path.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__")
-        nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
-        found += [(module, node.module) for node in nodes if (node.module or "").startswith("abnn_serve.")]
-    return found
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix("__init__").rstrip(".")
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{path} has a relative import"
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            else:
+                continue
+            pairs += [(module, name[len("abnn_serve") :].strip(".")) for name in names if _is_ours(name)]
+    return pairs
+
+
+def _is_ours(name: str) -> bool:
+    return name == "abnn_serve" or name.startswith("abnn_serve.")
+
+
+def _upward(imports: list[tuple[str, str]], layers: list[str]) -> list[str]:
+    """The imports that do not point down; what imports or is imported is in none of `layers` where it is no module."""
+    rank = {name: row for row, names in enumerate(layers) for name in names.split()}
+    wrong = []
+    for importer, imported in imports:
+        here, there = importer.split(".")[0], imported.split(".")[0]
+        if here and here != there and (there not in rank or rank[there] >= rank[here]):
+            wrong.append(f"{importer} imports {imported or 'abnn_serve'}")
+    return wrong
 
 
 def test_imports_point_down_the_layers():
-    wrong = []
-    for importer, imported in _imports():
-        here, there = _layer(importer), _layer(imported)
-        if here is None or here == there:
-            continue
-        if RANK[there] >= RANK[here]:
-            wrong.append(f"{importer} imports {imported}")
-    assert len(_imports()) > 50
-    assert wrong == []
+    assert len(_imports()) > 400
+    assert _upward(_imports(), LAYERS) == []
+
+
+def test_imports_inside_lab_point_down_its_layers():
+    inside = [(a[4:], b[4:]) for a, b in _imports() if a.startswith("lab.") and b.startswith("lab.")]
+    assert len(inside) > 50
+    assert _upward(inside, LAB_LAYERS) == []
+
+
+def test_every_module_stands_in_a_layer():
+    named = {name for names in LAYERS for name in names.split()}
+    found = {path.stem for path in ROOT.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+    assert found - {"__init__"} == named
+
+
+@pytest.mark.parametrize(
+    "imported", ["", "__version__", "service.app"], ids=["import abnn_serve", "from abnn_serve import", "upwards"]
+)
+def test_an_import_that_points_up_is_seen(imported):
+    assert _upward([("runtime.session", imported)], LAYERS)
 
 
 def test_there_is_no_module_without_a_first_line_that_says_its_job():
@@ -95,7 +123,7 @@ def test_an_unknown_name_is_an_attribute_error():
         ("from abnn_serve.service import AbnnService", ["torch", "torchvision", "onnx"]),
         ("import abnn_serve.cli.main", ["torch", "bentoml", "onnx"]),
         ("import abnn_serve.runtime.predictor", ["torch", "bentoml", "onnx"]),
-        ("import abnn_serve.scoring.run", ["torch", "bentoml", "onnx", "matplotlib", "ray", "pandas"]),
+        ("import abnn_serve.scoring.score", ["torch", "bentoml", "onnx", "matplotlib", "ray", "pandas"]),
         ("import abnn_serve.scoring.decode", ["torch", "onnxruntime", "pyarrow"]),
     ],
 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import shutil
 import tempfile
 import zipfile
@@ -21,6 +20,7 @@ from abnn_serve.bundle.manifest import MANIFEST, FileEntry, Manifest
 from abnn_serve.card import RobustnessCard
 from abnn_serve.codec import canonical, from_json, to_json
 from abnn_serve.errors import BundleError, BundleIntegrityError, one_line
+from abnn_serve.files import atomic_write, sync_directory
 from abnn_serve.spec import Labels
 
 T = TypeVar("T")
@@ -112,7 +112,8 @@ def write_bundle(
             name: FileEntry(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data)) for name, data in files.items()
         }
         for name, data in [*files.items(), (MANIFEST, describe(entries).to_bytes())]:
-            write_durably(aside / name, data)
+            with atomic_write(aside / name) as file:
+                file.write(data)
         aside.chmod(0o755)
         check(load_bundle(aside))
         _put_in_place(aside, path)
@@ -201,14 +202,6 @@ def _golden(data: bytes, path: Path) -> Golden:
     return golden
 
 
-def write_durably(file: Path, data: bytes) -> None:
-    """Write a file and bring it to the disk."""
-    with file.open("wb") as out:
-        out.write(data)
-        out.flush()
-        os.fsync(out.fileno())
-
-
 def _put_in_place(aside: Path, path: Path) -> None:
     sync_directory(aside)
     if path.exists():
@@ -224,12 +217,3 @@ def _put_in_place(aside: Path, path: Path) -> None:
     else:
         aside.replace(path)
     sync_directory(path.parent)
-
-
-def sync_directory(path: Path) -> None:
-    """Bring what was renamed into a directory to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

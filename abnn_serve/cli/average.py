@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from abnn_serve.cli.lab import require_lab
+from abnn_serve.cli.extras import require_lab
 
 
 def average(
@@ -27,9 +27,9 @@ def average(
     Example: abnn average runs/a runs/b --data 'data/train-*.parquet' --val data/test.parquet --out runs/ab
     """
     require_lab()
-    from abnn_serve.lab.average import average_runs
-    from abnn_serve.lab.data import load_data
-    from abnn_serve.lab.run import Run
+    from abnn_serve.lab.data.load import load_data
+    from abnn_serve.lab.training.average import average_runs
+    from abnn_serve.lab.training.run import Run
 
     with Console(stderr=True).status("reading data") as status:
         spec = Run(runs[0]).config.input

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from abnn_serve.cli.lab import require_lab
+from abnn_serve.cli.extras import require_lab
 from abnn_serve.errors import ConfigError
 
 _CHECKOUT = Path(__file__).parents[2]

@@ -11,13 +11,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from abnn_serve.cli.bars import progress_bar
-from abnn_serve.cli.lab import require_lab
+from abnn_serve.cli.extras import require_lab
+from abnn_serve.cli.progress import progress_bar
 from abnn_serve.errors import ConfigError
 
 if TYPE_CHECKING:
     from abnn_serve.card import Accuracy, RobustnessCard
-    from abnn_serve.lab.outcomes import Trial
+    from abnn_serve.evaluation.outcomes import Trial
 
 
 def evaluate(
@@ -54,13 +54,12 @@ def evaluate(
     bars = [_bar(text) for text in require or ()]
     budget = _number(eps)
     from abnn_serve.bundle.store import pack_json, with_card
-    from abnn_serve.lab.data import agree, load_data
+    from abnn_serve.evaluation.bundle_checks import with_attacked_drift, with_robust_accuracy
+    from abnn_serve.evaluation.report import draw, filled, measure
+    from abnn_serve.evaluation.subject import open_subject
+    from abnn_serve.evaluation.suites import choose_trials
+    from abnn_serve.lab.data.load import agree, load_data
     from abnn_serve.lab.device import pick_device
-    from abnn_serve.lab.export.drift import with_attacked_drift
-    from abnn_serve.lab.export.precision import with_robust_accuracy
-    from abnn_serve.lab.export.subject import open_subject
-    from abnn_serve.lab.robustness import draw, filled, measure
-    from abnn_serve.lab.suites import choose_trials
 
     console = Console(stderr=True)
     opened = open_subject(subject, run=run, twin=twin, probe=probe)

@@ -9,13 +9,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from abnn_serve.cli.lab import require_lab
+from abnn_serve.cli.extras import require_lab
 from abnn_serve.cli.show import print_bundle
 from abnn_serve.errors import ConfigError
 from abnn_serve.spec import Precision
 
 if TYPE_CHECKING:
-    from abnn_serve.lab.export.gains import Gain
+    from abnn_serve.export.pass_timing import Gain
 
 
 def export(
@@ -49,10 +49,10 @@ def export(
     known = get_args(Precision)
     if wanted[0] != "fp32" or len(set(wanted)) < len(wanted) or not set(wanted) <= set(known):
         raise ConfigError(f"--precision is {precision!r}, expected fp32, then any of {', '.join(known[1:])}: fp32,int8")
-    from abnn_serve.lab.data import load_data
-    from abnn_serve.lab.export.bundle import export_bundle
-    from abnn_serve.lab.export.int8 import CALIBRATION_IMAGES
-    from abnn_serve.lab.run import Run
+    from abnn_serve.export.bundle import export_bundle
+    from abnn_serve.export.int8 import CALIBRATION_IMAGES
+    from abnn_serve.lab.data.load import load_data
+    from abnn_serve.lab.training.run import Run
 
     console = Console(stderr=True)
     with console.status("reading data") as status:
@@ -74,13 +74,13 @@ def export(
         )
     print_bundle(bundle)
     if bento_store:
-        from abnn_serve.service.store import put_in_store
+        from abnn_serve.service.model_store import put_in_store
 
         typer.echo(f"in BentoML's model store: abnn serve --bundle bento:{put_in_store(bundle)}")
 
 
 def _print_gains(gains: list[Gain], console: Console) -> None:
-    from abnn_serve.lab.export.passes import PASSES
+    from abnn_serve.export.passes import PASSES
 
     table = Table("graph pass", "nodes", "time of one sample, one thread", "of the exported graph's")
     for gain in gains:

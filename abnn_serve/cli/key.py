@@ -16,7 +16,7 @@ def key(
 
     Example: abnn key alice --file keys.txt
     """
-    from abnn_serve.service.keys import new_key
+    from abnn_serve.service.auth import new_key
 
     made, line = new_key(name)
     with file.open("a") as out:

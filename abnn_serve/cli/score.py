@@ -12,14 +12,14 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from abnn_serve.cli.bars import progress_bar
+from abnn_serve.cli.progress import progress_bar
 from abnn_serve.errors import ConfigError
 from abnn_serve.hardware import usable_cores
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.runtime.settings import Settings
 from abnn_serve.scoring.on_ray import RayPool
-from abnn_serve.scoring.run import Begun
-from abnn_serve.scoring.run import score as run_score
+from abnn_serve.scoring.score import Begun
+from abnn_serve.scoring.score import score as run_score
 from abnn_serve.scoring.scorer import Columns
 from abnn_serve.scoring.shard import PREDICTIONS
 from abnn_serve.scoring.summary import QUARANTINE, Summary
@@ -141,7 +141,7 @@ def _report(out: Path, summary: Summary, labels: Labels) -> None:
     if importlib.util.find_spec("matplotlib") is None:
         typer.echo("no picture of the confusion: that needs matplotlib: pip install 'abnn_serve[score]'")
         return
-    from abnn_serve.scoring.picture import draw_confusion
+    from abnn_serve.scoring.confusion import draw_confusion
 
     draw_confusion(summary.confusion, summary.accuracy, labels, out / "confusion.png")
     typer.echo(f"{out / 'confusion.png'}: true classes and answers")

@@ -12,7 +12,7 @@ import typer
 
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.runtime.settings import Settings
-from abnn_serve.service.store import PREFIX
+from abnn_serve.service.model_store import PREFIX
 
 
 def serve(
@@ -27,8 +27,8 @@ def serve(
 
     Example: abnn serve --bundle models/cifar10-abnn-robust --port 3000
     """
+    from abnn_serve.service.auth import KeyRing
     from abnn_serve.service.catalog import check_video, find_bundles, find_sources, locate
-    from abnn_serve.service.keys import KeyRing
     from abnn_serve.service.settings import ServiceSettings
 
     environment = {"BENTOML_DO_NOT_TRACK": "True", **os.environ}

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from abnn_serve.cli.bars import progress_bar
-from abnn_serve.cli.lab import require_lab
-from abnn_serve.lab.recipes import RECIPES
+from abnn_serve.cli.extras import require_lab
+from abnn_serve.cli.progress import progress_bar
 
 if TYPE_CHECKING:
-    from abnn_serve.lab import train as lab_train
+    from abnn_serve.lab.training.loop import Progress
+
+RECIPES = "standard, abnn, abnn-at, fast-at, pgd-at, oudefend, bn-at, bn-at-scratch, probe"
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help=", ".join(RECIPES))],
+    recipe: Annotated[str, typer.Argument(help=f"recipe: {RECIPES}")],
     data: Annotated[
         str, typer.Option(help="training data: Parquet file or quoted pattern, folder of class folders, motions:SOURCE")
     ],
@@ -59,11 +60,11 @@ def train(
     --data 'data/train-*.parquet' --val data/test.parquet --out runs/abnn
     """
     require_lab()
-    from abnn_serve.cli.files import read_plan, read_sampling
+    from abnn_serve.cli.options import read_plan, read_sampling
     from abnn_serve.lab.device import pick_device
-    from abnn_serve.lab.recipes import recipe_by_name, with_settings
-    from abnn_serve.lab.start import TrainRequest
-    from abnn_serve.lab.start import train as train_run
+    from abnn_serve.lab.training.recipes import recipe_by_name, with_settings
+    from abnn_serve.lab.training.train import TrainRequest
+    from abnn_serve.lab.training.train import train as train_run
     from abnn_serve.spec import InputSpec
 
     given: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
@@ -92,7 +93,7 @@ def train(
             if config.plan:
                 bar.console.print(str(config.plan), markup=False)
 
-        def on_progress(at: lab_train.Progress) -> None:
+        def on_progress(at: Progress) -> None:
             shown = f"loss {at.loss:.3f}  accuracy {at.accuracy:.1%}  {at.images_per_second:,.0f} images/s"
             if at.step == at.steps and not console.is_terminal:
                 console.print(f"epoch {at.epoch}/{at.epochs}  {shown}", markup=False)

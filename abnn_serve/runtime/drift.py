@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from abnn_serve.arrays import batch_slices
 from abnn_serve.bundle.store import Bundle
 from abnn_serve.errors import BundleIntegrityError, ConfigError, one_line
 from abnn_serve.runtime.engine import open_graph, turn
@@ -54,10 +55,10 @@ class DriftMeter:
         deviations they are from the recorded mean: about 1 for clean samples.
         """
         parts = []
-        for start in range(0, len(images), self._max_batch):
-            batch = np.ascontiguousarray(images[start : start + self._max_batch])
+        for batch in batch_slices(len(images), self._max_batch):
             with turn(self._providers):
-                parts.append(self._session.run(["logits", "drift"], {self._input: batch}))
+                pixels = np.ascontiguousarray(images[batch])
+                parts.append(self._session.run(["logits", "drift"], {self._input: pixels}))
         logits, drift = (np.concatenate(column) for column in zip(*parts, strict=True))
         return logits, drift
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from abnn_serve.arrays import softmax
 from abnn_serve.bundle.store import Bundle, load_bundle
 from abnn_serve.errors import ConfigError, InputShapeError, UnsupportedFormatError
 from abnn_serve.media.image import ImageLimits, fit_image, load_image, open_image, to_pixels
@@ -167,7 +168,7 @@ class Predictor:
 
     def video_prediction(self, logits: NDArray[np.float32], top_k: int) -> VideoPrediction:
         """The logits of one video's clips, float32 (clips, classes), as an answer that names `top_k` classes."""
-        mean = np.mean([_softmax(row) for row in logits], axis=0)
+        mean = softmax(logits).mean(axis=0)
         whole = np.log(np.maximum(mean, np.finfo(np.float32).tiny)).astype(np.float32)
         clips = tuple(self.prediction(row, top_k) for row in logits)
         return VideoPrediction(whole=self.prediction(whole, top_k), clips=clips)
@@ -184,7 +185,7 @@ class Predictor:
     ) -> Prediction:
         """One sample's logits, float32 (classes,), as an answer that names `top_k` classes."""
         names = self.bundle.labels.names
-        probabilities = _softmax(logits)
+        probabilities = softmax(logits)
         best = (-probabilities).argsort(kind="stable")[:top_k]
         scores = zip(best.tolist(), probabilities[best].tolist(), strict=True)
         top = [ClassScore(index=index, label=names[index], probability=share) for index, share in scores]
@@ -198,11 +199,3 @@ def _stacked(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
             f"inputs have {len(shapes)} different shapes or dtypes, expected one: {sorted(shapes)[:2]}"
         )
     return np.asarray(images)
-
-
-def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    weights: NDArray[np.float64] = logits.astype(np.float64)
-    weights -= np.maximum.reduce(weights)
-    np.exp(weights, out=weights)
-    weights /= np.add.reduce(weights)
-    return weights

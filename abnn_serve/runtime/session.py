@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from abnn_serve.arrays import batch_slices
 from abnn_serve.bundle.store import Bundle
 from abnn_serve.errors import AbnnError, BundleIntegrityError, ConfigError, InputShapeError, one_line
 from abnn_serve.hardware import usable_cores
 from abnn_serve.runtime.engine import Engine, Port, max_batch
-from abnn_serve.runtime.graph_file import graph_opset
 from abnn_serve.runtime.providers import open_engine
 from abnn_serve.runtime.settings import Device
 from abnn_serve.spec import Precision, model_file
@@ -37,7 +37,7 @@ class Session:
     Raises:
         ConfigError: the bundle lacks this precision.
         DeviceError: the device that was asked for would not run the graph.
-        BundleIntegrityError: other inputs, outputs or opset than declared, or other logits than the golden ones.
+        BundleIntegrityError: other inputs or outputs than declared, or other logits than the golden ones.
     """
 
     def __init__(
@@ -74,8 +74,8 @@ class Session:
         images = np.ascontiguousarray(images)
         if len(images) <= self.max_batch:
             return self._engine.run(images)
-        starts = range(0, len(images), self.max_batch)
-        return np.concatenate([self._engine.run(images[start : start + self.max_batch]) for start in starts])
+        parts = [self._engine.run(images[batch]) for batch in batch_slices(len(images), self.max_batch)]
+        return np.concatenate(parts)
 
     def _check_signature(self) -> None:
         spec = self.bundle.manifest.input
@@ -114,14 +114,8 @@ class Session:
 
 def _open(bundle: Bundle, device: Device, threads: int, precision: Precision) -> Engine:
     file = model_file(precision)
-    model = bundle.read(file)
-    found, declared = graph_opset(model), bundle.manifest.opset
-    if found != declared:
-        raise BundleIntegrityError(
-            f"{bundle.path / file} has opset {found}, bundle.json says {declared}; export it again"
-        )
     try:
-        return open_engine(model, device, threads, precision)
+        return open_engine(bundle.read(file), device, threads, precision)
     except AbnnError:
         raise
     except Exception as error:  # the engines' exception classes share no base of their own

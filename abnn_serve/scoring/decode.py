@@ -22,8 +22,8 @@ from abnn_serve.errors import InputError, ScoringError, one_line
 from abnn_serve.media.image import ImageLimits, load_image, quiet_pillow
 from abnn_serve.media.limits import VideoLimits
 from abnn_serve.media.video import decode_video
-from abnn_serve.scoring.places import locate
-from abnn_serve.scoring.row import Row
+from abnn_serve.scoring.plan import Row
+from abnn_serve.scoring.sources.filesystem import locate
 from abnn_serve.spec import InputSpec
 
 _READS_AT_ONCE = 16  # of one process: a remote file takes tens of milliseconds to begin

@@ -12,7 +12,7 @@ from typing import Any
 
 from abnn_serve.scoring.decode import DecodePool
 from abnn_serve.scoring.ledger import Ledger
-from abnn_serve.scoring.row import Plan, Row, Source, Unit
+from abnn_serve.scoring.plan import Plan, Row, Source, Unit
 from abnn_serve.scoring.scorer import Scorer
 from abnn_serve.scoring.shard import Done, ShardWriter
 

@@ -22,10 +22,11 @@ from filelock import FileLock, Timeout
 
 from abnn_serve.codec import canonical, from_json, to_json
 from abnn_serve.errors import ScoringError, one_line
+from abnn_serve.files import PARTIAL
 from abnn_serve.runtime.predictor import Predictor
-from abnn_serve.scoring.row import Plan
+from abnn_serve.scoring.plan import Plan
 from abnn_serve.scoring.scorer import Columns
-from abnn_serve.scoring.shard import PARTIAL, PREDICTIONS, Done, shard_path, write_whole, writing
+from abnn_serve.scoring.shard import PREDICTIONS, Done, shard_path, write_whole, writing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

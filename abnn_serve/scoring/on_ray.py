@@ -19,7 +19,7 @@ from abnn_serve.runtime.settings import Device, Settings
 from abnn_serve.scoring.decode import DecodePool
 from abnn_serve.scoring.engine import Seen, score_units
 from abnn_serve.scoring.ledger import Ledger
-from abnn_serve.scoring.row import Plan, Source
+from abnn_serve.scoring.plan import Plan, Source
 from abnn_serve.scoring.scorer import Columns, Scorer
 from abnn_serve.scoring.shard import Done
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from abnn_serve.errors import ConfigError
 from abnn_serve.runtime.predictor import Prediction, Predictor
 from abnn_serve.scoring.decode import Decoded, Decoder
-from abnn_serve.scoring.row import Row
+from abnn_serve.scoring.plan import Row
 
 _TOP = pa.list_(pa.struct([("label", pa.string()), ("index", pa.int32()), ("probability", pa.float32())]))
 _NAME = pa.dictionary(pa.int32(), pa.string())

@@ -14,11 +14,10 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from abnn_serve.bundle.store import sync_directory, write_durably
 from abnn_serve.errors import ScoringError, one_line
+from abnn_serve.files import PARTIAL, atomic_write, sync_directory
 
 PREDICTIONS = "predictions"
-PARTIAL = ".partial"
 FILES = ("run.json", "done.jsonl", "quarantine.jsonl", "summary.json", "confusion.png")  # beside PREDICTIONS
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
@@ -79,10 +78,8 @@ class ShardWriter:
 
 def write_whole(path: Path, data: bytes) -> None:
     """A small file, whole or as it was."""
-    partial = path.with_name(f".{path.name}{PARTIAL}")
-    with writing(path.parent):
-        write_durably(partial, data)
-        partial.replace(path)
+    with writing(path.parent), atomic_write(path) as file:
+        file.write(data)
 
 
 @contextmanager

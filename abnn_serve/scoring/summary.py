@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from abnn_serve.card import Accuracy
 from abnn_serve.codec import canonical, to_json
+from abnn_serve.files import atomic_write
 from abnn_serve.scoring.ledger import Ledger
 from abnn_serve.scoring.shard import shard_path, write_whole, writing
 from abnn_serve.spec import Labels
@@ -43,16 +44,14 @@ def summarise(ledger: Ledger, labels: Labels) -> Summary:
     The lines name `id`, `path` and `error`, so that where rows are files the list is a source to score again.
     """
     counts = np.zeros(len(labels) ** 2, np.int64)
-    partial = ledger.folder / f".{QUARANTINE}.partial"
-    with writing(ledger.folder), partial.open("w", encoding="utf-8") as quarantine:
+    with writing(ledger.folder), atomic_write(ledger.folder / QUARANTINE) as quarantine:
         for batch in _read(ledger, ["id", "source", "truth", "index", "error"]):
             known = batch.filter(pc.and_(pc.is_valid(batch["truth"]), pc.is_valid(batch["index"])))
             cells = known["truth"].to_numpy() * len(labels) + known["index"].to_numpy()
             counts += np.bincount(cells, minlength=len(counts))
             for row in batch.filter(pc.is_valid(batch["error"])).to_pylist():
                 line = {"id": row["id"], "path": row["source"], "error": row["error"]}
-                quarantine.write(json.dumps(line, ensure_ascii=False) + "\n")
-    partial.replace(ledger.folder / QUARANTINE)
+                quarantine.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
     confusion = counts.reshape(len(labels), len(labels))
     summary = Summary(rows=ledger.rows, errors=ledger.errors)
     if known_rows := int(confusion.sum()):

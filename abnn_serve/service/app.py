@@ -7,12 +7,12 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Receive, Scope, Send
 
-from abnn_serve.service import inference, models, pages
-from abnn_serve.service.classify import classify, classify_batch
+from abnn_serve.service.endpoints import info, page, v2
+from abnn_serve.service.endpoints.classify import classify, classify_batch
+from abnn_serve.service.endpoints.classify_video import classify_video
+from abnn_serve.service.endpoints.openapi import openapi
 from abnn_serve.service.errors import HANDLERS
-from abnn_serve.service.openapi import openapi
-from abnn_serve.service.state import State
-from abnn_serve.service.video import classify_video
+from abnn_serve.service.worker import State
 
 
 def create_app(state: State) -> Starlette:
@@ -21,15 +21,15 @@ def create_app(state: State) -> Starlette:
         Route("/classify", classify, methods=["POST"]),
         Route("/classify_batch", classify_batch, methods=["POST"]),
         Route("/classify_video", classify_video, methods=["POST"]),
-        Route("/model", models.model, methods=["GET"]),
-        Route("/models", models.models, methods=["GET"]),
-        Route("/metrics", models.metrics, methods=["GET"]),
-        Route("/livez", models.live, methods=["GET"]),
-        Route("/healthz", models.live, methods=["GET"]),
-        Route("/readyz", models.ready, methods=["GET"]),
+        Route("/model", info.model, methods=["GET"]),
+        Route("/models", info.models, methods=["GET"]),
+        Route("/metrics", info.metrics, methods=["GET"]),
+        Route("/livez", info.live, methods=["GET"]),
+        Route("/healthz", info.live, methods=["GET"]),
+        Route("/readyz", info.ready, methods=["GET"]),
         Route("/openapi.json", openapi, methods=["GET"]),
-        *inference.routes(),
-        *pages.routes(),
+        *v2.routes(),
+        *page.routes(),
     ]
     app = Starlette(routes=[_Named(route) for route in routes])
     app.router.redirect_slashes = False

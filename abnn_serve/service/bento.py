@@ -12,11 +12,11 @@ import bentoml
 from abnn_serve.media.image import quiet_pillow
 from abnn_serve.runtime.answer import answer
 from abnn_serve.service.app import create_app
-from abnn_serve.service.edge import Edge
+from abnn_serve.service.connections import guard_connections
 from abnn_serve.service.logs import log_as_json
-from abnn_serve.service.protocol import guard_connections
+from abnn_serve.service.middleware import Edge
 from abnn_serve.service.settings import ServiceSettings
-from abnn_serve.service.state import State
+from abnn_serve.service.worker import State
 
 quiet_pillow()
 log_as_json()

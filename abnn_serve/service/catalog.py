@@ -21,8 +21,8 @@ from abnn_serve.runtime.settings import DEFAULT_BUNDLE, Settings
 from abnn_serve.service.batcher import RUN_SECONDS, Batcher
 from abnn_serve.service.errors import UnknownModelError
 from abnn_serve.service.metrics import Metrics
+from abnn_serve.service.model_store import PREFIX, find_in_store
 from abnn_serve.service.settings import ServiceSettings
-from abnn_serve.service.store import PREFIX, find_in_store
 from abnn_serve.spec import InputSpec, Modality
 
 log = logging.getLogger("abnn_serve")

@@ -12,6 +12,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from abnn_serve.errors import InputTooLargeError
+from abnn_serve.service.admission import Account
 from abnn_serve.service.errors import (
     BadRequestError,
     SlowUploadError,
@@ -19,7 +20,6 @@ from abnn_serve.service.errors import (
     UnsupportedMediaTypeError,
     WrongPartError,
 )
-from abnn_serve.service.gate import Account
 
 _ENVELOPE = 16_384  # what multipart headers and boundaries may add to a file
 MAX_FIELDS = 8

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from abnn_serve.lab.export.graph import ServedNetwork
-from abnn_serve.lab.run import Run
+from abnn_serve.lab.abnn.network import ServedNetwork
+from abnn_serve.lab.training.run import Run
 from abnn_serve.media.image import fit_image
 
 torch.set_num_threads(int(os.environ["ABNN_THREADS"]))

@@ -12,8 +12,8 @@ from PIL import Image
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
-from abnn_serve.lab.export.graph import ServedNetwork
-from abnn_serve.lab.run import Run
+from abnn_serve.lab.abnn.network import ServedNetwork
+from abnn_serve.lab.training.run import Run
 from abnn_serve.media.image import fit_image
 
 

@@ -13,12 +13,12 @@ from onnx import helper
 from torch import nn
 
 from abnn_serve.bundle.manifest import Pair
-from abnn_serve.lab.adaptive_norm import Form
-from abnn_serve.lab.export.graph import export_stages
-from abnn_serve.lab.network import AdaptiveNetwork, PixelNetwork
-from abnn_serve.lab.pairing import SurgeryPlan
-from abnn_serve.lab.surgery import apply_plan
-from abnn_serve.lab.zoo import build_network
+from abnn_serve.export.graph import export_stages
+from abnn_serve.lab.abnn.adaptive_norm import Form
+from abnn_serve.lab.abnn.network import AdaptiveNetwork, PixelNetwork
+from abnn_serve.lab.abnn.plan import SurgeryPlan
+from abnn_serve.lab.abnn.surgery import apply_plan
+from abnn_serve.lab.networks.zoo import build_network
 from abnn_serve.spec import InputSpec
 
 Graphs = dict[str, bytes]

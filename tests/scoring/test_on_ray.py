@@ -13,7 +13,7 @@ import pytest
 
 from abnn_serve.errors import ConfigError, ScoringError
 from abnn_serve.scoring.on_ray import RayPool
-from abnn_serve.scoring.run import score
+from abnn_serve.scoring.score import score
 from tests.drawing import write_parquet
 from tests.scoring.conftest import fingerprint, table
 

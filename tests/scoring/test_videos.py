@@ -14,7 +14,7 @@ import pytest
 from abnn_serve.errors import DataError
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.runtime.settings import DEFAULT_VIDEO_BUNDLE, Settings, default_bundle
-from abnn_serve.scoring.run import score
+from abnn_serve.scoring.score import score
 from abnn_serve.scoring.scorer import Columns
 from tests.drawing import claiming_rate, draw_shape, encode_video, passing_square, png
 from tests.scoring.conftest import fingerprint, table

@@ -10,7 +10,7 @@ from torch import Tensor
 from abnn_serve.card import Norm
 from abnn_serve.errors import ConfigError
 from abnn_serve.lab.attacks.base import Attack, Model, right
-from abnn_serve.lab.attacks.gradient import PGD
+from abnn_serve.lab.attacks.pgd import PGD
 from abnn_serve.lab.attacks.square import Square
 
 

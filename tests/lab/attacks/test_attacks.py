@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from abnn_serve.errors import ConfigError
 from abnn_serve.lab.attacks.base import margins, right
 from abnn_serve.lab.attacks.ensemble import Ensemble, worst_case
-from abnn_serve.lab.attacks.gradient import FGSM, PGD
-from abnn_serve.lab.attacks.patch import ROA, rectangle
+from abnn_serve.lab.attacks.pgd import FGSM, PGD
+from abnn_serve.lab.attacks.roa import ROA, rectangle
 from abnn_serve.lab.attacks.square import Square
 
 EVERY = [

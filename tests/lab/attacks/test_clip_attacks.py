@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from abnn_serve.errors import ConfigError
+from abnn_serve.evaluation.trials import inside
 from abnn_serve.lab.attacks.base import margins, right
-from abnn_serve.lab.attacks.gradient import FGSM, PGD
-from abnn_serve.lab.attacks.patch import ROA
+from abnn_serve.lab.attacks.pgd import FGSM, PGD
+from abnn_serve.lab.attacks.roa import ROA
 from abnn_serve.lab.attacks.square import Square
-from abnn_serve.lab.evaluate import inside
 
 X = torch.rand(12, 3, 4, 12, 12, generator=torch.Generator().manual_seed(0))
 

@@ -1,0 +1,35 @@
+"""Files and values that commands read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from abnn_serve.codec import from_json
+from abnn_serve.errors import ConfigError, SurgeryError
+from abnn_serve.spec import Sampling
+
+if TYPE_CHECKING:
+    from abnn_serve.lab.abnn.plan import SurgeryPlan
+
+
+def read_plan(path: Path) -> SurgeryPlan:
+    """A surgery plan from a JSON file."""
+    from abnn_serve.lab.abnn.plan import SurgeryPlan
+
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise SurgeryError(f"{path}: not a readable JSON file ({error})") from error
+    return from_json(SurgeryPlan, value, str(path), SurgeryError)
+
+
+def read_sampling(text: str) -> Sampling:
+    """A sampling of videos from a text such as `frames=16,stride=2`."""
+    value: dict[str, object] = {}
+    for setting in text.split(","):
+        name, _, given = setting.partition("=")
+        number = float(given) if given.replace(".", "", 1).isdecimal() else None
+        value[name.strip()] = given if number is None else int(number) if number.is_integer() else number
+    return from_json(Sampling, value, "--sampling", ConfigError)

@@ -1,0 +1,66 @@
+"""What else a bundle's card says after an attack: its other precisions on the attacked images, and its drift."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from abnn_serve.bundle.store import Bundle
+from abnn_serve.card import Accuracy, Drift, DriftUnderAttack, Variant
+from abnn_serve.errors import DeviceError
+from abnn_serve.evaluation.outcomes import Evaluation
+from abnn_serve.runtime.cuda import CUDA
+from abnn_serve.runtime.drift import DriftMeter
+from abnn_serve.runtime.engine import CPU
+from abnn_serve.runtime.open_vino import NAME as OPENVINO
+from abnn_serve.runtime.session import Session
+from abnn_serve.runtime.settings import Device
+
+_DEVICES: dict[str, Device] = {CPU: "cpu", OPENVINO: "openvino", CUDA: "cuda"}
+
+
+def with_robust_accuracy(bundle: Bundle, evaluation: Evaluation) -> tuple[Variant, ...]:
+    """The card's variants, judged on the white-box images of `evaluation`, rounded to uint8.
+
+    Without such images, or on an engine which this machine lacks, the figure is that nothing was measured.
+    """
+    trials = [o for o in evaluation.outcomes if o.trial.threat_model == "whitebox" and o.trial.attack.budget != "patch"]
+    if not trials:
+        return tuple(replace(variant, robust=None) for variant in bundle.card.variants)
+    judged = []
+    for variant in bundle.card.variants:
+        right = np.ones(len(evaluation.data), bool)
+        try:
+            session = Session(bundle, _DEVICES.get(variant.provider, "cuda"), precision=variant.precision)
+        except DeviceError:
+            judged.append(replace(variant, robust=None))
+            continue
+        for outcome in trials:
+            right &= session.run(outcome.pixels).argmax(axis=1) == evaluation.data.labels
+        judged.append(replace(variant, robust=Accuracy.of(right)))
+    return tuple(judged)
+
+
+def with_attacked_drift(bundle: Bundle, evaluation: Evaluation) -> Drift | None:
+    """The card's drift with the AUROC of every white-box trial: images answered rightly, before and after, as uint8."""
+    recorded, right = bundle.card.drift, evaluation.clean
+    trials = [outcome for outcome in evaluation.outcomes if outcome.trial.threat_model == "whitebox"]
+    if recorded is None or not trials or not right.any():
+        return recorded and replace(recorded, attacks=())
+    meter = DriftMeter(Session(bundle, "cpu"))
+    clean = meter.run(evaluation.data.images[right])[1].mean(axis=1)
+    rows = []
+    for outcome in trials:
+        area = auroc(clean, meter.run(outcome.pixels[right])[1].mean(axis=1))
+        attack = outcome.trial.attack
+        rows.append(DriftUnderAttack(attack=attack.name, eps=attack.eps, images=len(clean), auroc=round(area, 4)))
+    return replace(recorded, attacks=tuple(rows))
+
+
+def auroc(low: NDArray[np.float32], high: NDArray[np.float32]) -> float:
+    """Share of pairs in which the second's value is the larger, ties counting half: the area under the ROC curve."""
+    ordered = np.sort(low)
+    below, not_above = (np.searchsorted(ordered, high, side=side) for side in ("left", "right"))
+    return float((below + not_above).mean() / (2 * len(low)))

@@ -1,0 +1,105 @@
+"""Which attacks are run in which threat model, by name, and the curves that go with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from abnn_serve.card import Accuracy, Curve, ThreatModel
+from abnn_serve.errors import ConfigError
+from abnn_serve.evaluation.outcomes import Trial
+from abnn_serve.evaluation.threats import Subject
+from abnn_serve.evaluation.trials import evaluate
+from abnn_serve.lab.attacks.autoattack import AutoAttack
+from abnn_serve.lab.attacks.base import Attack
+from abnn_serve.lab.attacks.ensemble import worst_case
+from abnn_serve.lab.attacks.pgd import FGSM, PGD
+from abnn_serve.lab.attacks.roa import ROA
+from abnn_serve.lab.attacks.square import Square
+from abnn_serve.lab.data.dataset import ImageData
+
+ATTACKS: dict[str, Callable[[float], Attack]] = {
+    "fgsm": lambda eps: FGSM(eps=eps),
+    "pgd": lambda eps: PGD(eps=eps, step_size=eps / 4),
+    "pgd-margin": lambda eps: PGD(eps=eps, step_size=eps / 4, loss="margin"),
+    "pgd-l2": lambda eps: PGD(eps=eps * 16, norm="L2"),  # 8/255 goes with 0.5, as in the field's usual pair
+    "worst": worst_case,
+    "square": lambda eps: Square(eps=eps, queries=1000),
+    "roa": lambda _: ROA(),
+    "roa-moving": lambda _: ROA(moving=True),
+    "autoattack": lambda eps: AutoAttack(eps=eps),
+}
+
+_DEFAULT: dict[ThreatModel, tuple[str, ...]] = {
+    "whitebox": ("fgsm", "pgd", "worst", "square", "roa"),
+    "graybox": ("fgsm", "pgd", "pgd-margin"),
+    "transfer": ("fgsm", "pgd", "pgd-margin"),
+    "substitute-transfer": ("pgd", "pgd-margin"),
+    "blackbox": ("square",),
+    "artifact": ("pgd", "pgd-margin"),
+}
+_QUICK: dict[ThreatModel, tuple[str, ...]] = {
+    "whitebox": ("pgd", "pgd-margin"),
+    "graybox": ("pgd",),
+    "transfer": ("pgd",),
+    "substitute-transfer": ("pgd",),
+    "blackbox": ("square",),
+    "artifact": ("pgd",),
+}
+_QUERIES_QUICK = 100
+
+
+def choose_trials(
+    subject: Subject,
+    *,
+    eps: float = 8 / 255,
+    seed: int = 0,
+    attacks: Sequence[str] = (),
+    threats: Sequence[ThreatModel] = (),
+    quick: bool = False,
+    autoattack: bool = False,
+) -> list[Trial]:
+    """The trials for `subject`: those named, or the usual ones in every threat model that can be evaluated.
+
+    `autoattack` adds AutoAttack in the white-box one.
+
+    Raises:
+        ConfigError: an attack or a threat model that is not there, or one that needs gradients where there are none.
+    """
+    if unknown := [name for name in attacks if name not in ATTACKS]:
+        raise ConfigError(f"no attack named {unknown[0]!r}, expected one of {', '.join(ATTACKS)}")
+    if unknown_threats := [threat for threat in threats if threat not in _DEFAULT]:
+        raise ConfigError(f"no threat model named {unknown_threats[0]!r}, expected one of {', '.join(_DEFAULT)}")
+    usual = _QUICK if quick else _DEFAULT
+    trials = []
+    for threat in threats or subject.threat_models:
+        for name in attacks or usual[threat]:
+            attack = ATTACKS[name](eps)
+            if threat == "blackbox" and attack.needs_gradient:
+                if threats or subject.network is None:
+                    raise ConfigError(f"attack {name!r} needs gradients and {threat} has none; choose square")
+                continue
+            if quick and isinstance(attack, Square):
+                attack = replace(attack, queries=_QUERIES_QUICK)
+            trials.append(Trial(threat_model=threat, attack=attack, seed=seed))
+    if autoattack:
+        trials.append(Trial(threat_model="whitebox", attack=AutoAttack(eps=eps), seed=seed))
+    return trials
+
+
+def eps_curve(subject: Subject, data: ImageData, *, device: str = "cpu", steps: int = 20) -> Curve:
+    """White-box accuracy of PGD against its budget, from none to all of [0, 1]."""
+    budgets = [0.0, *(level / 255 for level in (1, 2, 4, 8, 12, 16, 32, 64, 255))]
+    trials = [Trial(threat_model="whitebox", attack=PGD(eps=eps, steps=steps, loss="margin")) for eps in budgets]
+    outcomes = evaluate(subject, data, trials, device=device).outcomes
+    points = tuple((eps, Accuracy.of(outcome.right)) for eps, outcome in zip(budgets, outcomes, strict=True))
+    return Curve(parameter="eps", attack=trials[0].attack.name, points=points)
+
+
+def steps_curve(subject: Subject, data: ImageData, *, device: str = "cpu", eps: float = 8 / 255) -> Curve:
+    """White-box accuracy of PGD against its steps."""
+    numbers = (1, 2, 5, 10, 20, 50)
+    trials = [Trial(threat_model="whitebox", attack=PGD(eps=eps, steps=steps, loss="margin")) for steps in numbers]
+    outcomes = evaluate(subject, data, trials, device=device).outcomes
+    points = tuple((float(steps), Accuracy.of(outcome.right)) for steps, outcome in zip(numbers, outcomes, strict=True))
+    return Curve(parameter="steps", attack=f"PGD-margin at eps {eps:.3g}", points=points)

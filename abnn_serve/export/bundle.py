@@ -1,0 +1,191 @@
+"""export_bundle: a finished run to a bundle that has proved itself, or to nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import platform
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from abnn_serve.arrays import batch_slices
+from abnn_serve.bundle.manifest import FileEntry, Manifest, Parity, format_of
+from abnn_serve.bundle.store import Bundle, Golden, pack_golden, pack_json, write_bundle
+from abnn_serve.card import Accuracy, RobustnessCard, Variant
+from abnn_serve.errors import BundleIntegrityError, ExportError, ParityError
+from abnn_serve.export.drift import record_drift
+from abnn_serve.export.graph import OPSET, export_stages
+from abnn_serve.export.parity import TOLERANCE, check_parity
+from abnn_serve.export.pass_timing import Gain, measure_gains
+from abnn_serve.export.passes import Stage
+from abnn_serve.export.variants import Yardstick, make_variant, measure_variant
+from abnn_serve.lab.abnn.network import ServedNetwork, torch_logits
+from abnn_serve.lab.data.dataset import ImageData
+from abnn_serve.lab.data.load import agree
+from abnn_serve.lab.training.run import Run, RunConfig, new_card
+from abnn_serve.runtime.drift import DRIFT_FILE
+from abnn_serve.runtime.predictor import Predictor
+from abnn_serve.runtime.session import Session
+from abnn_serve.runtime.verify import check_graphs
+from abnn_serve.spec import Precision, model_file
+from abnn_serve.version import __version__
+
+_GOLDEN = 4
+
+
+def export_bundle(
+    run: Run,
+    out: str | Path,
+    data: ImageData,
+    *,
+    version: str = "1",
+    parity_images: int = 1000,
+    tolerance: float = TOLERANCE,
+    precisions: Sequence[Precision] = ("fp32",),
+    calibration: ImageData | None = None,
+    allow_loss: bool = False,
+    on_stage: Callable[[str], None] = lambda _: None,
+    on_passes: Callable[[list[Gain]], None] | None = None,
+) -> Bundle:
+    """Export a finished run.
+
+    Args:
+        run: where `abnn train` worked.
+        out: the bundle's directory; its last part is the bundle's name. A bundle that is there is replaced.
+        data: held-out images: parity is checked on `parity_images` of them, clean accuracy on all of them.
+        version: of the bundle, for its readers.
+        parity_images: at least 1.
+        tolerance: largest difference of a logit between torch and the serving session.
+        precisions: fp32 first, then variants to write beside it.
+        calibration: images whose activations set the ranges of an int8 variant.
+        allow_loss: write a variant even if it loses more than half a point of clean accuracy.
+        on_stage: told what is being done.
+        on_passes: given what every graph pass that was kept gained, which is measured only then.
+
+    Raises:
+        ExportError: the network cannot be exported, or disagrees with torch (ParityError); `out` is as it was.
+    """
+    config = run.config
+    _check_data(config, data)
+    data = agree(config.labels, data)
+    if calibration is not None and config.input.sampling:
+        raise ExportError("int8 is for images; export a network of clips in fp32 alone")
+    on_stage("exporting the graph")
+    network = run.network()
+    served = ServedNetwork(network).eval()
+    inputs, images = data.spread(_GOLDEN).images, data.spread(parity_images).images
+    golden = Golden(inputs=inputs, logits=torch_logits(served, inputs))
+    name = Path(out).name
+    stages = export_stages(network, config.input)
+    with tempfile.TemporaryDirectory() as scratch:
+
+        def open_draft(stage: Stage) -> Session:
+            card = new_card(run, data, hashlib.sha256(stage.model).hexdigest())
+            unproved = Parity(tolerance=tolerance, max_error=0.0, images=0, batch_sizes=())
+            files = _files({"model.onnx": stage.model}, config, card, golden)
+            draft = write_bundle(Path(scratch) / name, files, _describe(config, name, version, unproved, ("fp32",)))
+            return Session(draft, "cpu")
+
+        on_stage(f"comparing with torch on {len(images):,} images")
+        kept, session, parity = _last_that_agrees(
+            stages, open_draft, lambda session: check_parity(served, session, images, tolerance), on_stage
+        )
+        on_stage(f"measuring clean accuracy on {len(data):,} images")
+        clean = _clean_accuracy(Predictor(session), data)
+    card = replace(session.bundle.card, clean=clean)
+    if on_passes:
+        on_stage("timing the graph passes")
+        on_passes(measure_gains(kept, inputs[:1]))
+    models = {"model.onnx": kept[-1].model}
+    variants: list[Variant] = []
+    yardstick = Yardstick(data=data, clean=clean, images=images, logits=torch_logits(served, images))
+    for precision in precisions[1:]:
+        on_stage(f"making {precision}, measuring it on {len(data):,} images")
+        models[model_file(precision)] = model = make_variant(kept[-1].model, precision, calibration)
+        source = calibration.name if calibration else ""
+        variants += measure_variant(model, precision, source, yardstick, allow_loss=allow_loss)
+    card = replace(card, variants=tuple(variants))
+    on_stage(f"recording the target's statistics on {len(data):,} images")
+    if recorded := record_drift(kept[-1].model, data.images):
+        models[DRIFT_FILE] = recorded[0]
+        card = replace(card, drift=recorded[1])
+    on_stage("writing the bundle")
+    return write_bundle(
+        out,
+        _files(models, config, card, golden),
+        _describe(config, name, version, parity, tuple(precisions)),
+        check=check_graphs,
+    )
+
+
+def _last_that_agrees(
+    stages: list[Stage],
+    open_draft: Callable[[Stage], Session],
+    check: Callable[[Session], Parity],
+    on_stage: Callable[[str], None],
+) -> tuple[list[Stage], Session, Parity]:
+    """The stages up to the last whose graph agrees with torch: a pass that costs parity is left out, and said."""
+    for kept in range(len(stages), 0, -1):
+        try:
+            session = open_draft(stages[kept - 1])
+            return stages[:kept], session, check(session)
+        except (ParityError, BundleIntegrityError) as error:
+            if kept == 1:
+                raise
+            on_stage(f"without {stages[kept - 1].name!r}: {error}")
+    raise ExportError("torch exported nothing")
+
+
+def _check_data(config: RunConfig, data: ImageData) -> None:
+    if data.images.shape[1:] != config.input.shape:
+        raise ExportError(f"the data has images of {data.images.shape[1:]}, the network takes {config.input.shape}")
+    if data.digest == config.data_digest:
+        raise ExportError("the data is what the network was trained on; give held-out images")
+
+
+def _files(models: dict[str, bytes], config: RunConfig, card: RobustnessCard, golden: Golden) -> dict[str, bytes]:
+    return {
+        **models,
+        "labels.json": pack_json(config.labels),
+        "card.json": pack_json(card),
+        "golden.npz": pack_golden(golden),
+    }
+
+
+def _describe(
+    config: RunConfig, name: str, version: str, parity: Parity, precisions: tuple[Precision, ...]
+) -> Callable[[dict[str, FileEntry]], Manifest]:
+    def describe(files: dict[str, FileEntry]) -> Manifest:
+        return Manifest(
+            name=name,
+            version=version,
+            input=config.input,
+            pairs=config.plan.pairs if config.plan else (),
+            opset=OPSET,
+            precisions=precisions,
+            toolchain=_toolchain(),
+            parity=parity,
+            files=files,
+            format_version=format_of(config.input),
+        )
+
+    return describe
+
+
+def _toolchain() -> dict[str, str]:
+    packages = ("torch", "onnx", "onnxscript", "numpy")
+    found = {package: importlib.metadata.version(package) for package in packages}
+    own = {"abnn_serve": __version__, "python": platform.python_version()}
+    return {**own, **found, "onnxruntime": str(onnxruntime.__version__)}
+
+
+def _clean_accuracy(predictor: Predictor, data: ImageData) -> Accuracy:
+    size = data.chunk(500)
+    parts = [predictor.predict(data.images[batch], top_k=1) for batch in batch_slices(len(data), size)]
+    scores, labels = data.by_video(np.stack([answer.logits for part in parts for answer in part]))
+    return Accuracy(correct=int((scores.argmax(axis=1) == labels).sum()), n=len(labels))

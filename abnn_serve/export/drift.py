@@ -1,0 +1,122 @@
+"""Statistics of the target on clean data, recorded into `drift.onnx`, and how well they tell attacked images.
+
+For each adaptive layer's input z, (N, C, *S), of a sample: s = [mean(z), sqrt(var(z) + eps)] over S, 2C numbers.
+With m and d their mean and standard deviation over clean data: drift = sqrt(mean_j(((s_j - m_j) / d_j)^2)).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from abnn_serve.arrays import batch_slices
+from abnn_serve.card import Drift
+from abnn_serve.errors import ExportError
+from abnn_serve.export.passes.rules import known
+from abnn_serve.hardware import usable_cores
+from abnn_serve.lab.abnn.adaptive_norm import EPS
+from abnn_serve.runtime.engine import open_graph
+from abnn_serve.runtime.session import MAX_BATCH
+
+_CHECKED, _TOLERANCE = 4, 1e-2  # images on which the graph that was made is compared with what was recorded
+_LEAST_DEVIATION = 1e-6  # of a channel that is the same for every clean image
+
+
+def record_drift(model: bytes, images: NDArray[np.uint8]) -> tuple[bytes, Drift] | None:
+    """Record the statistics of clean images.
+
+    Args:
+        model: serialised graph, as `export_graph` gives it.
+        images: uint8 (n, H, W, 3), or clips.
+
+    Returns:
+        `drift.onnx`, and what the card says of the clean images; None where the graph has no adaptive layer whose
+        input could be read.
+
+    Raises:
+        ExportError: the graph that was made computes something else than was recorded.
+    """
+    widths, graph = _addition(model)
+    if not widths:
+        return None
+    session = open_graph(model + graph, usable_cores())
+    name, size = session.get_inputs()[0].name, max(1, MAX_BATCH // (images.shape[1] if images.ndim == 5 else 1))
+    codes = np.concatenate([session.run(["codes"], {name: images[b]})[0] for b in batch_slices(len(images), size)])
+    center, deviation = codes.mean(axis=0), np.maximum(codes.std(axis=0), _LEAST_DEVIATION)
+    _, graph = _addition(model, center, deviation)
+    drift = np.sqrt(np.square((codes - center) / deviation) @ _averages(widths)).mean(axis=1)
+    made = open_graph(model + graph, usable_cores())
+    found = made.run(["drift"], {made.get_inputs()[0].name: images[:_CHECKED]})[0].mean(axis=1)
+    if not np.allclose(found, drift[:_CHECKED], rtol=_TOLERANCE):
+        raise ExportError(f"drift.onnx gives {found[0]:.4g} for the first image, expected {drift[0]:.4g}")
+    median, p95, p99 = np.quantile(drift, (0.5, 0.95, 0.99)).tolist()
+    return graph, Drift(images=len(images), layers=len(widths), median=median, p95=p95, p99=p99)
+
+
+def _addition(
+    model: bytes, center: NDArray[np.float32] | None = None, deviation: NDArray[np.float32] | None = None
+) -> tuple[list[int], bytes]:
+    """Channels of the adaptive layers, and what is added to the graph for `drift`; for `codes` without a record."""
+    before = onnx.load_from_string(model)
+    whole = ir.serde.deserialize_model(before)
+    inputs = _adaptive_inputs(whole.graph)
+    widths = [channels for z in inputs if (channels := known(z)[1]) is not None]
+    if not inputs:
+        return [], b""
+    tape = ir.tape.Tape(whole.graph)
+    eps = tape.initializer(ir.tensor(np.asarray([EPS], np.float32)), name="drift.eps")
+    parts: list[ir.Value] = []
+    for z in inputs:
+        mean, square = (
+            tape.op("Flatten", [tape.op("GlobalAveragePool", [value])]) for value in (z, tape.op("Mul", [z, z]))
+        )
+        variance = tape.op("Relu", [tape.op("Sub", [square, tape.op("Mul", [mean, mean])])])
+        parts += [mean, tape.op("Sqrt", [tape.op("Add", [variance, eps])])]
+    codes = tape.op("Concat", parts, {"axis": 1})
+    if center is None or deviation is None:
+        output, size = codes, 2 * sum(widths)
+        output.name = "codes"
+    else:
+        constants = {"center": center, "scale": 1 / deviation, "mean_by_layer": _averages(widths)}
+        middle, scale, average = (tape.initializer(ir.tensor(v), name=f"drift.{k}") for k, v in constants.items())
+        away = tape.op("Mul", [tape.op("Sub", [codes, middle]), scale])
+        output, size = tape.op("Sqrt", [tape.op("MatMul", [tape.op("Mul", [away, away]), average])]), len(widths)
+        output.name = "drift"
+    output.shape, output.type = ir.Shape(["batch", size]), ir.TensorType(ir.DataType.FLOAT)
+    whole.graph.outputs.append(output)
+    after = ir.serde.serialize_model(whole).graph
+    old = {tensor.name for tensor in before.graph.initializer}
+    addition = onnx.ModelProto()
+    addition.graph.node.extend(after.node[len(before.graph.node) :])
+    addition.graph.initializer.extend(tensor for tensor in after.initializer if tensor.name not in old)
+    addition.graph.output.append(after.output[-1])
+    return widths, addition.SerializeToString()
+
+
+def _adaptive_inputs(graph: ir.Graph) -> list[ir.Value]:
+    """What every adaptive layer normalises."""
+    return [z for node in graph if (z := _adaptive_input(node)) is not None]
+
+
+def _adaptive_input(node: ir.Node) -> ir.Value | None:
+    """What an adaptive layer normalises, where this is its node.
+
+    The pass `adaptive` hands it to InstanceNormalization through a Reshape. In the conditional form it is multiplied by
+    gamma, behind a fixed map of each channel that changes nothing about how far a sample is from others.
+    """
+    first, second = (*node.inputs, None, None)[:2]
+    computed = second.producer() if second is not None else None
+    if computed is None or first is None:
+        return None
+    if node.op_type == "Mul":
+        return first if computed.op_type == "Unsqueeze" else None
+    rows = first.producer() if node.op_type == "InstanceNormalization" else None
+    return rows.inputs[0] if rows is not None and rows.op_type == "Reshape" else None
+
+
+def _averages(widths: list[int]) -> NDArray[np.float32]:
+    """(sum of 2C, layers): takes the mean over the 2C numbers of each layer."""
+    columns = np.repeat(np.arange(len(widths)), [2 * width for width in widths])
+    return (np.eye(len(widths), dtype=np.float32) / (2 * np.asarray(widths, np.float32)))[columns]

@@ -1,0 +1,81 @@
+"""Torch to one ONNX graph: uint8 pixels in, logits out, target and substitute together."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+
+import onnx
+import torch
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from abnn_serve.errors import ExportError, one_line
+from abnn_serve.export.passes import Stage, run_passes
+from abnn_serve.lab.abnn.network import ServedNetwork
+from abnn_serve.spec import InputSpec
+
+OPSET = 20
+
+
+def export_graph(network: nn.Module, spec: InputSpec) -> bytes:
+    """The serialised ONNX model of a network in eval mode: input `image` or `video`, output `logits`."""
+    return export_stages(network, spec)[-1].model
+
+
+def export_stages(network: nn.Module, spec: InputSpec) -> list[Stage]:
+    """The same model as torch exports it and after each graph pass; the last is the one to serve.
+
+    Raises:
+        ExportError: batch statistics, which would make an answer depend on its neighbours, or an operation that
+            cannot be exported.
+    """
+    for name, module in network.named_modules():
+        if isinstance(module, _BatchNorm) and module.running_mean is None:
+            raise ExportError(
+                f"layer {name!r} takes statistics over the batch, so answers would depend on their neighbours; "
+                "train with track_running_stats=True"
+            )
+    served = ServedNetwork(network).eval().cpu()
+    example = torch.zeros(2, *spec.shape, dtype=torch.uint8)  # a batch of 1 would be taken for a constant
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                served,
+                (example,),
+                dynamo=True,
+                dynamic_shapes={"pixels": {0: torch.export.Dim("batch", min=1, max=65_536)}},
+                input_names=[spec.modality],
+                output_names=["logits"],
+                opset_version=OPSET,
+                verbose=False,
+            )
+    except Exception as error:  # the exporter raises classes of its own, and what the network raised
+        raise ExportError(f"torch cannot export this network: {one_line(error)}") from error
+    if program is None:
+        raise ExportError("torch exported nothing")
+    ClearMetadataAndDocStringPass()(program.model)  # stack traces of the machine that exported
+    stages = run_passes(program.model)
+    model = onnx.load_from_string(stages[-1].model)
+    onnx.checker.check_model(model)
+    if (version := model.opset_import[0].version) != OPSET:
+        raise ExportError(f"torch exported opset {version}, expected {OPSET}; install a newer torch and onnxscript")
+    return stages
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's progress lines and deprecation warnings from the user."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,90 @@
+"""Running statistics that no convolution could take, absorbed into the maps of the conditional form.
+
+    gamma * (s z + t) + beta = (s gamma) * z + (t gamma + beta),  gamma, beta = split(M code + b)
+      = split(M' code + b') with the rows of gamma times s, and t times those added to the rows of beta
+
+s and t are the BatchNormalization, s = scale / sqrt(var + eps), t = bias - mean * s. It stays behind a pooling or an
+addition, as in networks that normalise before they convolve; everywhere else the exporter has folded it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from abnn_serve.export.passes.rules import add_constant, constants, only_reader, tidy
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A BatchNormalization and the map, a Gemm with a bias, whose halves are the gamma and beta behind it."""
+
+    norm: ir.Node
+    product: ir.Node
+    weight: NDArray[Any]
+    bias: NDArray[Any]
+    slope: NDArray[Any]
+    shift: NDArray[Any]
+
+
+def absorb_running_statistics(model: ir.Model) -> None:
+    """Rewrite every BatchNormalization that only an adaptive layer reads."""
+    for node in list(model.graph):
+        if node.op_type == "BatchNormalization" and (found := _read(node)):
+            _absorb(model.graph, found)
+    tidy(model)
+
+
+def _read(norm: ir.Node) -> _Found | None:
+    scaled = _reader(norm.outputs[0], "Mul")
+    shifted = _reader(scaled.outputs[0], "Add") if scaled else None
+    if scaled is None or shifted is None:
+        return None
+    gamma, beta = _computed(scaled, norm.outputs[0]), _computed(shifted, scaled.outputs[0])
+    split = gamma.producer() if gamma is not None else None
+    if split is None or split.op_type != "Split" or list(split.outputs) != [gamma, beta]:
+        return None
+    product = split.inputs[0].producer() if split.inputs[0] else None
+    if product is None or product.op_type != "Gemm" or len(product.inputs) != 3 or not _read_once(split):
+        return None
+    numbers = constants(*(value for value in (*product.inputs[1:], *norm.inputs[1:]) if value is not None))
+    if numbers is None or product.attributes.get_int("transB", 0) != 1:
+        return None
+    weight, bias, scale, offset, mean, variance = (np.asarray(each, np.float64) for each in numbers)
+    slope = scale / np.sqrt(variance + norm.attributes.get_float("epsilon", 1e-5))
+    return _Found(norm, product, weight, bias, slope, offset - mean * slope)
+
+
+def _reader(value: ir.Value, kind: str) -> ir.Node | None:
+    node = only_reader(value)
+    return node if node is not None and node.op_type == kind else None
+
+
+def _computed(node: ir.Node, feature_map: ir.Value) -> ir.Value | None:
+    """The (N, C) value that a product or sum of a feature map takes beside it."""
+    others = [value for value in node.inputs if value is not feature_map]
+    value = others[0] if len(others) == 1 else None
+    while value is not None and (source := value.producer()) is not None and source.op_type == "Unsqueeze":
+        value = source.inputs[0]
+    return value
+
+
+def _read_once(split: ir.Node) -> bool:
+    return all(only_reader(value) for value in (*split.inputs[:1], *split.outputs) if value is not None)
+
+
+def _absorb(graph: ir.Graph, found: _Found) -> None:
+    for position, numbers in ((1, found.weight), (2, found.bias)):
+        gamma, beta = np.split(numbers, 2)
+        column = (slice(None),) + (None,) * (numbers.ndim - 1)
+        changed = np.concatenate([found.slope[column] * gamma, beta + found.shift[column] * gamma]).astype(np.float32)
+        old = found.product.inputs[position]
+        name = f"{old.name if old else position}.running"
+        found.product.replace_input_with(position, add_constant(graph, name, changed))
+    source = found.norm.inputs[0]
+    assert source is not None  # noqa: S101
+    ir.convenience.replace_all_uses_with(found.norm.outputs[0], source)

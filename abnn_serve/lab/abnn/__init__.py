@@ -1,0 +1,1 @@
+"""The method: adaptive layers, surgery and the pair of networks."""

@@ -1,0 +1,1 @@
+"""Data sources to labelled samples in memory."""

@@ -1,0 +1,199 @@
+"""A data source by name to pixels and labels in memory: Parquet, image folders, torchvision data sets, clips."""
+
+from __future__ import annotations
+
+import glob
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from PIL import Image
+
+from abnn_serve.errors import DataError, InputError, one_line
+from abnn_serve.lab.data.clips import load_clips, names_videos
+from abnn_serve.lab.data.dataset import ImageData
+from abnn_serve.lab.data.motions import MOTIONS, moving
+from abnn_serve.media.image import FORMATS, SUFFIXES, ImageLimits, fit_image, load_image
+from abnn_serve.spec import InputSpec, Labels, Sampling
+
+__all__ = ["ImageData", "agree", "load_data"]
+
+MAX_CORRUPT = 0.01
+_LIMITS = ImageLimits(max_bytes=100_000_000, max_pixels=100_000_000)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    where: str
+    content: bytes | Path
+    label: int
+
+
+def load_data(source: str, spec: InputSpec) -> ImageData:
+    """Read a labelled image data set whole, at the size of `spec`.
+
+    Args:
+        source: a Parquet file or pattern (columns `image`, encoded bytes or a struct with `bytes`, and `label`; class
+            names one a line under the schema's metadata key `classes`), a folder with one folder of images for each
+            class, or `torchvision:NAME:ROOT:SPLIT`, such as `torchvision:CIFAR10:data:train`. With a `sampling` in
+            `spec`: a folder with one folder of videos for each class, `FOLDER:LIST` or `FOLDER:LIST:SPLIT` for those
+            that a file lists (see `clips.load_clips`), or `motions:SOURCE`, whose pictures are set in motion.
+        spec: the size that every image is brought to, as it will be in serving.
+
+    Raises:
+        DataError: missing, empty, more than 1% corrupt rows, or a label outside the classes.
+    """
+    if source.startswith("motions:"):
+        return _in_motion(source, spec)
+    if spec.sampling:
+        return load_clips(source, spec)
+    if source.startswith("torchvision:"):
+        return _from_torchvision(source, spec)
+    rows, classes = _from_folder(source) if Path(source).is_dir() else _from_parquet(source)
+    return _decode(source, rows, classes, spec)
+
+
+def agree(classes: Labels, data: ImageData) -> ImageData:
+    """`data` under the class names that a network was trained with; DataError where its own are others."""
+    own = data.classes.names
+    if own == classes.names:
+        return data
+    if own == tuple(map(str, range(len(own)))) and len(own) <= len(classes):  # numbers stand for names it did not have
+        return replace(data, classes=classes)
+    first = next(
+        (pair for pair in zip(classes.names, own, strict=False) if pair[0] != pair[1]), (len(classes), len(own))
+    )
+    raise DataError(
+        f"{data.source} has other classes than the network was trained with: {first[1]!r}, expected {first[0]!r}"
+    )
+
+
+def _in_motion(source: str, spec: InputSpec) -> ImageData:
+    if spec.sampling is None:
+        raise DataError(f"{source}: motions are clips; say how long with --sampling frames=N")
+    stills = _stills(source.removeprefix("motions:"), spec)
+    clips, labels = moving(stills.images, spec.sampling)
+    classes = Labels(names=MOTIONS)
+    return ImageData(source=source, images=clips, labels=labels, classes=classes, corrupt=stills.corrupt, mirrors=False)
+
+
+def _stills(source: str, spec: InputSpec) -> ImageData:
+    """Pictures, or the middle frame of each video."""
+    if not names_videos(source):
+        return load_data(source, replace(spec, sampling=None))
+    found = load_clips(source, replace(spec, sampling=Sampling(frames=1)))
+    return replace(found, images=found.images[:, 0], videos=None)
+
+
+def _from_folder(source: str) -> tuple[list[_Row], Labels]:
+    folders = sorted(path for path in Path(source).iterdir() if path.is_dir() and not path.name.startswith("."))
+    rows = [
+        _Row(str(path), path, label)
+        for label, folder in enumerate(folders)
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in SUFFIXES
+    ]
+    if not rows:
+        raise DataError(f"{source}: no images found, expected <class>/<image> in {', '.join(FORMATS)}")
+    return rows, Labels(names=tuple(folder.name for folder in folders))
+
+
+def _from_parquet(source: str) -> tuple[list[_Row], Labels]:
+    paths = sorted(glob.glob(source))  # noqa: PTH207
+    if not paths:
+        raise DataError(
+            f"{source}: no such data; give a Parquet file, a quoted pattern such as 'train-*.parquet' or a folder"
+        )
+    rows: list[_Row] = []
+    names: str | None = None
+    for path in paths:
+        table = _read_table(path)
+        names = names or (table.schema.metadata or {}).get(b"classes", b"").decode()
+        images, labels = table["image"].to_pylist(), table["label"].to_pylist()
+        for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+            rows.append(_Row(f"{path} row {index}", image or b"", -1 if label is None else label))
+    if not rows:
+        raise DataError(f"{source}: has no rows, expected columns image and label with at least one row")
+    count = max(row.label for row in rows) + 1
+    return rows, Labels(
+        names=tuple(names.splitlines()) if names else tuple(str(label) for label in range(max(count, 1)))
+    )
+
+
+def _read_table(path: str) -> pa.Table:
+    try:
+        table = pq.read_table(path, columns=["image", "label"])
+        image, label = table.schema.field("image").type, table.schema.field("label").type
+    except (pa.ArrowException, OSError, KeyError) as error:
+        reason = one_line(error)
+        raise DataError(f"{path}: not readable as Parquet with columns image and label ({reason})") from error
+    if pa.types.is_struct(image) and image.get_field_index("bytes") >= 0:
+        table = table.set_column(0, "image", pc.struct_field(table["image"], "bytes"))
+        image = table.schema.field("image").type
+    if not (pa.types.is_binary(image) or pa.types.is_large_binary(image)) or not pa.types.is_integer(label):
+        raise DataError(f"{path}: column image is {image} and label {label}, expected encoded bytes and whole numbers")
+    return table
+
+
+def _from_torchvision(source: str, spec: InputSpec) -> ImageData:
+    import torchvision
+
+    parts = source.split(":")
+    if len(parts) != 4 or not hasattr(torchvision.datasets, parts[1]):
+        raise DataError(f"{source}: expected torchvision:NAME:ROOT:SPLIT, such as torchvision:CIFAR10:data:train")
+    _, name, root, split = parts
+    kind = getattr(torchvision.datasets, name)
+    which: dict[str, str | bool] = {"split": split}
+    if name.startswith(("CIFAR", "MNIST", "Fashion", "KMNIST")):
+        if split not in ("train", "test"):
+            raise DataError(f"{source}: {name} has no split {split!r}, expected train or test")
+        which = {"train": split == "train"}
+    try:
+        data = kind(root, **which)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise DataError(f"{source}: {one_line(error)}") from error
+    images = np.stack([_fit(image, spec) for image, _ in data])
+    labels = np.asarray([label for _, label in data], dtype=np.int64)
+    classes = Labels(names=tuple(str(c) for c in getattr(data, "classes", range(int(labels.max()) + 1))))
+    return ImageData(source=source, images=images, labels=labels, classes=classes)
+
+
+def _fit(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
+    return fit_image(image.convert("RGB"), spec)
+
+
+def _decode(source: str, rows: list[_Row], classes: Labels, spec: InputSpec) -> ImageData:
+    for row in rows:
+        if not 0 <= row.label < len(classes):
+            raise DataError(
+                f"{row.where}: label {row.label} is outside the {len(classes)} classes (0 to {len(classes) - 1})"
+            )
+    images = np.empty((len(rows), *spec.shape), dtype=np.uint8)
+
+    def decode(index: int) -> str | None:
+        row = rows[index]
+        try:
+            content = row.content if isinstance(row.content, bytes) else row.content.read_bytes()
+            images[index] = load_image(content, spec, _LIMITS)
+        except (InputError, OSError) as error:
+            return f"{row.where}: {error}"
+        return None
+
+    with ThreadPoolExecutor() as pool:  # Pillow releases the interpreter lock while it decodes
+        problems = list(pool.map(decode, range(len(rows)), chunksize=256))
+    good = np.asarray([problem is None for problem in problems])
+    corrupt = tuple(problem for problem in problems if problem is not None)
+    if len(corrupt) > MAX_CORRUPT * len(rows):
+        raise DataError(
+            f"{source}: {len(corrupt)} of {len(rows)} rows are corrupt, the limit is {MAX_CORRUPT:.0%}; "
+            f"the first: {corrupt[0]}"
+        )
+    labels = np.asarray([row.label for row in rows], dtype=np.int64)
+    if corrupt:
+        images, labels = images[good], labels[good]
+    return ImageData(source=source, images=images, labels=labels, classes=classes, corrupt=corrupt)

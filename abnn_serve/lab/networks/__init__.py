@@ -1,0 +1,1 @@
+"""Networks by name, and this project's own."""

@@ -1,0 +1,98 @@
+"""Finished runs of one network, averaged to one that is often better than each (Wortsman et al. 2022, "Model soups").
+
+Averaging works where the runs lie in one basin, as when one started from the other, and BatchNorm statistics have to be
+taken again, since those of the averaged weights are not the average of theirs (Izmailov et al. 2018).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from abnn_serve.arrays import batch_slices
+from abnn_serve.errors import TrainingError
+from abnn_serve.lab.abnn.network import AdaptiveNetwork
+from abnn_serve.lab.data.dataset import ImageData
+from abnn_serve.lab.data.load import agree
+from abnn_serve.lab.device import describe_device
+from abnn_serve.lab.training.batches import to_input
+from abnn_serve.lab.training.loop import evaluate_clean
+from abnn_serve.lab.training.run import Network, Run
+
+_IMAGES = 8192  # from which BatchNorm statistics are taken
+_BATCH = 512
+
+
+def average_runs(sources: Sequence[Path], out: Path, data: ImageData, val: ImageData) -> Run:
+    """Write a run whose weights are the mean of those of `sources`.
+
+    Args:
+        sources: finished runs of one network, at least 2; one that is named twice weighs twice. The last one's
+            recipe stands for the result's, and the cost of the costliest: all of it where each started from another.
+        out: directory of the new run.
+        data: training data, for BatchNorm statistics.
+        val: what the result is measured on.
+
+    Raises:
+        TrainingError: fewer than two runs, runs of other networks, or `out` is a run already.
+    """
+    runs = [Run(source) for source in sources]
+    if len(runs) < 2:
+        raise TrainingError(f"{len(runs)} run given, expected at least 2 to average")
+    configs = [run.config for run in runs]
+    for run, config in zip(runs, configs, strict=True):
+        for part in ("target", "substitute", "plan", "input", "labels"):
+            if getattr(config, part) != getattr(configs[0], part):
+                raise TrainingError(f"{run.path} and {runs[0].path} are not of one network: they differ in {part}")
+    result = Run(out)
+    if result.exists:
+        raise TrainingError(f"{out} is a run already; choose another directory")
+    started, network = time.perf_counter(), configs[-1].build()
+    states = [run.network().state_dict() for run in runs]
+    network.load_state_dict({name: _mean([state[name] for state in states]) for name in states[0]})
+    _take_statistics(network, agree(configs[-1].labels, data).spread(_IMAGES))
+    seconds = time.perf_counter() - started
+    accuracy, loss = evaluate_clean(network, agree(configs[-1].labels, val))
+    out.mkdir(parents=True, exist_ok=True)
+    shares = Counter(run.path.name for run in runs)
+    origin = " + ".join(name if count == 1 else f"{count} x {name}" for name, count in shares.items())
+    result.write_config(replace(configs[-1], init_source=origin, init_seconds=max(run.total_seconds for run in runs)))
+    result.write_metrics(
+        [
+            {
+                "epoch": 0,
+                "seconds": seconds,
+                "val_loss": loss,
+                "val_accuracy": accuracy,
+                "hardware": describe_device("cpu"),
+            }
+        ]
+    )
+    result.write_tensors("weights.pt", network.state_dict())
+    return result
+
+
+def _mean(values: list[torch.Tensor]) -> torch.Tensor:
+    return torch.stack(values).mean(dim=0) if values[0].is_floating_point() else values[-1]
+
+
+@torch.inference_mode()
+def _take_statistics(network: Network, data: ImageData) -> None:
+    """Running statistics of every BatchNorm that trains, over clean images in eval mode otherwise."""
+    body = network.target if isinstance(network, AdaptiveNetwork) else network
+    norms = [module for module in body.modules() if isinstance(module, _BatchNorm)]
+    network.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain mean over the batches
+        norm.train()
+    size = data.chunk(_BATCH)
+    for batch in batch_slices(len(data) if norms else 0, size):
+        network(to_input(data.images[batch]))
+    network.eval()

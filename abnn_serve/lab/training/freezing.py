@@ -1,0 +1,55 @@
+"""Which part of a network learns: everything, the normalisation layers, the head."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from abnn_serve.errors import NetworkError
+from abnn_serve.lab.abnn.adaptive_norm import AdaptiveNorm
+from abnn_serve.lab.abnn.network import AdaptiveNetwork, PixelNetwork
+from abnn_serve.lab.training.recipes import Trained
+
+Network = PixelNetwork | AdaptiveNetwork
+
+
+def freeze(network: Network, trained: Trained) -> None:
+    """Let only a part of the target learn; NetworkError where it has no such part. A substitute never learns."""
+    if trained == "all":
+        return
+    network.requires_grad_(requires_grad=False)
+    for module in _learning(network, trained):
+        for parameter in module.parameters(recurse=False):
+            parameter.requires_grad = True
+
+
+def learn(network: Network, trained: Trained) -> None:
+    """Training mode for the part that learns; what is frozen stays in eval mode, so that its buffers do not move."""
+    network.train(trained == "all")
+    if trained != "all":
+        for module in _learning(network, trained):
+            module.train()
+
+
+def _learning(network: Network, trained: Trained) -> list[nn.Module]:
+    body = _body(network)
+    norms = [module for module in body.modules() if isinstance(module, (_BatchNorm, AdaptiveNorm))]
+    if "norm" in trained and not norms:
+        raise NetworkError(f"{type(body).__name__} has no normalisation layer to train")
+    return (norms if "norm" in trained else []) + ([_head(body)] if "head" in trained else [])
+
+
+def _head(body: nn.Module) -> nn.Module:
+    linear = [module for module in body.modules() if isinstance(module, nn.Linear) or _is_pointwise(module)]
+    if not linear:
+        raise NetworkError(f"{type(body).__name__} has no linear layer, expected a head to train")
+    return linear[-1]
+
+
+def _is_pointwise(module: nn.Module) -> bool:
+    """A 1x1 convolution with a bias, which is how S3D classifies."""
+    return isinstance(module, (nn.Conv2d, nn.Conv3d)) and set(module.kernel_size) == {1} and module.bias is not None
+
+
+def _body(network: Network) -> nn.Module:
+    return (network.target if isinstance(network, AdaptiveNetwork) else network).body

@@ -1,0 +1,190 @@
+"""The training loop: one for every recipe; resumable, and stopped by the first loss that is not finite."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from abnn_serve.arrays import batch_slices
+from abnn_serve.errors import NetworkError, TrainingError
+from abnn_serve.lab.abnn.network import in_fast_layout
+from abnn_serve.lab.attacks.base import right
+from abnn_serve.lab.attacks.pgd import PGD
+from abnn_serve.lab.data.dataset import ImageData
+from abnn_serve.lab.device import describe_device
+from abnn_serve.lab.training.adversarial import craft
+from abnn_serve.lab.training.batches import to_input, training_batches
+from abnn_serve.lab.training.freezing import freeze, learn
+from abnn_serve.lab.training.plots import draw_curves
+from abnn_serve.lab.training.recipes import Recipe
+from abnn_serve.lab.training.run import Network, Run
+from abnn_serve.lab.training.state import TrainingState
+
+_PGD_IMAGES = 256  # validation images on which adversarial training is watched: one-step training can overfit suddenly
+_CHECK_EVERY = 20  # steps between looks at the losses: looking makes a GPU wait
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Where a training run is, for whoever shows it. Rates are of this process alone."""
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    accuracy: float
+    images_per_second: float
+
+
+def fit(
+    run: Run,
+    network: Network,
+    data: ImageData,
+    val: ImageData,
+    *,
+    device: str = "cpu",
+    compiled: bool = False,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> Network:
+    """Train `network` as `run.config` says, from the last checkpoint in `run` if there is one.
+
+    Writes a checkpoint, metrics.jsonl and curves.png after every epoch, and weights.pt (the averaged weights) at the
+    end. A run that was killed and resumed ends with the same weights as one that was not, on the same hardware.
+
+    Raises:
+        TrainingError: a loss that is not finite (with the step and the last good checkpoint).
+    """
+    recipe, seed = run.config.recipe, run.config.seed
+    steps = len(data) // recipe.batch_size
+    place = torch.device(device)
+    in_fast_layout(network.to(place))
+    freeze(network, recipe.trained)
+    state = TrainingState(network, recipe, steps)
+    if run.checkpoints:
+        state.load(torch.load(run.checkpoints[-1], map_location=place, weights_only=True))
+    forward = torch.compile(network) if compiled else network
+    for epoch in range(state.epoch, recipe.epochs):
+        torch.manual_seed(seed * 1_000_003 + epoch)
+        entry = _train_epoch(run, state, forward, data, np.random.default_rng([seed, epoch]), place, on_progress)
+        accuracy, loss = evaluate_clean(state.average, val, device=device)
+        if not math.isfinite(loss):
+            raise TrainingError(_not_finite(run, "the validation loss", state, state.steps))
+        entry |= {"val_loss": loss, "val_accuracy": accuracy, "hardware": describe_device(device)}
+        if recipe.attack_steps:
+            few = val.spread(val.chunk(_PGD_IMAGES))
+            entry["val_pgd_accuracy"] = _pgd_accuracy(state.average, few, recipe, device)
+        state.finish_epoch(entry)
+        run.checkpoint(state.epoch, state.dump())
+        if state.epoch < recipe.epochs:
+            _record(run, state)
+    _record(run, state)  # a kill may have come between the last checkpoint and its record
+    run.write_tensors("weights.pt", {name: value.cpu() for name, value in state.average.state_dict().items()})
+    return state.average.cpu()
+
+
+def _record(run: Run, state: TrainingState) -> None:
+    run.write_metrics(state.history)
+    draw_curves(state.history, run.path / "curves.png")
+
+
+def _train_epoch(
+    run: Run,
+    state: TrainingState,
+    forward: Callable[[Tensor], Tensor],
+    data: ImageData,
+    rng: np.random.Generator,
+    place: torch.device,
+    on_progress: Callable[[Progress], None],
+) -> dict[str, Any]:
+    recipe = state.recipe
+    generator = torch.Generator().manual_seed(torch.initial_seed())
+    learn(state.network, recipe.trained)
+    losses: list[Tensor] = []
+    right = torch.zeros((), device=place)
+    started = time.perf_counter()
+    fast = _bf16_pays(place, state.network)
+    for step, (x, y) in enumerate(training_batches(data, recipe, rng, place), start=1):
+        with torch.autocast(place.type, torch.bfloat16, enabled=fast):
+            x = craft(recipe, forward, x, y, state.done, generator)  # noqa: PLW2901
+            logits = forward(x)
+        if not isinstance(logits, Tensor):
+            raise NetworkError(f"in training the network returns a {type(logits).__name__}, expected logits; wrap it")
+        loss = nn.functional.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
+        state.step(loss)
+        losses.append(loss.detach())
+        right += (logits.detach().argmax(dim=1) == y).sum()
+        if step % _CHECK_EVERY == 0 or step == state.steps:
+            _refuse_nan(run, losses, state)
+            seen = step * recipe.batch_size
+            on_progress(
+                Progress(
+                    epoch=state.epoch + 1,
+                    epochs=recipe.epochs,
+                    step=step,
+                    steps=state.steps,
+                    loss=float(torch.stack(losses[-_CHECK_EVERY:]).mean()),
+                    accuracy=float(right) / seen,
+                    images_per_second=seen / (time.perf_counter() - started),
+                )
+            )
+    seconds = time.perf_counter() - started
+    return {
+        "loss": float(torch.stack(losses).mean()),
+        "accuracy": float(right) / (state.steps * recipe.batch_size),
+        "lr": state.schedule.get_last_lr()[0],
+        "seconds": round(seconds, 3),
+        "images_per_second": round(state.steps * recipe.batch_size / seconds, 1),
+    }
+
+
+def _refuse_nan(run: Run, losses: list[Tensor], state: TrainingState) -> None:
+    finite = torch.stack(losses).isfinite()
+    if not bool(finite.all()):
+        step = int(finite.logical_not().nonzero()[0]) + 1
+        raise TrainingError(_not_finite(run, "the loss", state, step))
+
+
+def _not_finite(run: Run, what: str, state: TrainingState, step: int) -> str:
+    last = run.checkpoints[-1].name if run.checkpoints else "none yet"
+    return (
+        f"{what} is not finite at epoch {state.epoch + 1}, step {step}; last good checkpoint: {last}; "
+        "start again with a lower --lr and another --out"
+    )
+
+
+def _bf16_pays(place: torch.device, network: Network) -> bool:
+    if place.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    # oneDNN's bf16 weight gradient of a 3x3x3 convolution over two frames is uninitialised memory (torch 2.15)
+    over_frames = any(isinstance(module, nn.Conv3d) for module in network.modules())
+    return place.type == "cpu" and not over_frames and bool(torch.cpu._is_avx512_bf16_supported())  # noqa: SLF001
+
+
+@torch.inference_mode()
+def evaluate_clean(
+    network: Network, data: ImageData, *, device: str = "cpu", batch_size: int = 500
+) -> tuple[float, float]:
+    """Accuracy in [0, 1] and mean cross-entropy of a network in eval mode; of videos by the mean over their clips.
+
+    `batch_size` counts images, or the frames of clips.
+    """
+    network.eval()
+    size = data.chunk(batch_size)
+    parts = [network(to_input(data.images[b], device)).float().cpu() for b in batch_slices(len(data), size)]
+    scores, labels = data.by_video(torch.cat(parts).numpy())
+    likelihood = scores[np.arange(len(labels)), labels]
+    return float((scores.argmax(axis=1) == labels).mean()), float(-np.log(np.maximum(likelihood, 1e-38)).mean())
+
+
+def _pgd_accuracy(network: Network, data: ImageData, recipe: Recipe, device: str) -> float:
+    x, y = to_input(data.images, device), torch.from_numpy(data.labels).to(device)
+    attack = PGD(eps=recipe.attack_eps, steps=10)
+    return float(right(network, attack(network, x, y), y).float().mean())

@@ -1,0 +1,177 @@
+"""A run directory: what was trained (`run.json`), how far it is (`epoch-*.pt`), what came out (`weights.pt`)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from abnn_serve.card import RobustnessCard, TrainingCost
+from abnn_serve.codec import canonical, from_json, to_json
+from abnn_serve.errors import TrainingError, one_line
+from abnn_serve.files import atomic_write
+from abnn_serve.lab.abnn.network import IMAGENET_MEAN, IMAGENET_STD, AdaptiveNetwork, PixelNetwork
+from abnn_serve.lab.abnn.plan import SurgeryPlan
+from abnn_serve.lab.abnn.surgery import apply_plan
+from abnn_serve.lab.data.dataset import ImageData
+from abnn_serve.lab.networks.zoo import build_network
+from abnn_serve.lab.training.recipes import Recipe
+from abnn_serve.spec import InputSpec, Labels
+
+Network = PixelNetwork | AdaptiveNetwork
+NOT_EVALUATED = (
+    "Robustness has not been evaluated: no attack was run on this model, in any threat model. Until `abnn evaluate` "
+    "has been, trust it no further than an undefended network."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkConfig:
+    """A network by name with its normalisation: enough to build it again; weights come from elsewhere."""
+
+    name: str
+    classes: int
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    size: tuple[int, int] | None = None
+
+    def build(self, *, weights: bool = False) -> PixelNetwork:
+        """A freshly initialised network; `weights` loads those named after '@'."""
+        name = self.name if weights else self.name.partition("@")[0]
+        return PixelNetwork(build_network(name, self.classes), self.mean, self.std, self.size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """Everything that decides a run's weights, but the hardware."""
+
+    recipe: Recipe
+    target: NetworkConfig
+    substitute: NetworkConfig | None
+    plan: SurgeryPlan | None
+    input: InputSpec
+    labels: Labels
+    seed: int
+    data: str
+    data_digest: str
+    data_count: int
+    val: str
+    val_digest: str
+    substitute_source: str | None = None
+    substitute_seconds: float | None = None
+    init_source: str | None = None
+    init_seconds: float | None = None
+
+    def build(self) -> Network:
+        """The network with initial weights."""
+        target = self.target.build()
+        if self.substitute is None or self.plan is None:
+            return target
+        return apply_plan(target, self.substitute.build(), self.plan)
+
+
+class Run:
+    """A run directory on disk. Every file is written aside and renamed, so a kill leaves the last whole one."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def exists(self) -> bool:
+        """A configuration has been written here."""
+        return (self.path / "run.json").is_file()
+
+    @property
+    def config(self) -> RunConfig:
+        """What is trained here."""
+        try:
+            value = json.loads((self.path / "run.json").read_text())
+        except (OSError, ValueError) as error:
+            raise TrainingError(f"{self.path}: not a run of `abnn train` ({error})") from error
+        return from_json(RunConfig, value, str(self.path / "run.json"), TrainingError)
+
+    def write_config(self, config: RunConfig) -> None:
+        """Say what is trained here."""
+        self.write_text("run.json", canonical(to_json(config)).decode())
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """One entry for each epoch so far."""
+        text = (self.path / "metrics.jsonl").read_text()
+        return [json.loads(line) for line in text.splitlines()]
+
+    def write_metrics(self, history: list[dict[str, Any]]) -> None:
+        """Say what was measured after each epoch."""
+        self.write_text("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in history))
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in training steps so far."""
+        return round(sum(float(row["seconds"]) for row in self.metrics), 1)
+
+    @property
+    def total_seconds(self) -> float:
+        """Time in training steps, with that of the run it started from; a substitute's is counted apart."""
+        return self.seconds + (self.config.init_seconds or 0)
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """Checkpoints on disk, the oldest first."""
+        return sorted(self.path.glob("epoch-*.pt"))
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file atomically."""
+        with atomic_write(self.path / name) as file:
+            file.write(text.encode())
+
+    def write_tensors(self, name: str, value: dict[str, Any]) -> None:
+        """Write a torch file atomically."""
+        with atomic_write(self.path / name) as file:
+            torch.save(value, file)
+
+    def checkpoint(self, epoch: int, state: dict[str, Any]) -> None:
+        """Keep the state after `epoch` and the one before it."""
+        self.write_tensors(f"epoch-{epoch:06}.pt", state)
+        for old in self.checkpoints[:-2]:
+            old.unlink()
+
+    def network(self) -> Network:
+        """The trained network, on the CPU and in eval mode."""
+        weights = self.path / "weights.pt"
+        if not weights.is_file():
+            raise TrainingError(
+                f"{self.path}: has no weights.pt; finish it with `abnn train ... --out {self.path} --resume`"
+            )
+        network = self.config.build()
+        try:
+            network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+        except Exception as error:  # torch raises many classes on a damaged file
+            raise TrainingError(
+                f"{weights} cannot be loaded ({one_line(error)}); resume the run to write it again"
+            ) from error
+        return network.eval()
+
+
+def new_card(run: Run, data: ImageData, model_sha256: str) -> RobustnessCard:
+    """A finished run's card before anything is measured on it."""
+    config, metrics = run.config, run.metrics
+    return RobustnessCard(
+        model_sha256=model_sha256,
+        data=data.name,
+        data_digest=data.digest,
+        clean=None,
+        training=TrainingCost(
+            recipe=config.recipe.name,
+            epochs=metrics[-1]["epoch"],
+            images=config.data_count,
+            passes_per_step=config.recipe.passes,
+            seconds=run.seconds,
+            hardware=metrics[-1]["hardware"],
+            substitute_seconds=config.substitute_seconds,
+            init_seconds=config.init_seconds,
+        ),
+        limits=(NOT_EVALUATED,),
+    )

@@ -1,0 +1,79 @@
+"""All that changes while training: weights, their average, the optimiser and its schedule, what was measured."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from abnn_serve.lab.training.optimizer import build_optimizer
+from abnn_serve.lab.training.recipes import Recipe
+from abnn_serve.lab.training.run import Network
+
+
+class TrainingState:
+    """What a checkpoint holds.
+
+    Attributes:
+        average: an exponential moving average of `network`, in eval mode: what is kept in the end.
+        steps: of one epoch.
+        history: one record for each finished epoch.
+    """
+
+    def __init__(self, network: Network, recipe: Recipe, steps: int) -> None:
+        self.network = network
+        self.recipe = recipe
+        self.steps = steps
+        self.average = copy.deepcopy(network).eval().requires_grad_(requires_grad=False)
+        self.optimizer = build_optimizer(network, recipe)
+        total = max(steps * recipe.epochs, 10)  # OneCycleLR divides by zero on a cycle of few steps
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, recipe.lr, total_steps=total, pct_start=recipe.warmup, cycle_momentum=False
+        )
+        self.history: list[dict[str, Any]] = []
+
+    @property
+    def epoch(self) -> int:
+        """Epochs finished."""
+        return len(self.history)
+
+    @property
+    def done(self) -> float:
+        """Share of the schedule that is over, in [0, 1]."""
+        return self.schedule.last_epoch / self.schedule.total_steps
+
+    def step(self, loss: Tensor) -> None:
+        """Learn from one batch's loss."""
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.grad_clip)
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._average()
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        done = self.schedule.last_epoch
+        decay = min(self.recipe.ema_decay, done / (done + 9))
+        for mean, value in zip(self.average.state_dict().values(), self.network.state_dict().values(), strict=True):
+            if value.is_floating_point():
+                mean.lerp_(value, 1 - decay)
+            else:
+                mean.copy_(value)
+
+    def finish_epoch(self, entry: dict[str, Any]) -> None:
+        """Add an epoch's record."""
+        self.history.append({"epoch": self.epoch + 1, **entry})
+
+    def dump(self) -> dict[str, Any]:
+        """Everything, as tensors and plain values."""
+        parts = {name: getattr(self, name).state_dict() for name in ("network", "average", "optimizer", "schedule")}
+        return {**parts, "history": self.history}
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Go on from what `dump` gave."""
+        for name in ("network", "average", "optimizer", "schedule"):
+            getattr(self, name).load_state_dict(saved[name])
+        self.history = saved["history"]

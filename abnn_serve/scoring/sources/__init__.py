@@ -1,0 +1,1 @@
+"""What can be scored: folders, lists, Parquet files, WebDataset tars."""

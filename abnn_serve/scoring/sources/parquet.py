@@ -1,0 +1,131 @@
+"""Rows of Parquet files: encoded samples in one column, optionally labels in another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import chain, islice, repeat
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from abnn_serve.arrays import batch_slices
+from abnn_serve.errors import DataError, one_line
+from abnn_serve.scoring.plan import Found, Row, Source, Truth, Unit
+from abnn_serve.scoring.sources.filesystem import open_at
+from abnn_serve.spec import Labels
+
+_READ_ROWS = 256
+_FOOTERS_AT_ONCE = 16
+
+_Value = tuple[bytes | str, Any]  # encoded bytes, or what is wrong; and the label
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParquetUnit(Unit):
+    """Rows start to stop of one file; a `problem` stands for all of a file that cannot be opened."""
+
+    file: Found
+    start: int = 0
+    stop: int = 1
+    problem: str = ""
+
+
+class ParquetSource(Source):
+    """Rows of Parquet files. Goes on where the unit before ended, so that no row group is decoded twice for it."""
+
+    def __init__(self, column: str, truth: Truth) -> None:
+        self._column, self._truth = column, truth
+        self._open: tuple[str, int, Iterator[_Value]] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_column": self._column, "_truth": self._truth, "_open": None}
+
+    def read(self, unit: Unit) -> Iterator[Row]:
+        """The rows; those of a damaged row group are rows with that problem."""
+        assert isinstance(unit, ParquetUnit)  # noqa: S101
+        values = repeat((unit.problem, None)) if unit.problem else self._from(unit)
+        missing = repeat((f"{unit.file.address} has fewer rows than when it was looked at", None))
+        for number, (content, label) in zip(range(unit.start, unit.stop), chain(values, missing), strict=False):
+            yield Row(
+                id=f"{unit.file.name}#{number}",
+                source=f"{unit.file.address}#{number}",
+                content=content if isinstance(content, bytes) else b"",
+                truth=self._truth(label),
+                problem=content if isinstance(content, str) else "",
+            )
+        self._open = unit.file.address, unit.stop, values
+
+    def _from(self, unit: ParquetUnit) -> Iterator[_Value]:
+        before, self._open = self._open, None
+        if before and before[:2] == (unit.file.address, unit.start):
+            return before[2]
+        return _values(unit.file.address, self._column, unit.start)
+
+
+def plan_parquet(files: Sequence[Found], labels: Labels, shard_rows: int, column: str) -> tuple[Source, list[Unit]]:
+    """Units of at most `shard_rows` rows. A file that cannot be opened is a unit of one row that says why."""
+    with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
+        counts = list(pool.map(lambda file: _look(file, column), files))
+    if all(isinstance(count, DataError) for count, _ in counts):
+        raise next(count for count, _ in counts if isinstance(count, DataError))
+    units: list[Unit] = []
+    for file, (count, _) in zip(files, counts, strict=True):
+        if isinstance(count, DataError):
+            units.append(ParquetUnit(index=len(units), rows=1, file=file, problem=str(count)))
+            continue
+        for part in batch_slices(count, shard_rows):
+            rows = part.stop - part.start
+            units.append(ParquetUnit(index=len(units), rows=rows, file=file, start=part.start, stop=part.stop))
+    classes = next((names for _, names in counts if names), ())
+    return ParquetSource(column, Truth(labels, classes)), units
+
+
+def _look(file: Found, column: str) -> tuple[int | DataError, tuple[str, ...]]:
+    """How many rows a file has, and its class names."""
+    try:
+        with open_at(file.address) as data:
+            parquet = pq.ParquetFile(data)
+            count, schema = parquet.metadata.num_rows, parquet.schema_arrow
+    except Exception as error:  # of Arrow, and of every file system its own
+        return DataError(f"{file.address}: not readable as Parquet: {one_line(error)}"), ()
+    kind = schema.field(column).type if column in schema.names else None
+    if kind is not None and pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        kind = kind.field("bytes").type
+    if kind is None or not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        return DataError(
+            f"{file.address}: column {column!r} is {kind or 'not there'}, expected encoded samples as bytes; "
+            f"it has {', '.join(schema.names)}: name one with --column"
+        ), ()
+    return count, tuple((schema.metadata or {}).get(b"classes", b"").decode().splitlines())
+
+
+def _values(address: str, column: str, start: int) -> Iterator[_Value]:
+    """Every row from `start` on; a few rows are in memory at a time, whatever a row group has."""
+    with open_at(address) as data:
+        parquet = pq.ParquetFile(data, pre_buffer=False, buffer_size=1 << 20)
+        first = 0
+        for group in range(parquet.num_row_groups):
+            count = parquet.metadata.row_group(group).num_rows
+            if first + count > start:
+                yield from islice(_group(parquet, group, column, count), max(start - first, 0), None)
+            first += count
+
+
+def _group(parquet: pq.ParquetFile, group: int, column: str, count: int) -> Iterator[_Value]:
+    """All `count` rows of a row group, those that cannot be read as what is wrong with them."""
+    columns = [column, *(["label"] if "label" in parquet.schema_arrow.names else [])]
+    given = 0
+    try:
+        for batch in parquet.iter_batches(batch_size=_READ_ROWS, row_groups=[group], columns=columns):
+            content = batch[column]
+            content = pc.struct_field(content, "bytes") if pa.types.is_struct(content.type) else content
+            labels = batch["label"].to_pylist() if len(columns) > 1 else repeat(None)
+            for value, label in zip(content.to_pylist(), labels, strict=False):
+                yield value or b"", label
+                given += 1
+    except Exception as error:  # of Arrow, and of every file system its own
+        yield from repeat((f"row group {group} of the file is damaged: {one_line(error)}", None), count - given)

@@ -1,0 +1,32 @@
+"""Values that commands read."""
+
+from __future__ import annotations
+
+import pytest
+
+from abnn_serve.cli.options import read_sampling
+from abnn_serve.errors import ConfigError
+from abnn_serve.spec import Sampling
+
+
+def test_a_sampling_is_read_from_one_text():
+    assert read_sampling("frames=16") == Sampling(frames=16)
+    assert read_sampling("frames=8, stride=2,clips=3,placement=windows,crops=3,fps=12.5") == Sampling(
+        frames=8, stride=2, clips=3, placement="windows", crops=3, fps=12.5
+    )
+    assert read_sampling("frames=8,fps=12").fps == 12.0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stride=2", "key 'frames' is missing"),
+        ("frames=8,speed=2", "unknown key 'speed'"),
+        ("frames=many", "frames is 'many', expected a JSON whole number"),
+        ("frames=8,placement=random", "placement is 'random', expected one of spread, windows"),
+        ("frames=8,crops=2", "crops is 2, expected one of 1, 3"),
+    ],
+)
+def test_a_sampling_that_makes_no_sense_is_refused(text, message):
+    with pytest.raises(ConfigError, match=f"--sampling.*{message}"):
+        read_sampling(text)
