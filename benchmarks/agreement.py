@@ -96,7 +96,7 @@ def _compare(model: torch.nn.Module, x: Tensor, y: Tensor, eps: float) -> list[d
         wrong = [0, 0]
         for start in range(0, len(x), BATCH):
             images, labels = x[start : start + BATCH], y[start : start + BATCH]
-            found = ours(model, images, labels, seed=start, stop=isinstance(ours, Square)), theirs(images, labels)
+            found = ours(model, images, labels, seed=start, early_stop=isinstance(ours, Square)), theirs(images, labels)
             with torch.no_grad():
                 wrong = [n + int((model(a).argmax(1) != labels).sum()) for n, a in zip(wrong, found, strict=True)]
         left = [100 * (1 - n / len(x)) for n in wrong]

@@ -75,11 +75,11 @@ def evaluate(
     _check_bars(bars, trials)
     whole = agree(opened.labels, load_data(data, opened.input))
     opened.check_data(whole)
-    few = whole.spread(min(images, 200) if quick else images)
+    subset = whole.spread(min(images, 200) if quick else images)
     folder = out or opened.folder
     folder.mkdir(parents=True, exist_ok=True)
     with progress_bar(console) as bar:
-        task = bar.add_task("", total=len(trials) * len(few), shown="")
+        task = bar.add_task("", total=len(trials) * len(subset), shown="")
 
         def on_progress(trial: Any, done: int, accuracy: float) -> None:
             if trial not in trials:
@@ -88,15 +88,15 @@ def evaluate(
             bar.update(
                 task,
                 description=f"{trials.index(trial) + 1}/{len(trials)}",
-                completed=trials.index(trial) * len(few) + done,
+                completed=trials.index(trial) * len(subset) + done,
                 shown=f"{name}  {accuracy:.1%} left",
             )
-            if not console.is_terminal and done == len(few):
+            if not console.is_terminal and done == len(subset):
                 console.print(f"{name}: {accuracy:.1%} left", markup=False)
 
         report = measure(
             opened.subject,
-            few,
+            subset,
             trials,
             eps=budget,
             curve_images=0 if quick else 200,
@@ -154,7 +154,7 @@ def _bar(text: str) -> tuple[str, float]:
 
 def _check_bars(bars: list[tuple[str, float]], trials: list[Trial]) -> None:
     """ConfigError for a bar that the trials will not measure: before they take hours."""
-    there = {"clean", *(trial.threat_model for trial in trials if trial.attack.budget != "patch")}
+    there = {"clean", *(trial.threat_model for trial in trials if trial.attack.norm != "patch")}
     for name, _ in bars:
         if name not in there:
             raise ConfigError(

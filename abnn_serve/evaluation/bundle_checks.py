@@ -26,34 +26,34 @@ def with_robust_accuracy(bundle: Bundle, evaluation: Evaluation) -> tuple[Varian
 
     Without such images, or on an engine which this machine lacks, the figure is that nothing was measured.
     """
-    trials = [o for o in evaluation.outcomes if o.trial.threat_model == "whitebox" and o.trial.attack.budget != "patch"]
+    trials = [o for o in evaluation.outcomes if o.trial.threat_model == "whitebox" and o.trial.attack.norm != "patch"]
     if not trials:
         return tuple(replace(variant, robust=None) for variant in bundle.card.variants)
     judged = []
     for variant in bundle.card.variants:
-        right = np.ones(len(evaluation.data), bool)
+        is_correct = np.ones(len(evaluation.data), bool)
         try:
             session = Session(bundle, _DEVICES.get(variant.provider, "cuda"), precision=variant.precision)
         except DeviceError:
             judged.append(replace(variant, robust=None))
             continue
         for outcome in trials:
-            right &= session.run(outcome.pixels).argmax(axis=1) == evaluation.data.labels
-        judged.append(replace(variant, robust=Accuracy.of(right)))
+            is_correct &= session.run(outcome.pixels).argmax(axis=1) == evaluation.data.labels
+        judged.append(replace(variant, robust=Accuracy.of(is_correct)))
     return tuple(judged)
 
 
 def with_attacked_drift(bundle: Bundle, evaluation: Evaluation) -> Drift | None:
     """The card's drift with the AUROC of every white-box trial: images answered rightly, before and after, as uint8."""
-    recorded, right = bundle.card.drift, evaluation.clean
+    recorded, is_correct = bundle.card.drift, evaluation.clean
     trials = [outcome for outcome in evaluation.outcomes if outcome.trial.threat_model == "whitebox"]
-    if recorded is None or not trials or not right.any():
+    if recorded is None or not trials or not is_correct.any():
         return recorded and replace(recorded, attacks=())
     meter = DriftMeter(Session(bundle, "cpu"))
-    clean = meter.run(evaluation.data.images[right])[1].mean(axis=1)
+    clean = meter.run(evaluation.data.images[is_correct])[1].mean(axis=1)
     rows = []
     for outcome in trials:
-        area = auroc(clean, meter.run(outcome.pixels[right])[1].mean(axis=1))
+        area = auroc(clean, meter.run(outcome.pixels[is_correct])[1].mean(axis=1))
         attack = outcome.trial.attack
         rows.append(DriftUnderAttack(attack=attack.name, eps=attack.eps, images=len(clean), auroc=round(area, 4)))
     return replace(recorded, attacks=tuple(rows))

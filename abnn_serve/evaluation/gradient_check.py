@@ -30,9 +30,9 @@ def gradient_error(model: nn.Module, x: Tensor) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         weights = torch.randn(exact(x).shape, generator=generator, dtype=torch.float64).to(x.device)
-    moved = x.clone().requires_grad_()
-    mixed = (exact(moved) * weights).sum()
-    gradient = torch.autograd.grad(mixed, moved, allow_unused=True)[0] if mixed.requires_grad else None
+    x_adv = x.clone().requires_grad_()
+    mixed = (exact(x_adv) * weights).sum()
+    gradient = torch.autograd.grad(mixed, x_adv, allow_unused=True)[0] if mixed.requires_grad else None
     if gradient is None:
         return torch.ones(len(x), dtype=torch.float64)
     claimed, measured = [], []

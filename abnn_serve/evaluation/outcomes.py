@@ -31,7 +31,7 @@ class Outcome:
     """What a trial did: which samples stayed right, bool (N,), and its images, float32 (N, 3, [T,] H, W)."""
 
     trial: Trial
-    right: NDArray[np.bool_]
+    is_correct: NDArray[np.bool_]
     images: NDArray[np.float32]
     seconds: float
     flags: tuple[str, ...] = ()
@@ -48,11 +48,11 @@ class Outcome:
         return AttackResult(
             threat_model=self.trial.threat_model,
             attack=attack.name,
-            norm=attack.budget,
+            norm=attack.norm,
             eps=attack.eps,
             parameters=attack.parameters,
             seed=self.trial.seed,
-            accuracy=Accuracy.of(self.right),
+            accuracy=Accuracy.of(self.is_correct),
             seconds=round(self.seconds, 1),
         )
 
@@ -68,12 +68,12 @@ class Evaluation:
     @property
     def worst(self) -> dict[ThreatModel, Accuracy]:
         """Accuracy under the worst of a threat model's Linf and L2 trials for each sample; patches stand apart."""
-        right: dict[ThreatModel, NDArray[np.bool_]] = {}
+        is_correct: dict[ThreatModel, NDArray[np.bool_]] = {}
         for outcome in self.outcomes:
-            if outcome.trial.attack.budget != "patch":
+            if outcome.trial.attack.norm != "patch":
                 threat = outcome.trial.threat_model
-                right[threat] = right.get(threat, self.clean) & outcome.right
-        return {threat: Accuracy.of(flags) for threat, flags in right.items()}
+                is_correct[threat] = is_correct.get(threat, self.clean) & outcome.is_correct
+        return {threat: Accuracy.of(flags) for threat, flags in is_correct.items()}
 
 
 class OutcomeStore:
@@ -94,7 +94,7 @@ class OutcomeStore:
         with np.load(self._path(start), allow_pickle=False) as kept:
             return Outcome(
                 trial=self.trial,
-                right=kept["right"],
+                is_correct=kept["right"],
                 images=kept["images"],
                 seconds=float(kept["seconds"]),
                 flags=tuple(map(str, kept["flags"])),
@@ -105,7 +105,7 @@ class OutcomeStore:
         with atomic_write(self._path(start)) as file:
             np.savez(
                 file,
-                right=part.right,
+                is_correct=part.is_correct,
                 images=part.images,
                 seconds=np.asarray(part.seconds),
                 flags=np.asarray(part.flags, dtype=np.str_),

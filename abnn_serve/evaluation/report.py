@@ -64,10 +64,10 @@ def measure(
         on_progress: told of a trial, its samples so far and the accuracy on them.
     """
     evaluation = evaluate(subject, data, trials, device=device, store=store, on_progress=on_progress)
-    few = data.spread(curve_images)
+    subset = data.spread(curve_images)
     curves: tuple[Curve, ...] = ()
     if curve_images and subject.network is not None:
-        curves = eps_curve(subject, few, device=device), steps_curve(subject, few, eps=eps, device=device)
+        curves = eps_curve(subject, subset, device=device), steps_curve(subject, subset, eps=eps, device=device)
     own = check_network(subject.own, data.spread(data.chunk(_SANITY_IMAGES)), eps=eps)
     return Report(evaluation=evaluation, curves=curves, sanity=(*own, *check_evaluation(evaluation, *curves)))
 
@@ -99,9 +99,9 @@ def draw(subject: Subject, report: Report, folder: Path) -> None:
     if report.curves:
         draw_robustness(report.curves, folder / "curves.png")
     white = [o for o in report.evaluation.outcomes if o.trial.threat_model == "whitebox"] or report.evaluation.outcomes
-    outcome = min(white, key=lambda o: (o.trial.attack.budget == "patch", o.right.mean()))
+    outcome = min(white, key=lambda o: (o.trial.attack.norm == "patch", o.is_correct.mean()))
     data, names = report.evaluation.data, report.evaluation.data.classes.names
-    broken = np.flatnonzero(report.evaluation.clean & ~outcome.right)
+    broken = np.flatnonzero(report.evaluation.clean & ~outcome.is_correct)
     shown = (broken if len(broken) else np.arange(len(data)))[:8]
     clean = _middle(to_input(data.images[shown]).numpy())
     judge = subject.judge(outcome.trial.threat_model)

@@ -69,10 +69,10 @@ def check_evaluation(
 
 
 def _of_gradients(network: nn.Module, x: Tensor, y: Tensor, eps: float) -> list[SanityCheck]:
-    moved = x.clone().requires_grad_()
+    x_adv = x.clone().requires_grad_()
     every = torch.arange(len(x), device=x.device)
-    loss = cross_entropy(y)(network(moved), every)
-    gradient = torch.autograd.grad(loss.sum(), moved)[0] if loss.requires_grad else torch.zeros_like(x)
+    loss = cross_entropy(y)(network(x_adv), every)
+    gradient = torch.autograd.grad(loss.sum(), x_adv)[0] if loss.requires_grad else torch.zeros_like(x)
     lengths = gradient.flatten(1).norm(dim=1)
     vanished = float((lengths < 1e-7).float().mean())
     error = float(gradient_error(network, x[:16]).median())
@@ -90,7 +90,7 @@ def _of_gradients(network: nn.Module, x: Tensor, y: Tensor, eps: float) -> list[
     ]
     if not loss.requires_grad:
         return checks
-    after = ascend(network, x, y, x, Linf(eps), loss=cross_entropy(y), sizes=[eps / 4] * 10, stop=False)
+    after = ascend(network, x, y, x, Linf(eps), loss=cross_entropy(y), step_sizes=[eps / 4] * 10, early_stop=False)
     with torch.no_grad():
         rise = cross_entropy(y)(network(after), every) - loss
     flat = float((rise <= 0).float().mean())
@@ -147,14 +147,15 @@ def _of_threats(evaluation: Evaluation) -> Sequence[SanityCheck]:
 def _of_masking(evaluation: Evaluation) -> Sequence[SanityCheck]:
     """The same attacks with the substitute's gradient and without it."""
     by_threat = {
-        threat: {o.trial.attack: o.right for o in evaluation.outcomes if o.trial.threat_model == threat}
+        threat: {o.trial.attack: o.is_correct for o in evaluation.outcomes if o.trial.threat_model == threat}
         for threat in ("graybox", "whitebox")
     }
     both = by_threat["graybox"].keys() & by_threat["whitebox"].keys()
     if not both:
         return []
     gray, white = (
-        Accuracy.of(np.logical_and.reduce([right[attack] for attack in both])).value for right in by_threat.values()
+        Accuracy.of(np.logical_and.reduce([is_correct[attack] for attack in both])).value
+        for is_correct in by_threat.values()
     )
     raised = gray > white + _MASKING
     return [
@@ -170,8 +171,8 @@ def _of_masking(evaluation: Evaluation) -> Sequence[SanityCheck]:
 def _of_queries(evaluation: Evaluation) -> Sequence[SanityCheck]:
     """Square against the attacks that follow the gradient and ask nothing else, in the same threat model."""
     white = [outcome for outcome in evaluation.outcomes if outcome.trial.threat_model == "whitebox"]
-    asked = [outcome.right for outcome in white if isinstance(outcome.trial.attack, Square)]
-    steered = [outcome.right for outcome in white if isinstance(outcome.trial.attack, FGSM | PGD)]
+    asked = [outcome.is_correct for outcome in white if isinstance(outcome.trial.attack, Square)]
+    steered = [outcome.is_correct for outcome in white if isinstance(outcome.trial.attack, FGSM | PGD)]
     if not asked or not steered:
         return []
     by_queries = Accuracy.of(np.logical_and.reduce(asked)).value

@@ -92,7 +92,7 @@ def eps_curve(subject: Subject, data: ImageData, *, device: str = "cpu", steps: 
     budgets = [0.0, *(level / 255 for level in (1, 2, 4, 8, 12, 16, 32, 64, 255))]
     trials = [Trial(threat_model="whitebox", attack=PGD(eps=eps, steps=steps, loss="margin")) for eps in budgets]
     outcomes = evaluate(subject, data, trials, device=device).outcomes
-    points = tuple((eps, Accuracy.of(outcome.right)) for eps, outcome in zip(budgets, outcomes, strict=True))
+    points = tuple((eps, Accuracy.of(outcome.is_correct)) for eps, outcome in zip(budgets, outcomes, strict=True))
     return Curve(parameter="eps", attack=trials[0].attack.name, points=points)
 
 
@@ -101,5 +101,7 @@ def steps_curve(subject: Subject, data: ImageData, *, device: str = "cpu", eps: 
     numbers = (1, 2, 5, 10, 20, 50)
     trials = [Trial(threat_model="whitebox", attack=PGD(eps=eps, steps=steps, loss="margin")) for steps in numbers]
     outcomes = evaluate(subject, data, trials, device=device).outcomes
-    points = tuple((float(steps), Accuracy.of(outcome.right)) for steps, outcome in zip(numbers, outcomes, strict=True))
+    points = tuple(
+        (float(steps), Accuracy.of(outcome.is_correct)) for steps, outcome in zip(numbers, outcomes, strict=True)
+    )
     return Curve(parameter="steps", attack=f"PGD-margin at eps {eps:.3g}", points=points)

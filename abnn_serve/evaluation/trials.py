@@ -71,8 +71,8 @@ def _right(model: Model, data: ImageData, device: str) -> NDArray[np.bool_]:
             model(to_input(data.images[part], device)).argmax(dim=1).cpu().numpy()
             for part in batch_slices(len(data), size)
         ]
-    right: NDArray[np.bool_] = np.concatenate(found) == data.labels
-    return right
+    is_correct: NDArray[np.bool_] = np.concatenate(found) == data.labels
+    return is_correct
 
 
 def _run(
@@ -92,11 +92,11 @@ def _run(
             if store:
                 store.save(batch.start, part)
         parts.append(part)
-        done = np.concatenate([part.right for part in parts])
+        done = np.concatenate([part.is_correct for part in parts])
         on_progress(trial, len(done), float(done.mean()))
     return Outcome(
         trial=trial,
-        right=np.concatenate([part.right for part in parts]),
+        is_correct=np.concatenate([part.is_correct for part in parts]),
         images=np.concatenate([part.images for part in parts]),
         seconds=sum(part.seconds for part in parts),
         flags=tuple(sorted({flag for part in parts for flag in part.flags})),
@@ -108,29 +108,29 @@ def _attack(trial: Trial, subject: Subject, data: ImageData, device: str, offset
     attacked, judge = subject.attacked(trial.threat_model), subject.judge(trial.threat_model)
     x, y = to_input(data.images, device), torch.from_numpy(data.labels).to(device)
     with torch.no_grad():
-        right = judge(x).argmax(dim=1) == y
+        is_correct = judge(x).argmax(dim=1) == y
     adversarial = x.clone()
     flags: list[str] = []
-    if right.any():
+    if is_correct.any():
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            moved = _servable(trial.attack, attacked)(
+            x_adv = _servable(trial.attack, attacked)(
                 attacked,
-                x[right],
-                y[right],
+                x[is_correct],
+                y[is_correct],
                 seed=trial.seed * 1_000_003 + offset,
-                stop=subject.is_final(trial.threat_model),
+                early_stop=subject.is_final(trial.threat_model),
             )
         flags = [str(warning.message) for warning in caught if warning.category is AutoAttackWarning]
         for warning in caught:
             if warning.category is not AutoAttackWarning:
                 warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-        adversarial[right] = inside(trial.attack, x[right], moved, whole=isinstance(judge, ServedModel))
+        adversarial[is_correct] = inside(trial.attack, x[is_correct], x_adv, whole=isinstance(judge, ServedModel))
         with torch.no_grad(), evaluating(judge):
-            right[right.clone()] = judge(adversarial[right]).argmax(dim=1) == y[right]
+            is_correct[is_correct.clone()] = judge(adversarial[is_correct]).argmax(dim=1) == y[is_correct]
     return Outcome(
         trial=trial,
-        right=right.cpu().numpy(),
+        is_correct=is_correct.cpu().numpy(),
         images=adversarial.cpu().numpy(),
         seconds=time.perf_counter() - started,
         flags=tuple(flags),
@@ -139,7 +139,7 @@ def _attack(trial: Trial, subject: Subject, data: ImageData, device: str, offset
 
 def _servable(attack: Attack, attacked: Model) -> Attack:
     """`attack` with a budget of whole uint8 steps where it is run on what is served, so that rounding keeps inside."""
-    if isinstance(attacked, ServedModel) and attack.budget == "Linf":
+    if isinstance(attacked, ServedModel) and attack.norm == "Linf":
         return replace(attack, eps=_whole_steps(attack.eps))
     return attack
 
@@ -148,19 +148,19 @@ def _whole_steps(eps: float) -> float:
     return int(eps * 255 + 1e-6) / 255
 
 
-def inside(attack: Attack, x: torch.Tensor, moved: torch.Tensor, *, whole: bool) -> torch.Tensor:
+def inside(attack: Attack, x: torch.Tensor, x_adv: torch.Tensor, *, whole: bool) -> torch.Tensor:
     """`moved` put back into the attack's budget around x, whatever the attack did; `whole` also rounds it to uint8."""
-    if attack.budget == "patch":
-        moved = (moved.clamp(0, 1) * 255).round() / 255 if whole else moved.clamp(0, 1)
-        area = (moved != x).any(dim=1).float().mean(dim=(-2, -1)).view(len(x), -1).amax(dim=1)  # of the worst frame
-        return torch.where((area <= attack.eps + 1e-6).view(-1, *[1] * (x.dim() - 1)), moved, x)
-    moved = ball(attack.budget, attack.eps).project(x, moved)
+    if attack.norm == "patch":
+        x_adv = (x_adv.clamp(0, 1) * 255).round() / 255 if whole else x_adv.clamp(0, 1)
+        area = (x_adv != x).any(dim=1).float().mean(dim=(-2, -1)).view(len(x), -1).amax(dim=1)  # of the worst frame
+        return torch.where((area <= attack.eps + 1e-6).view(-1, *[1] * (x.dim() - 1)), x_adv, x)
+    x_adv = ball(attack.norm, attack.eps).project(x, x_adv)
     if not whole:
-        return moved
-    steps = ((moved - x) * 255).round()
-    if attack.budget == "Linf":
+        return x_adv
+    steps = ((x_adv - x) * 255).round()
+    if attack.norm == "Linf":
         return Linf(_whole_steps(attack.eps)).project(x, x + steps / 255)
-    return x + ((moved - x) * 255).trunc() / 255
+    return x + ((x_adv - x) * 255).trunc() / 255
 
 
 def _identity(subject: Subject, data: ImageData) -> str:

@@ -92,7 +92,7 @@ def test_detached_statistics_are_flagged(abnn_run, images):
 def _outcome(threat: str, attack: object, left: int, flags: tuple[str, ...] = ()) -> Outcome:
     return Outcome(
         trial=Trial(threat_model=threat, attack=attack),
-        right=np.arange(100) < left,
+        is_correct=np.arange(100) < left,
         images=np.zeros((100, 3, 1, 1), dtype=np.float32),
         seconds=1.0,
         flags=flags,
@@ -133,7 +133,7 @@ def test_queries_that_beat_gradients_are_flagged(val_data):
 
 def test_queries_inside_a_worst_case_do_not_hide_that_they_beat_gradients(standard_run, images):
     subject = Subject(network=QuantisedInput(standard_run.network()))
-    trials = [t for t in choose_trials(Subject(network=standard_run.network()), eps=0.1) if t.attack.budget != "patch"]
+    trials = [t for t in choose_trials(Subject(network=standard_run.network()), eps=0.1) if t.attack.norm != "patch"]
     quick = [
         replace(t, attack=worst_case(0.1, queries=300) if isinstance(t.attack, Ensemble) else t.attack) for t in trials
     ]

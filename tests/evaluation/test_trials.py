@@ -57,26 +57,26 @@ def test_every_threat_model_is_judged_on_the_defended_network(subject, val_data)
     found = evaluate(subject, val_data, trials)
     assert [o.trial.threat_model for o in found.outcomes] == ["whitebox", "graybox", "transfer", "substitute-transfer"]
     for outcome in found.outcomes:
-        assert not (outcome.right & ~found.clean).any()
+        assert not (outcome.is_correct & ~found.clean).any()
         with torch.no_grad():
             answers = subject.network(torch.from_numpy(outcome.images)).argmax(dim=1).numpy()
-        np.testing.assert_array_equal(outcome.right, answers == val_data.labels)
+        np.testing.assert_array_equal(outcome.is_correct, answers == val_data.labels)
         assert np.abs(outcome.images - to_input(val_data.images).numpy()).max() <= 0.2 + 1e-6
-    assert found.outcomes[0].right.sum() < found.clean.sum()
+    assert found.outcomes[0].is_correct.sum() < found.clean.sum()
 
 
 def test_the_worst_case_of_a_threat_model_is_over_its_trials_for_each_sample(subject, val_data):
     trials = [Trial(threat_model="whitebox", attack=FGSM(eps=0.05), seed=seed) for seed in (0, 1)]
     trials.append(Trial(threat_model="whitebox", attack=Square(eps=0.05, queries=30)))
     found = evaluate(subject, val_data, trials)
-    both = np.logical_and.reduce([outcome.right for outcome in found.outcomes])
+    both = np.logical_and.reduce([outcome.is_correct for outcome in found.outcomes])
     assert found.worst["whitebox"].correct == both.sum()
     assert found.worst["whitebox"].correct <= min(outcome.row.accuracy.correct for outcome in found.outcomes)
 
 
 def test_what_an_attack_returns_outside_its_budget_is_put_back(subject, val_data):
     class Cheat(FGSM):
-        def perturb(self, model, x, y, generator, *, stop):
+        def perturb(self, model, x, y, generator, *, early_stop):
             return x + 0.5
 
     found = evaluate(subject, val_data.part(slice(8)), [Trial(threat_model="whitebox", attack=Cheat(eps=0.01))])
@@ -99,12 +99,12 @@ def test_served_images_are_rounded_within_the_budget(bundle, abnn_run, val_data)
         levels = outcome.images * 255
         np.testing.assert_allclose(levels, levels.round(), atol=1e-3)
         change = to_uint8(torch.from_numpy(outcome.images)).astype(int) - clean
-        if outcome.trial.attack.budget == "Linf":
+        if outcome.trial.attack.norm == "Linf":
             assert np.abs(change).max() <= 8
         else:
             assert np.sqrt((change.astype(float) ** 2).sum(axis=(1, 2, 3))).max() / 255 <= 0.5 + 1e-6
         answers = opened.subject.served(to_uint8(torch.from_numpy(outcome.images))).argmax(axis=1)
-        np.testing.assert_array_equal(outcome.right, answers == val_data.labels[:16])
+        np.testing.assert_array_equal(outcome.is_correct, answers == val_data.labels[:16])
 
 
 def test_queries_stay_whole_steps_so_that_a_larger_budget_never_leaves_more(bundle, val_data):
@@ -161,7 +161,7 @@ def test_a_killed_evaluation_goes_on_where_it_was(subject, val_data, tmp_path, m
     again = evaluate(subject, val_data, trials, store=tmp_path)
     assert len(calls) == 3 + 2 * 4 - 2
     for first, second in zip(whole.outcomes, again.outcomes, strict=True):
-        np.testing.assert_array_equal(first.right, second.right)
+        np.testing.assert_array_equal(first.is_correct, second.is_correct)
         np.testing.assert_array_equal(first.images, second.images)
     other = evaluate(subject, val_data, [replace(trials[0], seed=5)], store=tmp_path)
     assert len(calls) == 3 + 2 * 4 - 2 + 4
@@ -203,8 +203,8 @@ def test_autoattack_takes_few_classes_and_any_layout():
     network = network.to(memory_format=torch.channels_last)
     x = torch.rand(2, 3, 16, 16).contiguous(memory_format=torch.channels_last)
     y = network(x).argmax(dim=1)
-    moved = ATTACKS["autoattack"](0.02)(network, x, y)
-    assert 0 < (moved - x).abs().max() <= 0.02 + 1e-6
+    x_adv = ATTACKS["autoattack"](0.02)(network, x, y)
+    assert 0 < (x_adv - x).abs().max() <= 0.02 + 1e-6
 
 
 def test_autoattack_runs_and_keeps_to_its_budget(subject, val_data):
@@ -213,6 +213,6 @@ def test_autoattack_runs_and_keeps_to_its_budget(subject, val_data):
     found = evaluate(subject, data, [Trial(threat_model="whitebox", attack=ATTACKS["autoattack"](0.3))])
     assert np.abs(found.outcomes[0].images - to_input(data.images).numpy()).max() <= 0.3 + 1e-6
     assert (
-        found.outcomes[0].right.sum()
-        <= evaluate(subject, data, [Trial(threat_model="whitebox", attack=FGSM(eps=0.3))]).outcomes[0].right.sum()
+        found.outcomes[0].is_correct.sum()
+        <= evaluate(subject, data, [Trial(threat_model="whitebox", attack=FGSM(eps=0.3))]).outcomes[0].is_correct.sum()
     )

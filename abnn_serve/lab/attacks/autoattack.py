@@ -35,12 +35,7 @@ class AutoAttack(Attack):
         """AutoAttack."""
         return "AutoAttack"
 
-    @property
-    def budget(self) -> Norm:
-        """The norm of its ball."""
-        return self.norm
-
-    def perturb(self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator, *, stop: bool) -> Tensor:  # noqa: ARG002
+    def perturb(self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator, *, early_stop: bool) -> Tensor:  # noqa: ARG002
         """See `Attack`; it always stops at samples that are broken."""
         try:
             import pyautoattack

@@ -40,7 +40,7 @@ class Attack(ABC):
         """How reports call it."""
 
     @property
-    def budget(self) -> Norm:
+    def norm(self) -> Norm:
         """The set that its perturbations stay in."""
         return "Linf"
 
@@ -50,15 +50,15 @@ class Attack(ABC):
         return True
 
     @abstractmethod
-    def perturb(self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator, *, stop: bool) -> Tensor:
-        """Adversarial images for one batch; `stop` leaves a sample alone once `model` has it wrong."""
+    def perturb(self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator, *, early_stop: bool) -> Tensor:
+        """Adversarial images for one batch; `early_stop` leaves a sample as it is once `model` misclassifies it."""
 
     @property
     def parameters(self) -> dict[str, float | int | str | bool | None]:
         """Everything that decides what it does, for the card."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "eps"}
 
-    def __call__(self, model: Model, x: Tensor, y: Tensor, *, seed: int = 0, stop: bool = True) -> Tensor:
+    def __call__(self, model: Model, x: Tensor, y: Tensor, *, seed: int = 0, early_stop: bool = True) -> Tensor:
         """Attack one batch with the model in eval mode.
 
         Args:
@@ -66,11 +66,11 @@ class Attack(ABC):
             x: float (N, 3, H, W), or (N, 3, T, H, W), in [0, 1].
             y: int64 (N,), the true classes.
             seed: of every random choice.
-            stop: leave a sample alone once `model` has it wrong; for a surrogate, whose opinion is not the last, False.
+            early_stop: leave a sample as it is once `model` misclassifies it; False on a surrogate.
         """
         generator = torch.Generator().manual_seed(seed)
         with evaluating(model):
-            return self.perturb(model, x, y, generator, stop=stop).detach()
+            return self.perturb(model, x, y, generator, early_stop=early_stop).detach()
 
 
 @contextmanager
@@ -100,8 +100,8 @@ def ascend(
     region: Region,
     *,
     loss: Loss,
-    sizes: list[float],
-    stop: bool = True,
+    step_sizes: list[float],
+    early_stop: bool = True,
 ) -> Tensor:
     """Projected steepest ascent of `loss` from `start`: the iteration of FGSM, PGD, ROA and adversarial training.
 
@@ -112,28 +112,28 @@ def ascend(
         start: where to begin, inside the region.
         region: what each iterate is projected to.
         loss: what is maximised, one value a sample.
-        sizes: length of each step.
-        stop: a sample that the model has wrong stays as it is, and costs nothing more.
+        step_sizes: length of each step, in the units of x.
+        early_stop: leave a sample as it is once the model misclassifies it.
 
     Returns:
         float (N, 3, H, W): for each sample the first iterate that broke it, else the last one.
     """
     found = start.clone()
-    alive = torch.arange(len(x), device=x.device)
-    moved = start
-    for size in sizes:
-        moved = moved.detach().requires_grad_()
-        logits = model(moved)
-        (gradient,) = torch.autograd.grad(loss(logits, alive).sum(), moved)
-        moved = moved.detach()
-        if stop:
-            right = (logits.detach().argmax(dim=1) == y[alive]).nonzero().flatten()
-            if len(right) < len(alive):
-                alive, moved, gradient = alive[right], moved[right], gradient[right]
-            if not len(alive):
+    active = torch.arange(len(x), device=x.device)
+    x_adv = start
+    for size in step_sizes:
+        x_adv = x_adv.detach().requires_grad_()
+        logits = model(x_adv)
+        (gradient,) = torch.autograd.grad(loss(logits, active).sum(), x_adv)
+        x_adv = x_adv.detach()
+        if early_stop:
+            kept = (logits.detach().argmax(dim=1) == y[active]).nonzero().flatten()
+            if len(kept) < len(active):
+                active, x_adv, gradient = active[kept], x_adv[kept], gradient[kept]
+            if not len(active):
                 break
-        moved = region.of(alive).project(x[alive], region.of(alive).step(moved, gradient, size))
-        found[alive] = moved
+        x_adv = region.of(active).project(x[active], region.of(active).step(x_adv, gradient, size))
+        found[active] = x_adv
     return found
 
 
@@ -165,6 +165,6 @@ def as_images(model: Model, x: Tensor) -> tuple[Model, Tensor]:
 
 
 @torch.no_grad()
-def right(model: Model, x: Tensor, y: Tensor) -> Tensor:
-    """Which samples the model has right, bool (N,)."""
+def is_correct(model: Model, x: Tensor, y: Tensor) -> Tensor:
+    """Which samples the model classifies correctly, bool (N,)."""
     return model(x).argmax(dim=1) == y

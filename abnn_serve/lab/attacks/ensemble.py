@@ -9,7 +9,7 @@ from torch import Tensor
 
 from abnn_serve.card import Norm
 from abnn_serve.errors import ConfigError
-from abnn_serve.lab.attacks.base import Attack, Model, right
+from abnn_serve.lab.attacks.base import Attack, Model, is_correct
 from abnn_serve.lab.attacks.pgd import PGD
 from abnn_serve.lab.attacks.square import Square
 
@@ -22,7 +22,7 @@ class Ensemble(Attack):
     called: str = "worst case"
 
     def __post_init__(self) -> None:
-        if {(attack.eps, attack.budget) for attack in self.attacks} != {(self.eps, self.attacks[0].budget)}:
+        if {(attack.eps, attack.norm) for attack in self.attacks} != {(self.eps, self.attacks[0].norm)}:
             raise ConfigError("an ensemble's attacks must share one eps and one norm")
 
     @property
@@ -31,23 +31,23 @@ class Ensemble(Attack):
         return f"{self.called} of {', '.join(attack.name for attack in self.attacks)}"
 
     @property
-    def budget(self) -> Norm:
+    def norm(self) -> Norm:
         """The attacks' own."""
-        return self.attacks[0].budget
+        return self.attacks[0].norm
 
     @property
     def parameters(self) -> dict[str, float | int | str | bool | None]:
         """Those of every attack, under its name."""
         return {f"{attack.name}: {key}": value for attack in self.attacks for key, value in attack.parameters.items()}
 
-    def perturb(self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator, *, stop: bool) -> Tensor:
-        """See `Attack`; an attack sees only what is left, whatever `stop` says."""
+    def perturb(self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator, *, early_stop: bool) -> Tensor:
+        """See `Attack`; an attack sees only what is left, whatever `early_stop` says."""
         found = x.clone()
-        alive = torch.arange(len(x), device=x.device)
+        active = torch.arange(len(x), device=x.device)
         for attack in self.attacks:
-            found[alive] = attack.perturb(model, x[alive], y[alive], generator, stop=stop)
-            alive = alive[right(model, found[alive], y[alive])]
-            if not len(alive):
+            found[active] = attack.perturb(model, x[active], y[active], generator, early_stop=early_stop)
+            active = active[is_correct(model, found[active], y[active])]
+            if not len(active):
                 break
         return found
 

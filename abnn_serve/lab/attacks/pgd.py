@@ -24,9 +24,11 @@ class FGSM(Attack):
         """FGSM."""
         return "FGSM"
 
-    def perturb(self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator, *, stop: bool) -> Tensor:  # noqa: ARG002
+    def perturb(self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator, *, early_stop: bool) -> Tensor:  # noqa: ARG002
         """See `Attack`."""
-        return ascend(model, x, y, x, ball("Linf", self.eps), loss=cross_entropy(y), sizes=[self.eps], stop=stop)
+        return ascend(
+            model, x, y, x, ball("Linf", self.eps), loss=cross_entropy(y), step_sizes=[self.eps], early_stop=early_stop
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,35 +68,32 @@ class PGD(Attack):
         return f"PGD-{self.steps}{loss}" + (f" x{self.restarts}" if self.restarts > 1 else "")
 
     @property
-    def budget(self) -> Norm:
-        """The norm of its ball."""
-        return self.norm
-
-    @property
-    def sizes(self) -> list[float]:
+    def step_sizes(self) -> list[float]:
         """Length of each step."""
         size = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
         if self.decay == "constant":
             return [size] * self.steps
         return [size * (1 + math.cos(math.pi * step / self.steps)) for step in range(self.steps)]
 
-    def perturb(self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator, *, stop: bool) -> Tensor:
+    def perturb(self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator, *, early_stop: bool) -> Tensor:
         """See `Attack`."""
         region, found = ball(self.norm, self.eps), x.clone()
         best = torch.full((len(x),), -torch.inf, device=x.device)
-        alive = torch.arange(len(x), device=x.device)
+        active = torch.arange(len(x), device=x.device)
         for restart in range(self.restarts):
-            x_left, y_left = x[alive], y[alive]
+            x_left, y_left = x[active], y[active]
             start = region.start(x_left, generator) if self.random_start else x_left
             loss = self._loss(model, x_left, y_left, restart)
-            moved = ascend(model, x_left, y_left, start, region, loss=loss, sizes=self.sizes, stop=stop)
+            x_adv = ascend(
+                model, x_left, y_left, start, region, loss=loss, step_sizes=self.step_sizes, early_stop=early_stop
+            )
             with torch.no_grad():
-                reached = margins(model(moved), y_left)
-            better = ~(reached <= best[alive])
-            found[alive[better]], best[alive[better]] = moved[better], reached[better]
-            if stop:
-                alive = alive[reached <= 0]
-            if not len(alive):
+                reached = margins(model(x_adv), y_left)
+            better = ~(reached <= best[active])
+            found[active[better]], best[active[better]] = x_adv[better], reached[better]
+            if early_stop:
+                active = active[reached <= 0]
+            if not len(active):
                 break
         return found
 

@@ -18,12 +18,12 @@ class Region(Protocol):
         """A random member of the region around x."""
         ...
 
-    def step(self, moved: Tensor, gradient: Tensor, size: Tensor | float) -> Tensor:
-        """`moved` after one step of steepest ascent of length `size` in the region's norm; not yet projected."""
+    def step(self, x_adv: Tensor, gradient: Tensor, size: Tensor | float) -> Tensor:
+        """`x_adv` after one step of steepest ascent of length `size` in the region's norm; not yet projected."""
         ...
 
-    def project(self, x: Tensor, moved: Tensor) -> Tensor:
-        """The member of the region around x that is nearest to `moved`."""
+    def project(self, x: Tensor, x_adv: Tensor) -> Tensor:
+        """The member of the region around x that is nearest to `x_adv`."""
         ...
 
     def of(self, chosen: Tensor) -> Region:
@@ -41,13 +41,13 @@ class Linf:
         """Uniform in the ball."""
         return self.project(x, x + self.eps * (2 * uniform(x, generator) - 1))
 
-    def step(self, moved: Tensor, gradient: Tensor, size: Tensor | float) -> Tensor:
+    def step(self, x_adv: Tensor, gradient: Tensor, size: Tensor | float) -> Tensor:
         """Along the sign of the gradient."""
-        return moved + size * gradient.sign()
+        return x_adv + size * gradient.sign()
 
-    def project(self, x: Tensor, moved: Tensor) -> Tensor:
+    def project(self, x: Tensor, x_adv: Tensor) -> Tensor:
         """Clip to the ball, then to [0, 1]."""
-        return torch.minimum(torch.maximum(moved, x - self.eps), x + self.eps).clamp(0, 1)
+        return torch.minimum(torch.maximum(x_adv, x - self.eps), x + self.eps).clamp(0, 1)
 
     def of(self, chosen: Tensor) -> Linf:  # noqa: ARG002
         """The same for every sample."""
@@ -66,13 +66,13 @@ class L2:
         volume = uniform(_length(x), generator) ** (1 / x[0].numel())
         return self.project(x, x + noise / _length(noise) * volume * self.eps)
 
-    def step(self, moved: Tensor, gradient: Tensor, size: Tensor | float) -> Tensor:
+    def step(self, x_adv: Tensor, gradient: Tensor, size: Tensor | float) -> Tensor:
         """Along the gradient, scaled to unit length for each sample."""
-        return moved + size * gradient / _length(gradient).clamp_min(1e-12)
+        return x_adv + size * gradient / _length(gradient).clamp_min(1e-12)
 
-    def project(self, x: Tensor, moved: Tensor) -> Tensor:
+    def project(self, x: Tensor, x_adv: Tensor) -> Tensor:
         """Clip to [0, 1], then shrink towards x: x is inside [0, 1], so the shrunk image is too."""
-        change = moved.clamp(0, 1) - x
+        change = x_adv.clamp(0, 1) - x
         return x + change * (self.eps / _length(change).clamp_min(1e-12)).clamp_max(1)
 
     def of(self, chosen: Tensor) -> L2:  # noqa: ARG002
@@ -90,13 +90,13 @@ class Occlusion:
         """Uniform noise inside the mask."""
         return self.project(x, uniform(x, generator))
 
-    def step(self, moved: Tensor, gradient: Tensor, size: Tensor | float) -> Tensor:
+    def step(self, x_adv: Tensor, gradient: Tensor, size: Tensor | float) -> Tensor:
         """Along the sign of the gradient."""
-        return moved + size * gradient.sign()
+        return x_adv + size * gradient.sign()
 
-    def project(self, x: Tensor, moved: Tensor) -> Tensor:
+    def project(self, x: Tensor, x_adv: Tensor) -> Tensor:
         """Back to x outside the mask, clipped to [0, 1] inside."""
-        return torch.where(self.mask, moved.clamp(0, 1), x)
+        return torch.where(self.mask, x_adv.clamp(0, 1), x)
 
     def of(self, chosen: Tensor) -> Occlusion:
         """The chosen samples' rectangles."""

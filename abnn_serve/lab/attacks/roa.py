@@ -57,16 +57,16 @@ class ROA(Attack):
         return f"ROA-{self.eps:.0%} t={self.steps}" + (" moving" if self.moving else "")
 
     @property
-    def budget(self) -> Norm:
+    def norm(self) -> Norm:
         """A patch."""
         return "patch"
 
-    def perturb(self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator, *, stop: bool) -> Tensor:
+    def perturb(self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator, *, early_stop: bool) -> Tensor:
         """See `Attack`."""
         region = Occlusion(self._place(model, x, y))
         start = region.start(x, generator)
-        sizes = [self.step_size] * self.steps
-        return ascend(model, x, y, start, region, loss=cross_entropy(y), sizes=sizes, stop=stop)
+        step_sizes = [self.step_size] * self.steps
+        return ascend(model, x, y, start, region, loss=cross_entropy(y), step_sizes=step_sizes, early_stop=early_stop)
 
     def _place(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
         """The mask of each sample's rectangle, bool (N, 1, H, W), or (N, 1, 1 or T, H, W) of clips."""

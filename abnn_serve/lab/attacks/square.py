@@ -45,7 +45,7 @@ class Square(Attack):
         return False
 
     @torch.no_grad()
-    def perturb(self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator, *, stop: bool) -> Tensor:
+    def perturb(self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator, *, early_stop: bool) -> Tensor:
         """See `Attack`; the squares of a clip's frames share a place."""
         shape = x.shape
         model, x = as_images(model, x)
@@ -54,16 +54,16 @@ class Square(Attack):
         found = region.project(x, x + self.eps * signs)
         lowest = -margins(model(found), y)
         for query in range(1, self.queries):
-            alive = (lowest > 0).nonzero().flatten() if stop else torch.arange(len(x), device=x.device)
-            if not len(alive):
+            active = (lowest > 0).nonzero().flatten() if early_stop else torch.arange(len(x), device=x.device)
+            if not len(active):
                 break
             side = max(1, round((self._share(query) * x.shape[2] * x.shape[3]) ** 0.5))
-            moved = self._square(x[alive], found[alive], min(side, *x.shape[2:]), generator)
-            moved = region.project(x[alive], moved)
-            margin = -margins(model(moved), y[alive])
-            better = alive[margin < lowest[alive]]
-            found[better] = moved[margin < lowest[alive]]
-            lowest[better] = margin[margin < lowest[alive]]
+            x_adv = self._square(x[active], found[active], min(side, *x.shape[2:]), generator)
+            x_adv = region.project(x[active], x_adv)
+            margin = -margins(model(x_adv), y[active])
+            better = active[margin < lowest[active]]
+            found[better] = x_adv[margin < lowest[active]]
+            lowest[better] = margin[margin < lowest[active]]
         return found.view(shape)
 
     def _share(self, query: int) -> float:

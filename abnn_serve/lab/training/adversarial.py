@@ -24,7 +24,9 @@ def craft(recipe: Recipe, network: Model, x: Tensor, y: Tensor, done: float, gen
     if not recipe.attack_steps:
         return x
     eps = recipe.attack_eps * (min(1.0, done / recipe.eps_ramp) if recipe.eps_ramp else 1.0)
-    region, sizes = Linf(eps), [recipe.step_size * eps] * recipe.attack_steps
+    region, step_sizes = Linf(eps), [recipe.relative_step_size * eps] * recipe.attack_steps
     with evaluating(network):
         start = region.start(x, generator)
-        return ascend(network, x, y, start, region, loss=cross_entropy(y), sizes=sizes, stop=False).detach()
+        return ascend(
+            network, x, y, start, region, loss=cross_entropy(y), step_sizes=step_sizes, early_stop=False
+        ).detach()

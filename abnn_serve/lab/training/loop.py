@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from abnn_serve.arrays import batch_slices
 from abnn_serve.errors import NetworkError, TrainingError
 from abnn_serve.lab.abnn.network import in_fast_layout
-from abnn_serve.lab.attacks.base import right
+from abnn_serve.lab.attacks.base import is_correct
 from abnn_serve.lab.attacks.pgd import PGD
 from abnn_serve.lab.data.dataset import ImageData
 from abnn_serve.lab.device import describe_device
@@ -79,8 +79,8 @@ def fit(
             raise TrainingError(_not_finite(run, "the validation loss", state, state.steps))
         entry |= {"val_loss": loss, "val_accuracy": accuracy, "hardware": describe_device(device)}
         if recipe.attack_steps:
-            few = val.spread(val.chunk(_PGD_IMAGES))
-            entry["val_pgd_accuracy"] = _pgd_accuracy(state.average, few, recipe, device)
+            subset = val.spread(val.chunk(_PGD_IMAGES))
+            entry["val_pgd_accuracy"] = _pgd_accuracy(state.average, subset, recipe, device)
         state.finish_epoch(entry)
         run.checkpoint(state.epoch, state.dump())
         if state.epoch < recipe.epochs:
@@ -108,7 +108,7 @@ def _train_epoch(
     generator = torch.Generator().manual_seed(torch.initial_seed())
     learn(state.network, recipe.trained)
     losses: list[Tensor] = []
-    right = torch.zeros((), device=place)
+    correct = torch.zeros((), device=place)
     started = time.perf_counter()
     fast = _bf16_pays(place, state.network)
     for step, (x, y) in enumerate(training_batches(data, recipe, rng, place), start=1):
@@ -120,7 +120,7 @@ def _train_epoch(
         loss = nn.functional.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
         state.step(loss)
         losses.append(loss.detach())
-        right += (logits.detach().argmax(dim=1) == y).sum()
+        correct += (logits.detach().argmax(dim=1) == y).sum()
         if step % _CHECK_EVERY == 0 or step == state.steps:
             _refuse_nan(run, losses, state)
             seen = step * recipe.batch_size
@@ -131,14 +131,14 @@ def _train_epoch(
                     step=step,
                     steps=state.steps,
                     loss=float(torch.stack(losses[-_CHECK_EVERY:]).mean()),
-                    accuracy=float(right) / seen,
+                    accuracy=float(correct) / seen,
                     images_per_second=seen / (time.perf_counter() - started),
                 )
             )
     seconds = time.perf_counter() - started
     return {
         "loss": float(torch.stack(losses).mean()),
-        "accuracy": float(right) / (state.steps * recipe.batch_size),
+        "accuracy": float(correct) / (state.steps * recipe.batch_size),
         "lr": state.schedule.get_last_lr()[0],
         "seconds": round(seconds, 3),
         "images_per_second": round(state.steps * recipe.batch_size / seconds, 1),
@@ -187,4 +187,4 @@ def evaluate_clean(
 def _pgd_accuracy(network: Network, data: ImageData, recipe: Recipe, device: str) -> float:
     x, y = to_input(data.images, device), torch.from_numpy(data.labels).to(device)
     attack = PGD(eps=recipe.attack_eps, steps=10)
-    return float(right(network, attack(network, x, y), y).float().mean())
+    return float(is_correct(network, attack(network, x, y), y).float().mean())

@@ -98,7 +98,7 @@ class Recipe:
         return 2 + self.adaptive + self.attack_steps * (2 + 2 * self.adaptive)
 
     @property
-    def step_size(self) -> float:
+    def relative_step_size(self) -> float:
         """Share of the budget that one attack step goes."""
         if self.attack_step_size is not None and self.attack_eps:
             return self.attack_step_size / self.attack_eps

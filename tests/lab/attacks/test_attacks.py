@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from abnn_serve.errors import ConfigError
-from abnn_serve.lab.attacks.base import margins, right
+from abnn_serve.lab.attacks.base import is_correct, margins
 from abnn_serve.lab.attacks.ensemble import Ensemble, worst_case
 from abnn_serve.lab.attacks.pgd import FGSM, PGD
 from abnn_serve.lab.attacks.roa import ROA, rectangle
@@ -57,16 +57,16 @@ def test_the_same_seed_gives_the_same_images_and_the_model_is_left_as_it_was(att
 
 @settings(max_examples=25)
 @given(st.sampled_from(EVERY), st.integers(0, 10**6), st.booleans())
-def test_no_attack_leaves_its_budget_or_0_to_1(attack, seed, stop):
+def test_no_attack_leaves_its_budget_or_0_to_1(attack, seed, early_stop):
     model = _Linear()
     x, y = _batch(model, seed=seed)
-    moved = attack(model, x, y, seed=seed, stop=stop)
-    change = moved - x
-    assert moved.min() >= 0
-    assert moved.max() <= 1
-    if attack.budget == "Linf":
+    x_adv = attack(model, x, y, seed=seed, early_stop=early_stop)
+    change = x_adv - x
+    assert x_adv.min() >= 0
+    assert x_adv.max() <= 1
+    if attack.norm == "Linf":
         assert change.abs().max() <= attack.eps + 1e-6
-    elif attack.budget == "L2":
+    elif attack.norm == "L2":
         assert change.flatten(1).norm(dim=1).max() <= attack.eps + 1e-5
     else:
         touched = (change != 0).any(dim=1)
@@ -81,7 +81,7 @@ def test_fgsm_on_a_linear_model_is_the_sign_of_its_weights():
     model = _Linear(classes=2)
     x, y = _batch(model)
     away = (model.weight[1 - y] - model.weight[y]).sign().view_as(x)
-    torch.testing.assert_close(FGSM(eps=0.05)(model, x, y, stop=False), x + 0.05 * away)
+    torch.testing.assert_close(FGSM(eps=0.05)(model, x, y, early_stop=False), x + 0.05 * away)
 
 
 @pytest.mark.parametrize("loss", ["ce", "margin"])
@@ -90,8 +90,8 @@ def test_pgd_reaches_the_best_point_of_the_ball_of_a_linear_model(loss):
     x, y = _batch(model)
     weights = (model.weight[1 - y] - model.weight[y]).view_as(x)
     attack = PGD(eps=0.05, steps=20, loss=loss)
-    torch.testing.assert_close(attack(model, x, y, stop=False), x + 0.05 * weights.sign(), atol=1e-6, rtol=0)
-    in_l2 = PGD(eps=0.5, norm="L2", steps=20, loss=loss)(model, x, y, stop=False)
+    torch.testing.assert_close(attack(model, x, y, early_stop=False), x + 0.05 * weights.sign(), atol=1e-6, rtol=0)
+    in_l2 = PGD(eps=0.5, norm="L2", steps=20, loss=loss)(model, x, y, early_stop=False)
     best = x + 0.5 * weights / weights.flatten(1).norm(dim=1)[:, None, None, None]
     torch.testing.assert_close(in_l2, best, atol=0.02, rtol=0)
 
@@ -100,9 +100,9 @@ def test_a_sample_that_is_wrong_already_is_left_alone():
     model = _Linear()
     x, y = _batch(model)
     y[0] = (y[0] + 1) % 4
-    moved = PGD(steps=5, random_start=False)(model, x, y)
-    assert torch.equal(moved[0], x[0])
-    assert not torch.equal(moved[1], x[1])
+    x_adv = PGD(steps=5, random_start=False)(model, x, y)
+    assert torch.equal(x_adv[0], x[0])
+    assert not torch.equal(x_adv[1], x[1])
 
 
 def test_margin_restarts_try_every_wrong_class():
@@ -117,8 +117,8 @@ def test_margin_restarts_try_every_wrong_class():
 
     model, x, y = Walled(), torch.full((1, 3, 4, 4), 0.5), torch.tensor([0])
     stuck = PGD(eps=0.06, loss="margin", restarts=1, random_start=False)
-    assert right(model, stuck(model, x, y), y).all()
-    assert not right(model, PGD(eps=0.06, loss="margin", restarts=2, random_start=False)(model, x, y), y).any()
+    assert is_correct(model, stuck(model, x, y), y).all()
+    assert not is_correct(model, PGD(eps=0.06, loss="margin", restarts=2, random_start=False)(model, x, y), y).any()
 
 
 def test_square_breaks_a_linear_model_with_queries_alone():
@@ -129,16 +129,16 @@ def test_square_breaks_a_linear_model_with_queries_alone():
         assert not torch.is_grad_enabled()
         return model(images)
 
-    few = right(model, Square(eps=0.03, queries=2)(without_gradient, x, y), y).sum()
-    many = right(model, Square(eps=0.03, queries=300)(without_gradient, x, y), y).sum()
-    assert many < few
+    subset = is_correct(model, Square(eps=0.03, queries=2)(without_gradient, x, y), y).sum()
+    many = is_correct(model, Square(eps=0.03, queries=300)(without_gradient, x, y), y).sum()
+    assert many < subset
 
 
 def test_square_never_makes_a_sample_harder_to_break_with_more_queries():
     model = _Linear()
     x, y = _batch(model)
     reached = [
-        margins(model(Square(eps=0.02, queries=queries)(model, x, y, stop=False)), y) for queries in (1, 10, 100)
+        margins(model(Square(eps=0.02, queries=queries)(model, x, y, early_stop=False)), y) for queries in (1, 10, 100)
     ]
     assert (reached[1] >= reached[0]).all()
     assert (reached[2] >= reached[1]).all()
@@ -155,7 +155,7 @@ def test_roa_finds_the_one_pixel_that_matters_at_every_edge(search, corner):
     model, x = Corner(), torch.zeros(2, 3, 12, 12)
     y = model(x).argmax(dim=1)
     attack = ROA(eps=0.1, steps=10, search=search, stride=5, candidates=4)
-    assert not right(model, attack(model, x, y), y).any()
+    assert not is_correct(model, attack(model, x, y), y).any()
 
 
 @given(st.floats(0.01, 1), st.integers(4, 300), st.integers(4, 300))
@@ -170,8 +170,8 @@ def test_an_ensemble_is_the_worst_case_of_its_attacks():
     model = _Linear()
     x, y = _batch(model, count=40)
     parts = (FGSM(eps=0.004), PGD(eps=0.004, steps=4, loss="margin"))
-    together = right(model, Ensemble(eps=0.004, attacks=parts)(model, x, y), y)
-    apart = [right(model, part(model, x, y), y) for part in parts]
+    together = is_correct(model, Ensemble(eps=0.004, attacks=parts)(model, x, y), y)
+    apart = [is_correct(model, part(model, x, y), y) for part in parts]
     assert together.sum() <= min(part.sum() for part in apart)
     assert 0 < together.sum() < len(x)
 
@@ -198,5 +198,5 @@ def test_more_restarts_on_a_surrogate_leave_no_smaller_margin(loss):
     model = _Linear()
     x, y = _batch(model, count=16)
     attacks = [PGD(eps=0.004, steps=3, loss=loss, restarts=restarts) for restarts in (1, 5)]
-    once, often = (margins(model(attack(model, x, y, stop=False)), y) for attack in attacks)
+    once, often = (margins(model(attack(model, x, y, early_stop=False)), y) for attack in attacks)
     assert (often >= once - 1e-6).all()

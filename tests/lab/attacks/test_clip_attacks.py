@@ -8,7 +8,7 @@ from torch import nn
 
 from abnn_serve.errors import ConfigError
 from abnn_serve.evaluation.trials import inside
-from abnn_serve.lab.attacks.base import margins, right
+from abnn_serve.lab.attacks.base import is_correct, margins
 from abnn_serve.lab.attacks.pgd import FGSM, PGD
 from abnn_serve.lab.attacks.roa import ROA
 from abnn_serve.lab.attacks.square import Square
@@ -40,14 +40,14 @@ def _labels(model: nn.Module) -> torch.Tensor:
 def test_every_ball_is_kept_and_hurts(attack):
     model = _Halves()
     y = _labels(model)
-    moved = attack(model, X, y)
-    assert moved.shape == X.shape
-    assert 0 <= float(moved.min()) <= float(moved.max()) <= 1
-    change = (moved - X).flatten(1)
-    length = change.abs().amax(dim=1) if attack.budget == "Linf" else change.norm(dim=1)
+    x_adv = attack(model, X, y)
+    assert x_adv.shape == X.shape
+    assert 0 <= float(x_adv.min()) <= float(x_adv.max()) <= 1
+    change = (x_adv - X).flatten(1)
+    length = change.abs().amax(dim=1) if attack.norm == "Linf" else change.norm(dim=1)
     assert float(length.max()) <= attack.eps + 1e-6
-    assert float(right(model, moved, y).float().mean()) < 0.8
-    assert torch.allclose(inside(attack, X, moved, whole=False), moved, atol=1e-5)
+    assert float(is_correct(model, x_adv, y).float().mean()) < 0.8
+    assert torch.allclose(inside(attack, X, x_adv, whole=False), x_adv, atol=1e-5)
 
 
 @pytest.mark.parametrize("moving", [False, True])
@@ -56,15 +56,15 @@ def test_roa_covers_ten_percent_of_each_frame_at_one_place_or_moving(moving):
     model = _Halves(corner)
     y = _labels(model)
     attack = ROA(eps=0.1, steps=5, moving=moving)
-    moved = attack(model, X, y, stop=False)
-    changed = (moved != X).any(dim=1)
+    x_adv = attack(model, X, y, early_stop=False)
+    changed = (x_adv != X).any(dim=1)
     assert float(changed.float().mean(dim=(2, 3)).max()) <= 0.1
     if not moving:
         assert torch.equal(changed.any(dim=1), changed.all(dim=1))
     assert bool(changed[..., corner[0], corner[1]].any())
-    assert float(right(model, moved, y).float().mean()) < 0.5
-    assert torch.equal(inside(attack, X, moved, whole=False), moved)
-    wide = moved.clone()
+    assert float(is_correct(model, x_adv, y).float().mean()) < 0.5
+    assert torch.equal(inside(attack, X, x_adv, whole=False), x_adv)
+    wide = x_adv.clone()
     wide[:, :, 0] = 0.123  # one whole frame
     assert torch.equal(inside(attack, X, wide, whole=False), X)
 
@@ -78,7 +78,7 @@ def test_a_moving_roa_goes_where_each_frame_matters():
 
     model = _Diagonal()
     y = _labels(model)
-    still, moving = (ROA(eps=0.0625, moving=moving)(model, X, y, stop=False) for moving in (False, True))
+    still, moving = (ROA(eps=0.0625, moving=moving)(model, X, y, early_stop=False) for moving in (False, True))
     assert margins(model(moving), y).mean() > margins(model(still), y).mean() + 1
 
 

@@ -21,15 +21,15 @@ def _image(seed: int) -> torch.Tensor:
     return torch.rand(3, 3, 6, 5, generator=torch.Generator().manual_seed(seed))
 
 
-def _inside(region: Linf | L2 | Occlusion, x: torch.Tensor, moved: torch.Tensor) -> bool:
-    change = moved - x
+def _inside(region: Linf | L2 | Occlusion, x: torch.Tensor, x_adv: torch.Tensor) -> bool:
+    change = x_adv - x
     if isinstance(region, Linf):
         fits = change.abs().max() <= region.eps + 1e-6
     elif isinstance(region, L2):
         fits = change.flatten(1).norm(dim=1).max() <= region.eps * (1 + 1e-5) + 1e-6
     else:
         fits = change.masked_select(~region.mask).abs().sum() == 0
-    return bool(fits) and bool(moved.min() >= 0) and bool(moved.max() <= 1)
+    return bool(fits) and bool(x_adv.min() >= 0) and bool(x_adv.max() <= 1)
 
 
 @given(REGIONS, SEEDS, SEEDS, st.floats(0, 3))
@@ -38,9 +38,9 @@ def test_starts_steps_and_projections_stay_in_the_region_and_in_0_to_1(region, s
     start = region.start(x, generator)
     assert _inside(region, x, start)
     gradient = torch.randn(x.shape, generator=generator)
-    moved = region.project(x, region.step(start, gradient, size))
-    assert _inside(region, x, moved)
-    torch.testing.assert_close(region.project(x, moved), moved)
+    x_adv = region.project(x, region.step(start, gradient, size))
+    assert _inside(region, x, x_adv)
+    torch.testing.assert_close(region.project(x, x_adv), x_adv)
 
 
 @given(REGIONS, SEEDS)
