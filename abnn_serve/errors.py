@@ -3,6 +3,7 @@
     AbnnError
     ├── ConfigError              a setting or an option that cannot be used
     │   └── DeviceError          the device asked for is not there
+    │       └── DeviceLostError      the GPU failed, and works again only in a new process
     ├── InputError               a sample that cannot be classified; carries `code` and `status` for HTTP
     │   ├── UnreadableInputError     400
     │   ├── InputTooLargeError       413
@@ -33,6 +34,10 @@ class ConfigError(AbnnError):
 
 class DeviceError(ConfigError):
     """The device asked for is not there."""
+
+
+class DeviceLostError(DeviceError):
+    """The GPU failed, and works again only in a new process."""
 
 
 class InputError(AbnnError):

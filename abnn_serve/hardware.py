@@ -39,6 +39,17 @@ def has_cuda_device() -> bool:
         return False
 
 
+def cuda_driver_version() -> tuple[int, int] | None:
+    """The newest CUDA version that the driver supports, as (13, 0); None without a driver."""
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+        version = ctypes.c_int(0)
+        failed = driver.cuDriverGetVersion(ctypes.byref(version)) != 0
+    except (AttributeError, OSError):
+        return None
+    return None if failed else (version.value // 1000, version.value % 1000 // 10)
+
+
 def describe_cpu() -> str:
     """The CPU's name and how many cores this process may use."""
     name = platform.processor() or platform.machine()

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from abnn_serve.arrays import batch_slices
 from abnn_serve.bundle.store import Bundle
-from abnn_serve.errors import BundleIntegrityError, ConfigError, one_line
-from abnn_serve.runtime.engine import open_graph, turn
+from abnn_serve.errors import BundleIntegrityError, ConfigError, DeviceError, one_line
+from abnn_serve.runtime.cuda import CUDA, CudaEngine
+from abnn_serve.runtime.engine import OnnxEngine
 from abnn_serve.runtime.session import GOLDEN_TOLERANCE, Session
 
 DRIFT_FILE = "drift.onnx"
@@ -37,12 +38,12 @@ class DriftMeter:
         if session.precision != "fp32":
             raise ConfigError(f"drift is measured on the fp32 graph, not on {session.precision}; leave --drift out")
         model = bundle.read("model.onnx") + bundle.read(DRIFT_FILE)
-        self._input, self._max_batch = bundle.manifest.input.modality, session.max_batch
-        self._providers = session.providers
+        self._max_batch = session.max_batch
         try:
-            with turn(self._providers):
-                self._session = open_graph(model, session.threads, self._providers)
+            self._engine = _open_beside(session, model)
             self._check(bundle)
+        except DeviceError:
+            raise
         except Exception as error:  # ORT's exception classes share no base of their own
             raise BundleIntegrityError(
                 f"{bundle.path / DRIFT_FILE} does not fit model.onnx: {one_line(error)}; export it again"
@@ -54,11 +55,8 @@ class DriftMeter:
         A layer's drift is the root mean square, over its channels' means and deviations, of how many recorded standard
         deviations they are from the recorded mean: about 1 for clean samples.
         """
-        parts = []
-        for batch in batch_slices(len(images), self._max_batch):
-            with turn(self._providers):
-                pixels = np.ascontiguousarray(images[batch])
-                parts.append(self._session.run(["logits", "drift"], {self._input: pixels}))
+        batches = batch_slices(len(images), self._max_batch)
+        parts = [self._engine.run_all(np.ascontiguousarray(images[batch])) for batch in batches]
         logits, drift = (np.concatenate(column) for column in zip(*parts, strict=True))
         return logits, drift
 
@@ -67,3 +65,10 @@ class DriftMeter:
         error = float(np.abs(logits - bundle.golden.logits).max())
         if not error <= GOLDEN_TOLERANCE or not np.isfinite(drift).all():
             raise ValueError(f"golden logits differ by {error:.2g}, {GOLDEN_TOLERANCE:g} is allowed")
+
+
+def _open_beside(session: Session, model: bytes) -> OnnxEngine | CudaEngine:
+    """An engine for `model` where the session's runs, with the same arithmetic."""
+    first = session.providers[0]
+    on_cuda = (first if isinstance(first, str) else first[0]) == CUDA
+    return CudaEngine(model) if on_cuda else OnnxEngine(model, session.threads, session.providers)

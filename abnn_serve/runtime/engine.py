@@ -72,9 +72,13 @@ class OnnxEngine:
         self.placement = placement(self.session)
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return self.run_all(images)[0]
+
+    def run_all(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        """Every output of the graph."""
         with turn(self.providers):
-            logits: NDArray[np.float32] = self.session.run(None, {self.inputs[0].name: images})[0]
-        return logits
+            outputs: list[NDArray[np.float32]] = self.session.run(None, {self.inputs[0].name: images})
+        return outputs
 
 
 def turn(providers: Sequence[Any]) -> AbstractContextManager[object]:
@@ -89,7 +93,8 @@ def open_graph(model: bytes, threads: int, providers: Sequence[Any] = (CPU,)) ->
     options.inter_op_num_threads = 1
     options.log_severity_level = _SEVERITY_ERROR
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    return ort.InferenceSession(model, options, providers=list(providers))
+    # without ONNX Runtime's own fallback, which would hide why a provider fails
+    return ort.InferenceSession(model, options, providers=list(providers), enable_fallback=0)
 
 
 def require_provider(session: ort.InferenceSession, wanted: str, remedy: str) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 
 import onnxruntime as ort
 
-from abnn_serve.errors import DeviceError
-from abnn_serve.hardware import has_cuda_device
+from abnn_serve.errors import DeviceError, one_line
 from abnn_serve.runtime.cuda import CUDA, CudaEngine
+from abnn_serve.runtime.cuda_library import what_cuda_lacks
 from abnn_serve.runtime.engine import CPU, Engine, OnnxEngine, max_batch, require_provider
 from abnn_serve.runtime.open_vino import OpenVinoEngine
 from abnn_serve.runtime.settings import Device
@@ -46,27 +46,26 @@ def open_engine(model: bytes, device: Device, threads: int, precision: Precision
         return OpenVinoEngine(model, threads, bf16=precision == "bf16")
     if precision == "bf16":
         raise DeviceError(f"ABNN_PRECISION is 'bf16' and ABNN_DEVICE is {device!r}; set ABNN_DEVICE=openvino for it")
-    lacking = None if device == "cpu" else _what_cuda_lacks(TENSORRT if device == "tensorrt" else CUDA)
-    if lacking and device != "auto":
-        raise DeviceError(
-            f"ABNN_DEVICE is {device!r} but {lacking}; set ABNN_DEVICE=cpu, or install a driver and 'abnn_serve[cuda]'"
-        )
-    if device != "cpu" and not lacking:
+    if device == "cpu":
+        return OnnxEngine(model, threads)
+    lack = what_cuda_lacks(TENSORRT if device == "tensorrt" else CUDA)
+    if lack is None and precision == "int8" and device != "tensorrt":
+        lack = "int8 graphs run on CPUs", "set ABNN_PRECISION=fp16 for this GPU, or ABNN_DEVICE=cpu"
+    if lack and device != "auto":
+        raise DeviceError(f"ABNN_DEVICE is {device!r} but {lack[0]}; {lack[1]}")
+    if lack is None:
         try:
             return _open_on_gpu(model, device, threads)
         except DeviceError as error:
             if device != "auto":
+                OnnxEngine(model, threads)  # raises its own error for a graph that no device opens
                 raise
-            lacking = str(error)
-    if lacking:
-        _say_once(f"running on the CPU: {lacking}")
-    return OnnxEngine(model, threads)
-
-
-def _what_cuda_lacks(provider: str) -> str | None:
-    if not has_cuda_device():
-        return "this machine has no CUDA device"
-    return None if provider in ort.get_available_providers() else f"this ONNX Runtime was built without {provider}"
+            problem = str(error)
+    else:
+        problem = lack[0]
+    engine = OnnxEngine(model, threads)
+    _say_once(f"running on the CPU: {problem}")
+    return engine
 
 
 def _open_on_gpu(model: bytes, device: Device, threads: int) -> Engine:
@@ -75,8 +74,7 @@ def _open_on_gpu(model: bytes, device: Device, threads: int) -> Engine:
         if device != "tensorrt":
             engine: Engine = CudaEngine(model)
         else:
-            engine = OnnxEngine(model, threads, _tensorrt(model))
-            require_provider(engine.session, TENSORRT, _TENSORRT_REMEDY)
+            engine = _open_tensorrt(model, threads)
     problem = misplaced(engine.placement, TENSORRT if device == "tensorrt" else CUDA)
     if problem and device != "auto":
         raise DeviceError(f"ABNN_DEVICE is {device!r} but {problem}; set ABNN_DEVICE=cpu for this graph")
@@ -97,6 +95,15 @@ def misplaced(placement: Mapping[str, Mapping[str, int]], wanted: str) -> str | 
         others = " and ".join(name for name, nodes in found.items() if nodes)
         return f"ONNX Runtime would run all arithmetic on {others}, none on {wanted}"
     return None
+
+
+def _open_tensorrt(model: bytes, threads: int) -> OnnxEngine:
+    try:
+        engine = OnnxEngine(model, threads, _tensorrt(model))
+    except Exception as error:  # ORT's exception classes share no base of their own
+        raise DeviceError(f"TensorRT cannot run this graph: {one_line(error)}; {_TENSORRT_REMEDY}") from error
+    require_provider(engine.session, TENSORRT, _TENSORRT_REMEDY)
+    return engine
 
 
 def _tensorrt(model: bytes) -> list[Any]:

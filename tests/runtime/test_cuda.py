@@ -7,10 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-import abnn_serve.runtime.cuda as cuda_module
-from abnn_serve.runtime.cuda import CudaEngine, _lock_pages, bucket_sizes
+import abnn_serve.runtime.cuda_library as cuda_library
+from abnn_serve.runtime.cuda import CudaEngine, _Loaded, _lock_pages, bucket_sizes
 from abnn_serve.runtime.drift import DriftMeter
 from abnn_serve.runtime.engine import CPU, GPU_TURN, Port, max_batch, turn
+from abnn_serve.runtime.gpu_thread import GpuThread
 from abnn_serve.runtime.session import Session
 
 
@@ -42,7 +43,8 @@ def test_all_that_use_the_gpu_take_turns_and_the_cpu_waits_for_nobody():
 
 def test_a_run_waits_while_another_engine_is_made():
     engine, seen = CudaEngine.__new__(CudaEngine), []  # as one that was made where there is CUDA
-    engine._buckets = [SimpleNamespace(shape=(4,), run=len)]
+    engine._thread, engine._loaded = GpuThread(), _Loaded.__new__(_Loaded)
+    engine._loaded.buckets = [SimpleNamespace(shape=(4,), run=lambda images: [len(images)])]
     waiting = threading.Thread(target=lambda: seen.append(engine.run(np.zeros((3, 1), np.uint8))))
     with GPU_TURN:
         waiting.start()
@@ -56,11 +58,14 @@ class _Runtime(SimpleNamespace):
     """Where there is no CUDA: what was asked of its library."""
 
     def __init__(self, code: int = 0) -> None:
-        super().__init__(locked=[], unlocked=[], code=code)
+        super().__init__(locked=[], unlocked=[], code=code, cleared=0)
 
     def cudaHostRegister(self, address, size, flags):  # noqa: N802
         self.locked.append((address.value, size.value))
         return self.code
+
+    def cudaGetLastError(self):  # noqa: N802
+        self.cleared += 1
 
     def cudaHostUnregister(self, address):  # noqa: N802
         self.unlocked.append(address.value)
@@ -69,11 +74,12 @@ class _Runtime(SimpleNamespace):
 @pytest.mark.parametrize(("code", "unlocked"), [(0, 1), (712, 0)])
 def test_pages_that_were_locked_are_unlocked_when_their_buffer_goes(code, unlocked, monkeypatch):
     runtime = _Runtime(code)
-    monkeypatch.setattr(cuda_module.ctypes, "CDLL", lambda name: runtime)
+    monkeypatch.setattr(cuda_library.ctypes, "CDLL", lambda name: runtime)
     buffer = np.zeros(1000, np.uint8)
     address = buffer.ctypes.data
     _lock_pages(buffer)
     assert (runtime.locked, runtime.unlocked) == ([(address, 1000)], [])
+    assert runtime.cleared == 1 - unlocked  # ONNX Runtime would take the error for its next kernel's
     del buffer
     gc.collect()
     assert runtime.unlocked == [address] * unlocked
@@ -113,5 +119,5 @@ def test_engines_are_made_and_freed_beside_one_that_answers(bundle):
 def test_drift_is_measured_with_the_arithmetic_that_serves(bundle):
     session = Session(bundle, "cuda")
     meter = DriftMeter(session)
-    assert meter._session.get_provider_options()["CUDAExecutionProvider"]["use_tf32"] == "0"
+    assert meter._engine._loaded.session.get_provider_options()["CUDAExecutionProvider"]["use_tf32"] == "0"
     np.testing.assert_allclose(meter.run(bundle.golden.inputs)[0], session.run(bundle.golden.inputs), atol=1e-4)

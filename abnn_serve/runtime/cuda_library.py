@@ -1,0 +1,43 @@
+"""The CUDA libraries that ONNX Runtime uses: which are missing, and the runtime, called directly."""
+
+from __future__ import annotations
+
+import ctypes
+
+import onnxruntime as ort
+
+from abnn_serve.hardware import cuda_driver_version, has_cuda_device
+
+
+def cuda_runtime() -> ctypes.CDLL:
+    """Load libcudart of ONNX Runtime's CUDA version; OSError or AttributeError without it."""
+    return ctypes.CDLL(f"libcudart.so.{ort.cuda_version.partition('.')[0]}")
+
+
+def clear_error(runtime: ctypes.CDLL) -> None:
+    """Reset the thread's last error, which ONNX Runtime would take for a failure of its next kernel."""
+    runtime.cudaGetLastError()
+
+
+def device_is_lost() -> bool:
+    """Whether CUDA still fails after its last error was reset: errors such as 700 stay until the process ends."""
+    try:
+        runtime = cuda_runtime()
+        clear_error(runtime)
+        return bool(runtime.cudaDeviceSynchronize() != 0)
+    except (AttributeError, OSError):
+        return False
+
+
+def what_cuda_lacks(provider: str) -> tuple[str, str] | None:
+    """Why `provider` of ONNX Runtime cannot work here, and the remedy; None where it may work."""
+    if not has_cuda_device():
+        return "this machine has no CUDA device", "set ABNN_DEVICE=cpu, or install a driver and 'abnn_serve[cuda]'"
+    if provider not in ort.get_available_providers():
+        problem = f"this ONNX Runtime was built without {provider}"
+        return problem, "set ABNN_DEVICE=cpu, or install 'abnn_serve[cuda]'"
+    driver, needed = cuda_driver_version(), ort.cuda_version
+    if driver and driver[0] < int(needed.partition(".")[0]):
+        problem = f"the NVIDIA driver supports CUDA {driver[0]}.{driver[1]} and this ONNX Runtime needs {needed}"
+        return problem, "update the driver, or set ABNN_DEVICE=cpu"
+    return None
