@@ -317,7 +317,8 @@ def stages(abnn_run):
 
 def test_every_pass_finds_its_work_in_an_exported_pair_and_keeps_its_logits(stages, val_data):
     assert [stage.name for stage in stages] == ["as exported", *PASSES]
-    stages = [stage for stage in stages if stage.name != "running statistics into the maps"]  # of another form
+    other = ("running statistics into the maps", "identity strides dropped")  # work for other forms and networks
+    stages = [stage for stage in stages if stage.name not in other]
     feed = {"image": val_data.images[:9]}
     logits = [ort.InferenceSession(s.model, providers=["CPUExecutionProvider"]).run(None, feed)[0] for s in stages]
     for before, after, old, new in zip(stages, stages[1:], logits, logits[1:], strict=False):

@@ -19,8 +19,10 @@ from abnn_serve.export.passes.maps_together import merge_maps
 from abnn_serve.export.passes.pixels import absorb_pixel_scale
 from abnn_serve.export.passes.running import absorb_running_statistics
 from abnn_serve.export.passes.statistics import take_statistics_in_one_pass
+from abnn_serve.export.passes.strides import drop_identity_strides
 
 PASSES: dict[str, Callable[[ir.Model], None]] = {
+    "identity strides dropped": drop_identity_strides,
     "pixel scale into the first convolution": absorb_pixel_scale,
     "constants into the maps": absorb_constants,
     "running statistics into the maps": absorb_running_statistics,

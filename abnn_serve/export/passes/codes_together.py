@@ -19,6 +19,8 @@ from onnx_ir.passes.common import TopologicalSortPass
 
 from abnn_serve.export.passes.rules import constant, known, tidy
 
+MAX_INPUTS = 32  # of a Concat that ONNX Runtime can capture into a CUDA graph
+
 
 @dataclass(frozen=True)
 class _Code:
@@ -110,6 +112,9 @@ def _join(model: ir.Model, codes: list[_Code]) -> None:
     sizes = tape.initializer(ir.tensor(np.asarray([2 * width for width in widths], np.int64)), name="codes.sizes")
 
     def row(values: list[ir.Value]) -> ir.Value:
+        while len(values) > MAX_INPUTS:
+            pieces = [values[start : start + MAX_INPUTS] for start in range(0, len(values), MAX_INPUTS)]
+            values = [tape.op("Concat", piece, {"axis": 1}) for piece in pieces]
         return tape.op("Flatten", [tape.op("Concat", values, {"axis": 1})])
 
     moments = row([value for code in codes for value in (code.mean, code.square)])

@@ -163,8 +163,9 @@ class ServedNetwork(nn.Module):
         self.network = network
 
     def forward(self, pixels: Tensor) -> Tensor:
-        channels_first = pixels.permute(0, pixels.dim() - 1, *range(1, pixels.dim() - 1))
-        logits: Tensor = self.network(channels_first.float() / 255.0)
+        floats = pixels.float()  # first of all: TensorRT takes uint8 into a Cast only
+        channels_first = floats.permute(0, floats.dim() - 1, *range(1, floats.dim() - 1))
+        logits: Tensor = self.network(channels_first / 255.0)
         return logits.float()
 
 
