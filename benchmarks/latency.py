@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from common.pairs import Graphs, add_pair_options, build_pair, pair_graphs_resized, pair_graphs_together
-from common.report import Bar, bar_records, print_bars, sums, write_record
+from common.report import Bar, bar_records, device_of, print_bars, sums, write_record
 from common.timing import Call, interleaved, medians, with_memory
 
 from abnn_serve.errors import AbnnError
@@ -83,7 +83,7 @@ def main() -> None:
     samples: dict[str, dict[str, list[float]]] = {}
     memory: dict[str, dict[str, float]] = {}
     for size in graphs:
-        for batch in (1, 8) if options.quick else (1, 8, 32):
+        for batch in batches_of(options.device, size, quick=options.quick):
             setting = f"{batch}x{size}x{size}"
             makers = _makers(graphs[size], size, batch, options, engines)
             if options.quick:
@@ -101,9 +101,18 @@ def main() -> None:
     missed = print_bars(bars, middle)
     if options.out:
         figures = {"bars": bar_records(bars, middle), "memory_mb": memory, "seconds": samples}
-        write_record(options.out.with_suffix(".json"), vars(options), **figures)
+        write_record(options.out.with_suffix(".json"), vars(options), **device_of(options.device), **figures)
         _draw(middle, options.out.with_suffix(".png"))
     sys.exit(1 if missed else 0)
+
+
+def batches_of(device: str, size: int, *, quick: bool) -> tuple[int, ...]:
+    """Batch sizes to time at `size` pixels: all, or those that a bar of the device names."""
+    if not quick:
+        return 1, 8, 32
+    bars = BARS if device == "cpu" else CUDA_BARS
+    named = (bar.setting.split("x") for bar in bars if bar.setting != "default")
+    return tuple(sorted({int(batch) for batch, height, _ in named if int(height) == size}))
 
 
 def _graphs(options: argparse.Namespace) -> dict[int, Graphs]:

@@ -69,3 +69,24 @@ def test_an_image_installs_what_the_package_needs(name):
 
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     assert names(yaml.safe_load((ROOT / name).read_text())["python"]["packages"]) == names(wanted)
+
+
+def test_what_is_installed_for_cuda_can_replay_cuda_graphs():
+    import tomllib
+
+    from abnn_serve.runtime.cuda import GRAPHS_SINCE
+
+    (extra,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["cuda"]
+    packages = yaml.safe_load((ROOT / "bentofile.cuda.yaml").read_text())["python"]["packages"]
+    (packaged,) = [package for package in packages if package.startswith("onnxruntime")]
+    for requirement in (extra, packaged):
+        assert requirement.split(";")[0] == f"onnxruntime-gpu[cuda,cudnn]>={GRAPHS_SINCE[0]}.{GRAPHS_SINCE[1]}"
+
+
+def test_services_of_one_compose_profile_share_no_port():
+    ports: dict[str, list[str]] = {}
+    for service in COMPOSE["services"].values():
+        assert service["profiles"], "a service without a profile starts beside every other"
+        for profile in service["profiles"]:
+            ports.setdefault(profile, []).extend(service["ports"])
+    assert all(len(set(taken)) == len(taken) for taken in ports.values())

@@ -6,11 +6,13 @@ import datetime as dt
 import importlib.metadata
 import json
 import re
+import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from abnn_serve.errors import DeviceError, one_line
 from abnn_serve.hardware import describe_cpu, usable_cores
 
 _PACKAGES = (
@@ -92,6 +94,18 @@ def write_record(path: Path, settings: dict[str, Any], **figures: Any) -> None:
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(_on_few_lines(json.dumps(_rounded(record), indent=1)) + "\n")
+
+
+def device_of(device: str) -> dict[str, str]:
+    """For `write_record`: the GPU that a benchmark ran on, by `nvidia-smi`; nothing for the CPU."""
+    if device == "cpu":
+        return {}
+    command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout  # noqa: S603
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise DeviceError(f"nvidia-smi does not name the GPU: {one_line(error)}; install it with the driver") from error
+    return {"gpu": text.splitlines()[0].strip()}
 
 
 def _rounded(value: Any) -> Any:

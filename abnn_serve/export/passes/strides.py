@@ -8,6 +8,7 @@ even of a graph that runs on a GPU.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -39,38 +40,39 @@ def _gathered_whole(node: ir.Node) -> ir.Value | None:
     source, shape = reshape.inputs[0], constant(reshape.inputs[1])
     if source is None or shape is None or shape.tolist() != [-1]:
         return None
-    sample = known(source)[1:]
-    if not sample or None in sample or known(node.outputs[0])[1:] != sample:
+    sample = [dimension for dimension in known(source)[1:] if dimension is not None]
+    if not sample or known(source)[1:] != sample or known(node.outputs[0])[1:] != sample:
         return None
+    size = math.prod(sample)
     for batch in _BATCHES:
-        wanted = (batch, *sample)
-        found = _evaluate(indices, batch, source)
-        if found is None or not np.array_equal(found, np.arange(np.prod(wanted)).reshape(wanted)):  # type: ignore[arg-type]
+        order = np.arange(batch * size).reshape(batch, *sample)
+        evaluated = _evaluate(indices, batch, source)
+        if evaluated is None or not np.array_equal(evaluated, order):
             return None
     return source
 
 
 def _evaluate(value: ir.Value | None, batch: int, source: ir.Value) -> NDArray[Any] | None:
     """The numbers of index arithmetic for a batch size; None where it is anything else."""
-    if value is None or (numbers := constant(value)) is not None:
-        return numbers if value is not None else None
-    node = value.producer()
-    if node is None:
-        return None
+    numbers = constant(value)
+    node = value.producer() if value is not None else None
+    if numbers is not None or node is None:
+        return numbers
     if node.op_type == "Squeeze":
         return np.asarray(batch) if _is_batch_size(node.inputs[0], source) else None
-    inputs = [_evaluate(each, batch, source) for each in node.inputs]
-    if any(each is None for each in inputs):
+    evaluated = [_evaluate(each, batch, source) for each in node.inputs]
+    inputs = [each for each in evaluated if each is not None]
+    if len(inputs) < len(evaluated):
         return None
     match node.op_type, inputs:
         case "Range", [start, limit, step]:
-            return np.arange(start, limit, step)
+            return np.arange(int(start), int(limit), int(step))
         case "Mul", [a, b]:
-            return np.multiply(a, b)
+            return np.asarray(a * b)
         case "Add", [a, b]:
-            return np.add(a, b)
+            return np.asarray(a + b)
         case "Unsqueeze", [a, axes]:
-            return np.expand_dims(a, tuple(axes.tolist()))  # type: ignore[union-attr]
+            return np.expand_dims(a, tuple(axes.tolist()))
     return None
 
 

@@ -57,7 +57,8 @@ def fit(
     """Train `network` as `run.config` says, from the last checkpoint in `run` if there is one.
 
     Writes a checkpoint, metrics.jsonl and curves.png after every epoch, and weights.pt (the averaged weights) at the
-    end. A run that was killed and resumed ends with the same weights as one that was not, on the same hardware.
+    end. A run that was killed and resumed ends with the same weights as one that was not, on the same CPU; on CUDA they
+    may differ in the last digits, because some of its kernels add in no fixed order.
 
     Raises:
         TrainingError: a loss that is not finite (with the step and the last good checkpoint).
