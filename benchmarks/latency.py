@@ -29,6 +29,7 @@ from abnn_serve.errors import AbnnError
 from abnn_serve.export.fp16 import to_fp16
 from abnn_serve.export.int8 import to_int8
 from abnn_serve.lab.abnn.network import ServedNetwork
+from abnn_serve.lab.device import exact_fp32
 from abnn_serve.runtime.engine import Engine
 from abnn_serve.runtime.open_vino import bf16_is_there, openvino_is_there
 from abnn_serve.runtime.predictor import Predictor
@@ -67,6 +68,7 @@ CUDA_BARS = (
 )
 
 
+@exact_fp32()
 def main() -> None:
     """Build, time, print, write; exit with 1 where a bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

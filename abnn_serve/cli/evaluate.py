@@ -18,6 +18,7 @@ from abnn_serve.errors import ConfigError
 if TYPE_CHECKING:
     from abnn_serve.card import Accuracy, RobustnessCard
     from abnn_serve.evaluation.outcomes import Trial
+    from abnn_serve.runtime.settings import Device
 
 
 def evaluate(
@@ -62,7 +63,9 @@ def evaluate(
     from abnn_serve.lab.device import pick_device
 
     console = Console(stderr=True)
-    opened = open_subject(subject, run=run, twin=twin, probe=probe)
+    place = pick_device(device)
+    serving: Device = "cpu" if place == "cpu" else "auto" if device == "auto" else "cuda"
+    opened = open_subject(subject, run=run, twin=twin, probe=probe, device=serving)
     trials = choose_trials(
         opened.subject,
         eps=budget,
@@ -100,7 +103,7 @@ def evaluate(
             trials,
             eps=budget,
             curve_images=0 if quick else 200,
-            device=pick_device(device),
+            device=place,
             store=folder / "batches",
             on_progress=on_progress,
         )

@@ -18,6 +18,7 @@ from abnn_serve.evaluation.suites import eps_curve, steps_curve
 from abnn_serve.evaluation.threats import Subject
 from abnn_serve.evaluation.trials import evaluate
 from abnn_serve.lab.data.dataset import ImageData
+from abnn_serve.lab.device import exact_fp32
 from abnn_serve.lab.training.batches import to_input
 
 _ONLY_THESE = (
@@ -40,6 +41,7 @@ class Report:
     sanity: tuple[SanityCheck, ...]
 
 
+@exact_fp32()
 def measure(
     subject: Subject,
     data: ImageData,

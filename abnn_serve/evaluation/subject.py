@@ -17,6 +17,7 @@ from abnn_serve.lab.abnn.network import AdaptiveNetwork, PixelNetwork, ServedNet
 from abnn_serve.lab.data.dataset import ImageData
 from abnn_serve.lab.training.run import Run, new_card
 from abnn_serve.runtime.session import Session
+from abnn_serve.runtime.settings import Device
 from abnn_serve.spec import InputSpec, Labels
 
 _SAME = 1e-3
@@ -58,7 +59,12 @@ class Opened:
 
 
 def open_subject(
-    path: str | Path, *, run: str | Path | None = None, twin: str | Path | None = None, probe: str | Path | None = None
+    path: str | Path,
+    *,
+    run: str | Path | None = None,
+    twin: str | Path | None = None,
+    probe: str | Path | None = None,
+    device: Device = "cpu",
 ) -> Opened:
     """Open what is to be attacked, and what its attackers hold.
 
@@ -67,6 +73,7 @@ def open_subject(
         run: for a bundle, the run that it was exported from: without it there is no gradient and only `blackbox`.
         twin: the undefended run of the same architecture.
         probe: the run of a classifier made from the substitute alone.
+        device: of the bundle's session, which answers black-box queries.
 
     Raises:
         ConfigError: `run` is not what the bundle was exported from, or `twin` or `probe` is no plain network.
@@ -88,7 +95,7 @@ def open_subject(
             folder=path / "evaluation",
         )
     bundle = load_bundle(path)
-    session = Session(bundle, "cpu")
+    session = Session(bundle, device)
     network = Run(run).network() if run else None
     if network is not None:
         _check_same(network, bundle, Path(str(run)))

@@ -20,12 +20,14 @@ from abnn_serve.lab.attacks.autoattack import AutoAttackWarning
 from abnn_serve.lab.attacks.base import Attack, Model, evaluating
 from abnn_serve.lab.attacks.regions import Linf, ball
 from abnn_serve.lab.data.dataset import ImageData
+from abnn_serve.lab.device import exact_fp32
 from abnn_serve.lab.training.batches import to_input
 
 _BATCH = 250  # images; clips by their frames
 _CHECKED = 16  # images on which the white-box gradient is compared with finite differences
 
 
+@exact_fp32()
 def evaluate(
     subject: Subject,
     data: ImageData,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 
 from abnn_serve.errors import ConfigError, DeviceError
@@ -17,6 +20,24 @@ def pick_device(name: str) -> str:
             "device is 'cuda' but torch sees no CUDA device; use --device cpu, or check the driver and torch's build"
         )
     return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+@contextlib.contextmanager
+def exact_fp32() -> Iterator[None]:
+    """Compute float32 convolutions and products on CUDA without TF32, as ONNX Runtime does here.
+
+    torch's default for convolutions keeps 10 bits of the mantissa: its logits then differ from the served ones, and
+    from themselves in another batch.
+    """
+    backends = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        yield
+    finally:
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision
 
 
 def describe_device(device: str) -> str:

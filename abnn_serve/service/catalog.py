@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import logging
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from abnn_serve.bundle.manifest import MANIFEST
-from abnn_serve.errors import AbnnError, BundleError, ConfigError, one_line
+from abnn_serve.errors import AbnnError, BundleError, ConfigError, DeviceLostError, one_line
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.runtime.session import Session
 from abnn_serve.runtime.settings import DEFAULT_BUNDLE, Settings
@@ -60,12 +61,22 @@ class Served:
 class Catalog:
     """All bundles of the service; the first is the default.
 
+    Args:
+        on_device_lost: called, from the session's thread, when a run fails because its GPU no longer works.
+
     Raises:
         AbnnError: one of them cannot be served; nothing is then.
     """
 
-    def __init__(self, settings: Settings, service: ServiceSettings, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        service: ServiceSettings,
+        metrics: Metrics,
+        on_device_lost: Callable[[], None] = lambda: None,
+    ) -> None:
         self._service = service
+        self._on_device_lost = on_device_lost
         self._metrics = metrics
         self._executor = ThreadPoolExecutor(1, "session")
         self._names: dict[str, str] = {}
@@ -138,13 +149,20 @@ class Catalog:
         sizes = warm_up(predictor.session)
         name = predictor.bundle.manifest.name
 
+        def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+            try:
+                return predictor.session.run(images)
+            except DeviceLostError:
+                self._on_device_lost()
+                raise
+
         def on_batch(size: int, seconds: float) -> None:
             self._metrics.batch.labels(name).observe(size)
             self._metrics.runs.labels(name).observe(seconds)
 
         log.info("%s: warmed up, %s", name, ", ".join(f"{n} in {1000 * s:.1f} ms" for n, s in sizes.items()))
         batcher = Batcher(
-            predictor.session.run,
+            run,
             self._executor,
             max_batch=self._service.max_batch or worthwhile(sizes),
             max_queue=self._service.max_queue,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import Mapping
 from dataclasses import replace
@@ -50,7 +51,7 @@ class State:
         self.keys = KeyRing(self.limits.api_key_file) if self.limits.api_key_file else None
         self.metrics = Metrics(workers=self.limits.workers)
         self.gate = Gate(self.limits.max_queue, self.limits.max_buffered_bytes)
-        self.catalog = Catalog(settings, self.limits, self.metrics)
+        self.catalog = Catalog(settings, self.limits, self.metrics, self.leave)
         self.ready = True
 
     def start(self) -> None:
@@ -59,6 +60,13 @@ class State:
         if self.limits.reload_seconds:
             self._tasks.append(loop.create_task(self.catalog.watch(self.limits.reload_seconds)))
         self._drain_on_sigterm(loop)
+
+    def leave(self) -> None:
+        """End this worker, whose GPU no longer works: /readyz says no, and the supervisor starts another."""
+        if self.ready:
+            self.ready = False
+            log.error("the GPU no longer works in this process: shutting down")
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def measure(self) -> None:
         """Show how full this worker is."""

@@ -98,7 +98,7 @@ def train(
             f"{len(data)} images are fewer than one batch of {request.recipe.batch_size}; lower --batch-size"
         )
     torch.manual_seed(request.seed)
-    config, network = assemble(request, data, val)
+    config, network = assemble(request, data, val, device=device)
     if run.exists:
         _same(run.config, config, run.path)
     else:
@@ -109,8 +109,13 @@ def train(
     return run
 
 
-def assemble(request: TrainRequest, data: ImageData, val: ImageData) -> tuple[RunConfig, Network]:
-    """The configuration that a request makes on its data, and the network before its first step."""
+def assemble(
+    request: TrainRequest, data: ImageData, val: ImageData, *, device: str = "cpu"
+) -> tuple[RunConfig, Network]:
+    """The configuration that a request makes on its data, and the network before its first step, on the CPU.
+
+    Statistics of a new adaptive network are calibrated on `device`.
+    """
     init = Run(request.init) if request.init else None
     if init and init.config.plan:
         return _go_on(request, init, data, val)
@@ -143,7 +148,7 @@ def assemble(request: TrainRequest, data: ImageData, val: ImageData) -> tuple[Ru
     substitute_config, substitute = load_substitute(request.substitute, request.input)
     plan = request.plan or plan_pairs(target, substitute, example, form=request.form or "linear", rank=request.rank)
     network = apply_plan(target, substitute, plan)
-    _calibrate(network, data)
+    _calibrate(network, data, device)
     source = Path(request.substitute)
     return replace(
         config,
@@ -223,9 +228,10 @@ def load_substitute(source: str, spec: InputSpec) -> tuple[NetworkConfig, PixelN
     return replace(run.config.target, size=size), network
 
 
-def _calibrate(network: AdaptiveNetwork, data: ImageData) -> None:
+def _calibrate(network: AdaptiveNetwork, data: ImageData, device: str) -> None:
     images, size = data.spread(_CALIBRATION).images, data.chunk(256)
-    network.calibrate(to_input(images[batch]) for batch in batch_slices(len(images), size))
+    network.to(device).calibrate(to_input(images[batch], device) for batch in batch_slices(len(images), size))
+    network.to("cpu")
 
 
 def _same(found: RunConfig, asked: RunConfig, path: Path) -> None:
