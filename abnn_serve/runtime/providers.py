@@ -26,6 +26,7 @@ log = logging.getLogger("abnn_serve")
 
 TENSORRT = "TensorrtExecutionProvider"
 _TENSORRT_REMEDY = "install TensorRT 10 where the loader finds libnvinfer.so.10, or set ABNN_DEVICE=cuda"
+_gpu_failures: list[str] = []
 _ARITHMETIC = ("Conv", "Gemm", "MatMul", "InstanceNormalization")
 
 
@@ -60,7 +61,8 @@ def open_engine(model: bytes, device: Device, threads: int, precision: Precision
             if device != "auto":
                 OnnxEngine(model, threads)  # raises its own error for a graph that no device opens
                 raise
-            problem = str(error)
+            _gpu_failures.append(str(error))
+            problem = _gpu_failures[0]  # its wording may change with each attempt, and one warning is enough
     else:
         problem = lack[0]
     engine = OnnxEngine(model, threads)

@@ -34,7 +34,7 @@ def _settings_of_meta(monkeypatch):
 
 
 FORMS = ("plain", "conditional", "linear")
-SLOW = pytest.mark.slow  # the same code as another parameter's, but for a few lines
+SLOW = pytest.mark.slow  # all together take longer than 20 seconds
 
 
 def network_on_meta(form: str, name: str = "resnet8s-w4") -> nn.Module:

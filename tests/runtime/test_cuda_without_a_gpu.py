@@ -18,8 +18,13 @@ BUNDLE_GRAPHS = [f"{bundle} {variant}" for bundle in BUNDLES for variant in VARI
 LAUNCHES = {
     "cifar10-abnn-robust fp32": 127,
     "cifar10-abnn-robust fp16": 154,
+    "cifar10-abnn-robust drift": 205,
     "cifar10-abnn fp32": 112,
+    "cifar10-abnn fp16": 139,
+    "cifar10-abnn drift": 190,
     "motions-abnn fp32": 95,
+    "motions-abnn fp16": 118,
+    "motions-abnn drift": 157,
 }
 NEW = ("cudaMalloc", "cudaMallocFromPoolAsync", "cudaMallocHost", "cudaHostAlloc", "cudaStreamBeginCapture")
 HANDLES = ("cudnnCreate", "cublasCreate_v2", "cublasLtCreate", "cudaStreamCreateWithFlags", "launches")

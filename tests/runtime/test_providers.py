@@ -22,6 +22,7 @@ def gpu_without_libraries(monkeypatch):
         pytest.skip("this ONNX Runtime was built without CUDA")
     monkeypatch.setattr(cuda_library, "has_cuda_device", lambda: True)
     providers_module._say_once.cache_clear()
+    providers_module._gpu_failures.clear()
 
 
 @pytest.mark.usefixtures("gpu_without_libraries")
