@@ -12,7 +12,7 @@ from tests.runtime.test_cuda_without_a_gpu import CUDA, check_replays
 
 PAIRS = {
     "resnet18 conditional": 309,
-    "resnet18 linear": 226,
+    "resnet18 linear": 225,
     "resnet50 conditional": 790,
     "resnet50 linear": 548,
 }  # kernels started for one sample by the fp32 graph
