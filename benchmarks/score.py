@@ -31,10 +31,11 @@ import pyarrow.parquet as pq
 from common.report import write_record
 from PIL import Image
 
+from abnn_serve.arrays import batch_slices
 from abnn_serve.errors import AbnnError
 from abnn_serve.media.image import load_image
+from abnn_serve.runtime.engine import max_batch
 from abnn_serve.runtime.predictor import Predictor
-from abnn_serve.runtime.session import MAX_BATCH
 from abnn_serve.runtime.settings import default_bundle
 from abnn_serve.scoring.on_ray import RayPool
 from abnn_serve.scoring.score import score
@@ -108,8 +109,8 @@ def _beside_the_session(predictor: Predictor, folder: Path, rows: int) -> dict[s
     engine_times: list[tuple[float, float]] = []
     for turn in range(_ROUNDS):
         with _clocked(raw_times):
-            for start in range(0, rows, MAX_BATCH):
-                raw.run(pixels[start : start + MAX_BATCH])
+            for batch in batch_slices(rows, max_batch()):
+                raw.run(pixels[batch])
         with _clocked(engine_times):
             score(predictor, str(folder / "rows.parquet"), folder / f"bar-{turn}", workers=1)
     (raw_wall, raw_cpu), (wall, cpu) = (np.median(times, axis=0) for times in (raw_times, engine_times))

@@ -16,7 +16,7 @@ from abnn_serve.evaluation.plots import draw_robustness, draw_samples
 from abnn_serve.evaluation.sanity import check_evaluation, check_network
 from abnn_serve.evaluation.suites import eps_curve, steps_curve
 from abnn_serve.evaluation.threats import Subject
-from abnn_serve.evaluation.trials import evaluate
+from abnn_serve.evaluation.trials import run_trials
 from abnn_serve.lab.data.dataset import ImageData
 from abnn_serve.lab.training.batches import to_input
 
@@ -63,7 +63,7 @@ def measure(
         store: where finished batches are kept, to go on from after a kill.
         on_progress: told of a trial, its samples so far and the accuracy on them.
     """
-    evaluation = evaluate(subject, data, trials, device=device, store=store, on_progress=on_progress)
+    evaluation = run_trials(subject, data, trials, device=device, store=store, on_progress=on_progress)
     subset = data.spread(curve_images)
     curves: tuple[Curve, ...] = ()
     if curve_images and subject.network is not None:

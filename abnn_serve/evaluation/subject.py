@@ -13,7 +13,7 @@ from abnn_serve.bundle.store import Bundle, load_bundle
 from abnn_serve.card import RobustnessCard
 from abnn_serve.errors import ConfigError
 from abnn_serve.evaluation.threats import Subject
-from abnn_serve.lab.abnn.network import AdaptiveNetwork, PixelNetwork, ServedNetwork, torch_logits
+from abnn_serve.lab.abnn.network import AdaptiveNetwork, Network, PixelNetwork, ServedNetwork, torch_logits
 from abnn_serve.lab.data.dataset import ImageData
 from abnn_serve.lab.training.run import Run, new_card
 from abnn_serve.runtime.session import Session
@@ -116,7 +116,7 @@ def _plain(name: str, source: str | Path) -> PixelNetwork:
     return network
 
 
-def _check_same(network: AdaptiveNetwork | PixelNetwork, bundle: Bundle, run: Path) -> None:
+def _check_same(network: Network, bundle: Bundle, run: Path) -> None:
     golden = bundle.golden
     try:
         error = float(np.abs(torch_logits(ServedNetwork(network).eval(), golden.inputs) - golden.logits).max())

@@ -9,7 +9,7 @@ from abnn_serve.card import Accuracy, Curve, ThreatModel
 from abnn_serve.errors import ConfigError
 from abnn_serve.evaluation.outcomes import Trial
 from abnn_serve.evaluation.threats import Subject
-from abnn_serve.evaluation.trials import evaluate
+from abnn_serve.evaluation.trials import run_trials
 from abnn_serve.lab.attacks.autoattack import AutoAttack
 from abnn_serve.lab.attacks.base import Attack
 from abnn_serve.lab.attacks.ensemble import worst_case
@@ -91,7 +91,7 @@ def eps_curve(subject: Subject, data: ImageData, *, device: str = "cpu", steps: 
     """White-box accuracy of PGD against its budget, from none to all of [0, 1]."""
     budgets = [0.0, *(level / 255 for level in (1, 2, 4, 8, 12, 16, 32, 64, 255))]
     trials = [Trial(threat_model="whitebox", attack=PGD(eps=eps, steps=steps, loss="margin")) for eps in budgets]
-    outcomes = evaluate(subject, data, trials, device=device).outcomes
+    outcomes = run_trials(subject, data, trials, device=device).outcomes
     points = tuple((eps, Accuracy.of(outcome.is_correct)) for eps, outcome in zip(budgets, outcomes, strict=True))
     return Curve(parameter="eps", attack=trials[0].attack.name, points=points)
 
@@ -100,7 +100,7 @@ def steps_curve(subject: Subject, data: ImageData, *, device: str = "cpu", eps: 
     """White-box accuracy of PGD against its steps."""
     numbers = (1, 2, 5, 10, 20, 50)
     trials = [Trial(threat_model="whitebox", attack=PGD(eps=eps, steps=steps, loss="margin")) for steps in numbers]
-    outcomes = evaluate(subject, data, trials, device=device).outcomes
+    outcomes = run_trials(subject, data, trials, device=device).outcomes
     points = tuple(
         (float(steps), Accuracy.of(outcome.is_correct)) for steps, outcome in zip(numbers, outcomes, strict=True)
     )

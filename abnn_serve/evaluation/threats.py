@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from abnn_serve.card import ThreatModel
 from abnn_serve.errors import ConfigError
 from abnn_serve.evaluation.gradient_check import TOLERANCE, gradient_error
-from abnn_serve.lab.abnn.network import AdaptiveNetwork, PixelNetwork
+from abnn_serve.lab.abnn.network import AdaptiveNetwork, Network, PixelNetwork
 from abnn_serve.lab.attacks.base import Model
 
 ServedLogits = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # uint8 (N, [T,] H, W, 3) to logits (N, classes)
@@ -71,7 +71,7 @@ class Subject:
         served_digest: the bundle's identity.
     """
 
-    network: AdaptiveNetwork | PixelNetwork | None
+    network: Network | None
     twin: PixelNetwork | None = None
     probe: PixelNetwork | None = None
     served: ServedLogits | None = None

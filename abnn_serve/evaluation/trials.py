@@ -26,7 +26,7 @@ _BATCH = 250  # images; clips by their frames
 _CHECKED = 16  # images on which the white-box gradient is compared with finite differences
 
 
-def evaluate(
+def run_trials(
     subject: Subject,
     data: ImageData,
     trials: Sequence[Trial],

@@ -17,8 +17,7 @@ from abnn_serve.errors import ExportError
 from abnn_serve.export.passes.rules import known
 from abnn_serve.hardware import usable_cores
 from abnn_serve.lab.abnn.adaptive_norm import EPS
-from abnn_serve.runtime.engine import open_graph
-from abnn_serve.runtime.session import MAX_BATCH
+from abnn_serve.runtime.engine import max_batch, open_graph
 
 _CHECKED, _TOLERANCE = 4, 1e-2  # images on which the graph that was made is compared with what was recorded
 _LEAST_DEVIATION = 1e-6  # of a channel that is the same for every clean image
@@ -42,7 +41,7 @@ def record_drift(model: bytes, images: NDArray[np.uint8]) -> tuple[bytes, Drift]
     if not widths:
         return None
     session = open_graph(model + graph, usable_cores())
-    name, size = session.get_inputs()[0].name, max(1, MAX_BATCH // (images.shape[1] if images.ndim == 5 else 1))
+    name, size = session.get_inputs()[0].name, max_batch(images.shape[1] if images.ndim == 5 else 1)
     codes = np.concatenate([session.run(["codes"], {name: images[b]})[0] for b in batch_slices(len(images), size)])
     center, deviation = codes.mean(axis=0), np.maximum(codes.std(axis=0), _LEAST_DEVIATION)
     _, graph = _addition(model, center, deviation)

@@ -15,7 +15,6 @@ from abnn_serve.runtime.settings import Device
 from abnn_serve.spec import Precision, model_file
 
 GOLDEN_TOLERANCE = 1e-3  # processors differ in the last digits of fp32; a wrong graph differs by far more
-MAX_BATCH = max_batch()  # pictures, or frames, in one run
 _VARIANT_SLACK = 3  # other processors and engines round elsewhere
 
 
@@ -52,7 +51,7 @@ class Session:
         self.precision = precision
         self.threads = threads or usable_cores()
         sampling = bundle.manifest.input.sampling
-        self.max_batch = max_batch(sampling.frames) if sampling else MAX_BATCH
+        self.max_batch = max_batch(sampling.frames if sampling else 1)
         self._engine = _open(bundle, device, self.threads, precision)
         self.placement = self._engine.placement
         self.providers = self._engine.providers

@@ -12,7 +12,7 @@ from abnn_serve.evaluation.outcomes import Evaluation, Outcome, Trial
 from abnn_serve.evaluation.sanity import check_evaluation, check_network
 from abnn_serve.evaluation.suites import choose_trials
 from abnn_serve.evaluation.threats import DetachedStatistics, Subject
-from abnn_serve.evaluation.trials import evaluate
+from abnn_serve.evaluation.trials import run_trials
 from abnn_serve.lab.attacks.autoattack import AutoAttack
 from abnn_serve.lab.attacks.ensemble import Ensemble, worst_case
 from abnn_serve.lab.attacks.pgd import PGD
@@ -137,7 +137,7 @@ def test_queries_inside_a_worst_case_do_not_hide_that_they_beat_gradients(standa
     quick = [
         replace(t, attack=worst_case(0.1, queries=300) if isinstance(t.attack, Ensemble) else t.attack) for t in trials
     ]
-    assert "queries alone do not beat gradients" in _raised(check_evaluation(evaluate(subject, images, quick)))
+    assert "queries alone do not beat gradients" in _raised(check_evaluation(run_trials(subject, images, quick)))
 
 
 def test_curves_that_do_not_fall_are_flagged(val_data):

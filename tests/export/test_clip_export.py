@@ -16,7 +16,7 @@ from abnn_serve.evaluation.bundle_checks import with_attacked_drift, with_robust
 from abnn_serve.evaluation.report import draw, filled, measure
 from abnn_serve.evaluation.subject import open_subject
 from abnn_serve.evaluation.suites import choose_trials
-from abnn_serve.evaluation.trials import evaluate
+from abnn_serve.evaluation.trials import run_trials
 from abnn_serve.export import bundle as export_module
 from abnn_serve.export.bundle import export_bundle
 from abnn_serve.export.graph import export_stages
@@ -134,7 +134,7 @@ def test_a_variant_in_fp16_is_measured_by_video_and_attacked(
     assert variant.clean.n == bundle.card.clean.n == 12
     opened = open_subject(bundle.path, run=abnn_clip_run.path)
     trials = choose_trials(opened.subject, attacks=["fgsm"], threats=["whitebox"])
-    evaluation = evaluate(opened.subject, data.spread(4), trials)
+    evaluation = run_trials(opened.subject, data.spread(4), trials)
     assert with_robust_accuracy(bundle, evaluation)[0].robust.n == 4
     before = replace(bundle, card=replace(bundle.card, variants=(replace(variant, robust=variant.clean),)))
     assert with_robust_accuracy(before, replace(evaluation, outcomes=()))[0].robust is None

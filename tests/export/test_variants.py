@@ -14,7 +14,7 @@ from abnn_serve.errors import ConfigError, DeviceError, ExportError
 from abnn_serve.evaluation.bundle_checks import with_robust_accuracy
 from abnn_serve.evaluation.outcomes import Trial
 from abnn_serve.evaluation.threats import Subject
-from abnn_serve.evaluation.trials import evaluate
+from abnn_serve.evaluation.trials import run_trials
 from abnn_serve.export.bundle import export_bundle
 from abnn_serve.lab.attacks.pgd import PGD
 from abnn_serve.runtime.open_vino import bf16_is_there
@@ -113,7 +113,7 @@ def test_a_precision_that_is_not_there_says_which_are(bundle):
 def test_its_robust_accuracy_is_judged_on_the_white_box_images(variants, abnn_run, val_data):
     subject = Subject(network=abnn_run.network())
     trials = [Trial(threat_model="whitebox", attack=PGD(eps=eps, steps=5)) for eps in (0.0, 0.3)]
-    whole = evaluate(subject, val_data, trials)
+    whole = run_trials(subject, val_data, trials)
     judged = with_robust_accuracy(variants, whole)
     harmless = with_robust_accuracy(variants, replace(whole, outcomes=whole.outcomes[:1]))
     assert [v.robust for v in harmless] == [v.clean for v in variants.card.variants]

@@ -19,7 +19,7 @@ import pytest
 from abnn_serve.card import Accuracy
 from abnn_serve.errors import ConfigError, DataError, ScoringError
 from abnn_serve.evaluation.threats import Subject
-from abnn_serve.evaluation.trials import evaluate
+from abnn_serve.evaluation.trials import run_trials
 from abnn_serve.lab.data.load import load_data
 from abnn_serve.media.image import ImageLimits
 from abnn_serve.media.limits import VideoLimits
@@ -296,7 +296,7 @@ def test_the_test_images_are_scored_with_the_accuracy_on_the_card(served, data_f
 def test_fifty_thousand_rows_are_scored_with_the_accuracy_of_evaluate(served, data_folder, tmp_path):
     source = str(data_folder / "cifar10-train-*.parquet")
     subject = Subject(network=None, served=served.session.run, served_digest=served.bundle.digest)
-    evaluation = evaluate(subject, load_data(source, served.bundle.manifest.input), [])
+    evaluation = run_trials(subject, load_data(source, served.bundle.manifest.input), [])
     summary = score(served, source, tmp_path / "out", workers=1)
     assert summary.accuracy == Accuracy.of(evaluation.clean)
     assert summary.accuracy.n == 50_000

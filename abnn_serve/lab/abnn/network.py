@@ -155,6 +155,9 @@ def in_fast_layout(network: nn.Module) -> nn.Module:
     return network
 
 
+Network = PixelNetwork | AdaptiveNetwork
+
+
 class ServedNetwork(nn.Module):
     """A pixel network behind the served input: uint8 (N, [T,] H, W, 3) to float32 logits (N, classes)."""
 

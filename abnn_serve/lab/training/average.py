@@ -17,13 +17,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from abnn_serve.arrays import batch_slices
 from abnn_serve.errors import TrainingError
-from abnn_serve.lab.abnn.network import AdaptiveNetwork
+from abnn_serve.lab.abnn.network import AdaptiveNetwork, Network
 from abnn_serve.lab.data.dataset import ImageData
 from abnn_serve.lab.data.load import agree
 from abnn_serve.lab.device import describe_device
 from abnn_serve.lab.training.batches import to_input
 from abnn_serve.lab.training.loop import evaluate_clean
-from abnn_serve.lab.training.run import Network, Run
+from abnn_serve.lab.training.run import Run
 
 _IMAGES = 8192  # from which BatchNorm statistics are taken
 _BATCH = 512

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from abnn_serve.arrays import batch_slices
 from abnn_serve.errors import NetworkError, TrainingError
-from abnn_serve.lab.abnn.network import in_fast_layout
+from abnn_serve.lab.abnn.network import Network, in_fast_layout
 from abnn_serve.lab.attacks.base import is_correct
 from abnn_serve.lab.attacks.pgd import PGD
 from abnn_serve.lab.data.dataset import ImageData
@@ -24,7 +24,7 @@ from abnn_serve.lab.training.batches import to_input, training_batches
 from abnn_serve.lab.training.freezing import freeze, learn
 from abnn_serve.lab.training.plots import draw_curves
 from abnn_serve.lab.training.recipes import Recipe
-from abnn_serve.lab.training.run import Network, Run
+from abnn_serve.lab.training.run import Run
 from abnn_serve.lab.training.state import TrainingState
 
 _PGD_IMAGES = 256  # validation images on which adversarial training is watched: one-step training can overfit suddenly

@@ -13,7 +13,7 @@ from abnn_serve.card import RobustnessCard, TrainingCost
 from abnn_serve.codec import canonical, from_json, to_json
 from abnn_serve.errors import TrainingError, one_line
 from abnn_serve.files import atomic_write
-from abnn_serve.lab.abnn.network import IMAGENET_MEAN, IMAGENET_STD, AdaptiveNetwork, PixelNetwork
+from abnn_serve.lab.abnn.network import IMAGENET_MEAN, IMAGENET_STD, Network, PixelNetwork
 from abnn_serve.lab.abnn.plan import SurgeryPlan
 from abnn_serve.lab.abnn.surgery import apply_plan
 from abnn_serve.lab.data.dataset import ImageData
@@ -21,7 +21,6 @@ from abnn_serve.lab.networks.zoo import build_network
 from abnn_serve.lab.training.recipes import Recipe
 from abnn_serve.spec import InputSpec, Labels
 
-Network = PixelNetwork | AdaptiveNetwork
 NOT_EVALUATED = (
     "Robustness has not been evaluated: no attack was run on this model, in any threat model. Until `abnn evaluate` "
     "has been, trust it no further than an undefended network."

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from abnn_serve.lab.abnn.network import Network
 from abnn_serve.lab.training.optimizer import build_optimizer
 from abnn_serve.lab.training.recipes import Recipe
-from abnn_serve.lab.training.run import Network
 
 
 class TrainingState:

@@ -13,7 +13,14 @@ from abnn_serve.arrays import batch_slices
 from abnn_serve.codec import to_json
 from abnn_serve.errors import ConfigError, TrainingError
 from abnn_serve.lab.abnn.adaptive_norm import Form
-from abnn_serve.lab.abnn.network import KINETICS_MEAN, KINETICS_STD, AdaptiveNetwork, PixelNetwork, check_logits
+from abnn_serve.lab.abnn.network import (
+    KINETICS_MEAN,
+    KINETICS_STD,
+    AdaptiveNetwork,
+    Network,
+    PixelNetwork,
+    check_logits,
+)
 from abnn_serve.lab.abnn.plan import SurgeryPlan, plan_pairs
 from abnn_serve.lab.abnn.surgery import apply_plan
 from abnn_serve.lab.data.dataset import ImageData
@@ -22,7 +29,7 @@ from abnn_serve.lab.networks.zoo import load_state
 from abnn_serve.lab.training.batches import to_input
 from abnn_serve.lab.training.loop import Progress, fit
 from abnn_serve.lab.training.recipes import Recipe
-from abnn_serve.lab.training.run import Network, NetworkConfig, Run, RunConfig
+from abnn_serve.lab.training.run import NetworkConfig, Run, RunConfig
 from abnn_serve.spec import InputSpec
 
 _CALIBRATION = 2048  # images from which the statistics are standardised
