@@ -1,7 +1,7 @@
-"""abnn_serve: image and video classifiers that resist adversarial examples, at inference time.
+"""Train, attack, export and serve image and video classifiers defended by ABNN, each bundle with its measured robustness.
 
 Importing this loads neither torch nor bentoml; each public name is loaded when it is first used.
-"""
+"""  # noqa: E501
 
 from __future__ import annotations
 
