@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 def train(
     recipe: Annotated[str, typer.Argument(help=", ".join(RECIPES))],
     data: Annotated[
-        str, typer.Option(help="training data: Parquet file or quoted pattern, folder of class folders, motions:SOURCE")
+        str,
+        typer.Option(
+            help="training data: Parquet file or quoted pattern, class folders, motions:SOURCE; SOURCE[:100] for rows"
+        ),
     ],
     val: Annotated[str, typer.Option(help="validation data, in the same forms")],
     out: Annotated[Path, typer.Option(help="directory of the run")],

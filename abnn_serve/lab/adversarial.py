@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -24,7 +26,7 @@ def craft(recipe: Recipe, network: Model, x: Tensor, y: Tensor, done: float, gen
     if not recipe.attack_steps:
         return x
     eps = recipe.attack_eps * (min(1.0, done / recipe.eps_ramp) if recipe.eps_ramp else 1.0)
-    region, sizes = Linf(eps), [recipe.step_size * eps] * recipe.attack_steps
+    region, sizes = Linf(eps if recipe.attack_projected else math.inf), [recipe.step_size * eps] * recipe.attack_steps
     with evaluating(network):
-        start = region.start(x, generator)
+        start = Linf(recipe.attack_noise * eps).start(x, generator)
         return ascend(network, x, y, start, region, loss=cross_entropy(y), sizes=sizes, stop=False).detach()

@@ -35,8 +35,11 @@ class Recipe:
         trained: what learns: `all`; `norm`, the BatchNorm or adaptive layers; `head`, the classifier; or `norm+head`.
         attack_steps: PGD steps that craft each training image; 0 trains on clean images.
         attack_eps: their Linf budget, in units of [0, 1] pixels.
-        attack_step_size: of one of them; None is 2.5 eps / steps, and 1.25 eps for a single one.
+        attack_step_size: of one of them; None is 2.5 eps / steps; for a single one 1.25 eps; if not projected, eps.
         eps_ramp: share of the training in which the budget grows from nothing, in [0, 1].
+        attack_noise: half-width of the attack's uniform random start, as a multiple of `attack_eps`.
+        attack_projected: the attack stays in the ball of `attack_eps`; else only in the pixel range [0, 1].
+        photometric: largest relative change of an image's brightness and of its contrast, in [0, 1).
     """
 
     name: str
@@ -62,6 +65,9 @@ class Recipe:
     attack_eps: float = 8 / 255
     attack_step_size: float | None = None
     eps_ramp: float = 0.0
+    attack_noise: float = 1.0
+    attack_projected: bool = True
+    photometric: float = 0.0
 
     def __post_init__(self) -> None:
         bounds = {
@@ -79,6 +85,8 @@ class Recipe:
             "attack_steps": (0, 1000),
             "attack_eps": (0.0, 1.0),
             "eps_ramp": (0.0, 1.0),
+            "attack_noise": (0.0, 10.0),
+            "photometric": (0.0, 0.99),
         }
         for field, (low, high) in bounds.items():
             value = getattr(self, field)
@@ -102,6 +110,8 @@ class Recipe:
         """Share of the budget that one attack step goes."""
         if self.attack_step_size is not None and self.attack_eps:
             return self.attack_step_size / self.attack_eps
+        if not self.attack_projected:
+            return 1.0
         return 1.25 if self.attack_steps == 1 else 2.5 / max(self.attack_steps, 1)
 
 
@@ -118,6 +128,17 @@ RECIPES = {
             attack_steps=5,
         ),
         Recipe(name="fast-at", summary="adversarial training with one step (Wong et al. 2020)", attack_steps=1),
+        Recipe(
+            name="n-fgsm",
+            summary="adversarial training with one step from strong noise, not projected (de Jorge et al. 2022)",
+            batch_size=128,
+            lr=0.1,
+            label_smoothing=0.0,
+            ema_decay=0.9996,
+            attack_steps=1,
+            attack_noise=2.0,
+            attack_projected=False,
+        ),
         Recipe(
             name="bn-at",
             summary="adversarial fine-tuning of a trained network's BatchNorm layers only (Walter et al. 2022)",
