@@ -55,8 +55,8 @@ def test_settings_are_read_by_type_and_refused_by_name():
     ):
         with pytest.raises(ConfigError, match=message):
             with_settings(RECIPES["standard"], [setting])
-    with pytest.raises(ConfigError, match="no recipe named 'trades', expected one of standard, abnn"):
-        recipe_by_name("trades")
+    with pytest.raises(ConfigError, match="no recipe named 'mart', expected one of standard, abnn"):
+        recipe_by_name("mart")
 
 
 def test_training_images_are_crafted_in_the_ball_and_raise_the_loss(standard_run, val_data):
