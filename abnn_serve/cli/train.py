@@ -15,13 +15,16 @@ from abnn_serve.cli.progress import progress_bar
 if TYPE_CHECKING:
     from abnn_serve.lab.training.loop import Progress
 
-RECIPES = "standard, abnn, abnn-at, fast-at, pgd-at, oudefend, bn-at, bn-at-scratch, probe"
+RECIPES = "standard, abnn, abnn-at, n-fgsm, nuat, trades, pgd-at, fast-at, oudefend, bn-at, bn-at-scratch, probe"
 
 
 def train(
     recipe: Annotated[str, typer.Argument(help=f"recipe: {RECIPES}")],
     data: Annotated[
-        str, typer.Option(help="training data: Parquet file or quoted pattern, folder of class folders, motions:SOURCE")
+        str,
+        typer.Option(
+            help="training data: Parquet file or quoted pattern, class folders, motions:SOURCE; SOURCE[:100] for rows"
+        ),
     ],
     val: Annotated[str, typer.Option(help="validation data, in the same forms")],
     out: Annotated[Path, typer.Option(help="directory of the run")],

@@ -214,5 +214,7 @@ def test_autoattack_runs_and_keeps_to_its_budget(subject, val_data):
     assert np.abs(found.outcomes[0].images - to_input(data.images).numpy()).max() <= 0.3 + 1e-6
     assert (
         found.outcomes[0].is_correct.sum()
-        <= run_trials(subject, data, [Trial(threat_model="whitebox", attack=FGSM(eps=0.3))]).outcomes[0].is_correct.sum()
+        <= run_trials(subject, data, [Trial(threat_model="whitebox", attack=FGSM(eps=0.3))])
+        .outcomes[0]
+        .is_correct.sum()
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from abnn_serve.spec import InputSpec, Labels, Sampling
 __all__ = ["ImageData", "agree", "load_data"]
 
 MAX_CORRUPT = 0.01
+_RANGE = re.compile(r"\[(-?\d+)?:(-?\d+)?\]$")
 _LIMITS = ImageLimits(max_bytes=100_000_000, max_pixels=100_000_000)
 
 
@@ -42,7 +44,8 @@ def load_data(source: str, spec: InputSpec) -> ImageData:
             names one a line under the schema's metadata key `classes`), a folder with one folder of images for each
             class, or `torchvision:NAME:ROOT:SPLIT`, such as `torchvision:CIFAR10:data:train`. With a `sampling` in
             `spec`: a folder with one folder of videos for each class, `FOLDER:LIST` or `FOLDER:LIST:SPLIT` for those
-            that a file lists (see `clips.load_clips`), or `motions:SOURCE`, whose pictures are set in motion.
+            that a file lists (see `clips.load_clips`), or `motions:SOURCE`, whose pictures are set in motion. A range
+            of rows, `SOURCE[START:STOP]`, is part of a source of images, such as a held-out part of a training set.
         spec: the size that every image is brought to, as it will be in serving.
 
     Raises:
@@ -50,12 +53,35 @@ def load_data(source: str, spec: InputSpec) -> ImageData:
     """
     if source.startswith("motions:"):
         return _in_motion(source, spec)
+    whole, ranged = _without_range(source)
     if spec.sampling:
+        if ranged:
+            raise DataError(f"{source}: a row range selects images, but --sampling reads clips; leave the range out")
         return load_clips(source, spec)
     if source.startswith("torchvision:"):
-        return _from_torchvision(source, spec)
-    rows, classes = _from_folder(source) if Path(source).is_dir() else _from_parquet(source)
-    return _decode(source, rows, classes, spec)
+        data = _from_torchvision(whole, spec)
+        start, stop = _bounds(source, ranged, len(data))
+        return replace(data.part(slice(start, stop)), source=source)
+    rows, classes = _from_folder(whole) if Path(whole).is_dir() else _from_parquet(whole)
+    start, stop = _bounds(source, ranged, len(rows))
+    return _decode(source, rows[start:stop], classes, spec)
+
+
+def _without_range(source: str) -> tuple[str, re.Match[str] | None]:
+    """`SOURCE[START:STOP]` to its source and the match of the range."""
+    match = _RANGE.search(source)
+    return (source[: match.start()], match) if match else (source, None)
+
+
+def _bounds(source: str, ranged: re.Match[str] | None, count: int) -> tuple[int, int]:
+    """First row and the row after the last, of `count`; DataError for an empty or out-of-range selection."""
+    if ranged is None:
+        return 0, count
+    given = [int(text) if text else None for text in ranged.groups()]
+    start, stop, _ = slice(*given).indices(count)
+    if start >= stop or any(bound is not None and not -count <= bound <= count for bound in given):
+        raise DataError(f"{source}: selects no rows or goes past the end, expected a range within its {count} rows")
+    return start, stop
 
 
 def agree(classes: Labels, data: ImageData) -> ImageData:

@@ -44,7 +44,17 @@ def _augment(
         )
         hidden = (rows[:, :, None] & columns[:, None]).reshape(count, *[1] * (images.ndim - 4), height, width)
         images[np.broadcast_to(hidden, images.shape[:-1])] = 128
-    return images
+    return _relit(images, recipe.photometric, rng) if recipe.photometric else images
+
+
+def _relit(images: NDArray[np.uint8], most: float, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Each image's brightness and contrast multiplied by factors drawn from [1 - most, 1 + most]."""
+    each = (len(images), *[1] * (images.ndim - 1))
+    brightness, contrast = (rng.uniform(1 - most, 1 + most, each).astype(np.float32) for _ in range(2))
+    mean = images.mean(axis=tuple(range(1, images.ndim)), keepdims=True, dtype=np.float32)
+    changed = (images - mean) * (contrast * brightness) + mean * brightness
+    relit: NDArray[np.uint8] = changed.round().clip(0, 255).astype(np.uint8)
+    return relit
 
 
 def to_input(images: NDArray[np.uint8], device: torch.device | str = "cpu") -> Tensor:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,14 @@ from abnn_serve.lab.data.dataset import ImageData
 from abnn_serve.lab.device import describe_device
 from abnn_serve.lab.training.adversarial import craft
 from abnn_serve.lab.training.batches import to_input, training_batches
+from abnn_serve.lab.training.collapse import find_collapse
 from abnn_serve.lab.training.freezing import freeze, learn
 from abnn_serve.lab.training.plots import draw_curves
 from abnn_serve.lab.training.recipes import Recipe
 from abnn_serve.lab.training.run import Run
 from abnn_serve.lab.training.state import TrainingState
+from abnn_serve.lab.training.terms import Step, step_loss
+from abnn_serve.lab.training.weight_perturbation import perturbed_weights
 
 _PGD_IMAGES = 256  # validation images on which adversarial training is watched: one-step training can overfit suddenly
 _CHECK_EVERY = 20  # steps between looks at the losses: looking makes a GPU wait
@@ -60,7 +64,7 @@ def fit(
     end. A run that was killed and resumed ends with the same weights as one that was not, on the same hardware.
 
     Raises:
-        TrainingError: a loss that is not finite (with the step and the last good checkpoint).
+        TrainingError: a loss that is not finite, or robust accuracy that collapsed (with the last good checkpoint).
     """
     recipe, seed = run.config.recipe, run.config.seed
     steps = len(data) // recipe.batch_size
@@ -80,7 +84,9 @@ def fit(
         entry |= {"val_loss": loss, "val_accuracy": accuracy, "hardware": describe_device(device)}
         if recipe.attack_steps:
             subset = val.spread(val.chunk(_PGD_IMAGES))
-            entry["val_pgd_accuracy"] = _pgd_accuracy(state.average, subset, recipe, device)
+            robust = entry["val_pgd_accuracy"] = _pgd_accuracy(state.average, subset, recipe, device)
+            if best := find_collapse(state.history, robust):
+                raise TrainingError(_collapsed(run, state, best, robust))
         state.finish_epoch(entry)
         run.checkpoint(state.epoch, state.dump())
         if state.epoch < recipe.epochs:
@@ -111,14 +117,28 @@ def _train_epoch(
     correct = torch.zeros((), device=place)
     started = time.perf_counter()
     fast = _bf16_pays(place, state.network)
-    for step, (x, y) in enumerate(training_batches(data, recipe, rng, place), start=1):
+
+    def logits_of(images: Tensor) -> Tensor:
         with torch.autocast(place.type, torch.bfloat16, enabled=fast):
-            x = craft(recipe, forward, x, y, state.done, generator)  # noqa: PLW2901
-            logits = forward(x)
+            logits = forward(images)
         if not isinstance(logits, Tensor):
             raise NetworkError(f"in training the network returns a {type(logits).__name__}, expected logits; wrap it")
-        loss = nn.functional.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
-        state.step(loss)
+        return logits.float()
+
+    @torch.no_grad()
+    def average(images: Tensor) -> Tensor:
+        with torch.autocast(place.type, torch.bfloat16, enabled=fast):
+            return state.average(images)  # type: ignore[no-any-return]
+
+    for step, (x, y) in enumerate(training_batches(data, recipe, rng, place), start=1):
+        with torch.autocast(place.type, torch.bfloat16, enabled=fast):
+            x_adv = craft(recipe, forward, x, y, state.done, generator, step=step)
+        batch = Step(x=x, x_adv=x_adv, y=y, progress=state.done)
+        loss_of = partial(step_loss, recipe, logits_of, batch, average)
+        with perturbed_weights(state.network, recipe.weight_perturbation, batch.progress, lambda: loss_of()[0]):  # noqa: B023
+            loss, logits = loss_of()
+            loss.backward()  # type: ignore[no-untyped-call]
+        state.step()
         losses.append(loss.detach())
         correct += (logits.detach().argmax(dim=1) == y).sum()
         if step % _CHECK_EVERY == 0 or step == state.steps:
@@ -157,6 +177,14 @@ def _not_finite(run: Run, what: str, state: TrainingState, step: int) -> str:
     return (
         f"{what} is not finite at epoch {state.epoch + 1}, step {step}; last good checkpoint: {last}; "
         "start again with a lower --lr and another --out"
+    )
+
+
+def _collapsed(run: Run, state: TrainingState, best: float, robust: float) -> str:
+    return (
+        f"catastrophic overfitting: PGD accuracy fell from {best:.1%} to {robust:.1%} in epoch {state.epoch + 1}; "
+        f"last good checkpoint: {run.checkpoints[-1].name}; "
+        "start again with the recipe n-fgsm or --set attack_steps=2, and another --out"
     )
 
 

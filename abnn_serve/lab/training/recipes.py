@@ -10,6 +10,9 @@ from abnn_serve.errors import ConfigError
 
 Trained = Literal["all", "norm", "head", "norm+head"]
 Optimizer = Literal["sgd", "muon"]
+Start = Literal["uniform", "sign"]
+AttackLoss = Literal["ce", "kl"]
+Images = Literal["adversarial", "clean"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +38,24 @@ class Recipe:
         trained: what learns: `all`; `norm`, the BatchNorm or adaptive layers; `head`, the classifier; or `norm+head`.
         attack_steps: PGD steps that craft each training image; 0 trains on clean images.
         attack_eps: their Linf budget, in units of [0, 1] pixels.
-        attack_step_size: of one of them; None is 2.5 eps / steps, and 1.25 eps for a single one.
+        attack_step_size: of one of them; None is 2.5 eps / steps; for a single one 1.25 eps; if not projected, eps.
         eps_ramp: share of the training in which the budget grows from nothing, in [0, 1].
+        attack_noise: half-width of the attack's random start, as a multiple of `attack_eps`.
+        attack_start: `uniform` noise, or `sign`: every pixel moved by the whole of it, up or down.
+        attack_loss: what the attack maximises: `ce`, cross-entropy, or `kl`, divergence from clean predictions.
+        attack_projected: the attack stays in the ball of `attack_eps`; else only in the pixel range [0, 1].
+        photometric: largest relative change of an image's brightness and of its contrast, in [0, 1).
+        ema_half_life: of the averaged weights, as a share of the training, so that it holds at any batch size and
+            number of epochs (NuAT's 0.9998 at batch 64 for 100 epochs is 0.045); if given, in place of `ema_decay`.
+        loss_on: the images whose cross-entropy is minimised; `clean` goes with one of the next two terms.
+        kl_weight: of the KL divergence from clean to adversarial predictions; the beta of TRADES (Zhang et al. 2019).
+        nuclear_weight: at the end, growing linearly from 0, of the nuclear norm of the difference of clean and
+            adversarial logits, divided by the batch size (Sriramanan et al. 2021, NuAT); at 64 images, scaled for
+            others. The attack maximises it too, in every second batch.
+        weight_perturbation: size of adversarial weight perturbations as a share of each weight's norm (Wu et al. 2020,
+            AWP); 0 for none.
+        self_distillation: share of a label that the averaged network's prediction on the clean image replaces at the
+            end, growing linearly from 0 (after Wu et al. 2024, ADR).
     """
 
     name: str
@@ -62,6 +81,17 @@ class Recipe:
     attack_eps: float = 8 / 255
     attack_step_size: float | None = None
     eps_ramp: float = 0.0
+    attack_noise: float = 1.0
+    attack_projected: bool = True
+    photometric: float = 0.0
+    attack_start: Start = "uniform"
+    attack_loss: AttackLoss = "ce"
+    ema_half_life: float | None = None
+    loss_on: Images = "adversarial"
+    kl_weight: float = 0.0
+    nuclear_weight: float = 0.0
+    weight_perturbation: float = 0.0
+    self_distillation: float = 0.0
 
     def __post_init__(self) -> None:
         bounds = {
@@ -79,31 +109,61 @@ class Recipe:
             "attack_steps": (0, 1000),
             "attack_eps": (0.0, 1.0),
             "eps_ramp": (0.0, 1.0),
+            "attack_noise": (0.0, 10.0),
+            "photometric": (0.0, 0.99),
+            "ema_half_life": (1e-6, 1.0),
+            "kl_weight": (0.0, 1000.0),
+            "nuclear_weight": (0.0, 1000.0),
+            "weight_perturbation": (0.0, 1.0),
+            "self_distillation": (0.0, 1.0),
         }
         for field, (low, high) in bounds.items():
             value = getattr(self, field)
-            if not low <= value <= high:
+            if value is not None and not low <= value <= high:
                 raise ConfigError(f"{field} is {value}, expected {low} to {high}")
-        for field, kind in (("trained", Trained), ("optimizer", Optimizer)):
+        for field, kind in _CHOICES.items():
             if getattr(self, field) not in get_args(kind):
                 raise ConfigError(f"{field} is {getattr(self, field)!r}, expected one of {', '.join(get_args(kind))}")
+        if self.loss_on == "clean" and self.attack_steps and not self.pairs_images:
+            raise ConfigError("loss_on is 'clean' without kl_weight or nuclear_weight: nothing would learn robustness")
+        if self.pairs_images and not self.attack_steps:
+            raise ConfigError("kl_weight and nuclear_weight compare with adversarial images; set attack_steps")
 
     @property
     def passes(self) -> int:
         """Network passes of one step in units of N: 2N standard, 3N ABNN, 2N(t + 1) PGD-AT (the papers' count).
 
         Forward and backward count one each. A training step of an adaptive network adds the substitute's forward; an
-        attack through both networks adds its forward and backward, t times.
+        attack through both networks adds its forward and backward, t times. Terms that compare clean and adversarial
+        images train on both; a weight perturbation costs as much again; self-distillation adds a forward.
         """
-        return 2 + self.adaptive + self.attack_steps * (2 + 2 * self.adaptive)
+        trained = (2 + self.adaptive) * (1 + self.pairs_images) * (1 + bool(self.weight_perturbation))
+        distilled = (1 + self.adaptive) * bool(self.self_distillation)
+        return trained + distilled + self.attack_steps * (2 + 2 * self.adaptive)
+
+    @property
+    def pairs_images(self) -> bool:
+        """The loss compares predictions on clean and on adversarial images."""
+        return bool(self.kl_weight or self.nuclear_weight)
 
     @property
     def relative_step_size(self) -> float:
         """Share of the budget that one attack step goes."""
         if self.attack_step_size is not None and self.attack_eps:
             return self.attack_step_size / self.attack_eps
+        if not self.attack_projected:
+            return 1.0
         return 1.25 if self.attack_steps == 1 else 2.5 / max(self.attack_steps, 1)
 
+
+_CHOICES: dict[str, Any] = {
+    "trained": Trained,
+    "optimizer": Optimizer,
+    "attack_start": Start,
+    "attack_loss": AttackLoss,
+    "loss_on": Images,
+}
+_FROM_SCRATCH: dict[str, Any] = {"batch_size": 128, "lr": 0.2, "label_smoothing": 0.0, "ema_half_life": 0.045}
 
 RECIPES = {
     recipe.name: recipe
@@ -118,6 +178,35 @@ RECIPES = {
             attack_steps=5,
         ),
         Recipe(name="fast-at", summary="adversarial training with one step (Wong et al. 2020)", attack_steps=1),
+        Recipe(
+            name="n-fgsm",
+            summary="adversarial training with one step from strong noise, not projected (de Jorge et al. 2022)",
+            attack_steps=1,
+            attack_noise=2.0,
+            attack_projected=False,
+            **_FROM_SCRATCH,
+        ),
+        Recipe(
+            name="nuat",
+            summary="one attack step and a nuclear-norm term (Sriramanan et al. 2021), for long training",
+            loss_on="clean",
+            nuclear_weight=4.0,
+            attack_steps=1,
+            attack_step_size=8 / 255,
+            attack_noise=0.5,
+            attack_start="sign",
+            **_FROM_SCRATCH,
+        ),
+        Recipe(
+            name="trades",
+            summary="cross-entropy on clean images and divergence under attack (Zhang et al. 2019)",
+            loss_on="clean",
+            kl_weight=6.0,
+            attack_steps=10,
+            attack_loss="kl",
+            attack_noise=0.03,
+            **_FROM_SCRATCH,
+        ),
         Recipe(
             name="bn-at",
             summary="adversarial fine-tuning of a trained network's BatchNorm layers only (Walter et al. 2022)",
@@ -188,6 +277,9 @@ _PARSERS: dict[str, Any] = {
     "bool": {"true": True, "false": False}.__getitem__,
     "Trained": str,
     "Optimizer": str,
+    "Start": str,
+    "AttackLoss": str,
+    "Images": str,
 }
 _EXPECTED = {
     "int": "a whole number",
@@ -196,4 +288,7 @@ _EXPECTED = {
     "bool": "true or false",
     "Trained": "what learns",
     "Optimizer": "its name",
+    "Start": "its name",
+    "AttackLoss": "its name",
+    "Images": "their name",
 }

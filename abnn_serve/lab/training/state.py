@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from abnn_serve.lab.abnn.network import Network
 from abnn_serve.lab.training.optimizer import build_optimizer
@@ -33,6 +33,8 @@ class TrainingState:
             self.optimizer, recipe.lr, total_steps=total, pct_start=recipe.warmup, cycle_momentum=False
         )
         self.history: list[dict[str, Any]] = []
+        half_life = recipe.ema_half_life
+        self._decay = recipe.ema_decay if half_life is None else 0.5 ** (1 / (half_life * total))
 
     @property
     def epoch(self) -> int:
@@ -44,9 +46,8 @@ class TrainingState:
         """Share of the schedule that is over, in [0, 1]."""
         return self.schedule.last_epoch / self.schedule.total_steps
 
-    def step(self, loss: Tensor) -> None:
-        """Learn from one batch's loss."""
-        loss.backward()  # type: ignore[no-untyped-call]
+    def step(self) -> None:
+        """Learn from the gradients of one batch."""
         nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.grad_clip)
         self.optimizer.step()
         self.schedule.step()
@@ -56,7 +57,7 @@ class TrainingState:
     @torch.no_grad()
     def _average(self) -> None:
         done = self.schedule.last_epoch
-        decay = min(self.recipe.ema_decay, done / (done + 9))
+        decay = min(self._decay, done / (done + 9))
         for mean, value in zip(self.average.state_dict().values(), self.network.state_dict().values(), strict=True):
             if value.is_floating_point():
                 mean.lerp_(value, 1 - decay)

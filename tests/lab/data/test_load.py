@@ -11,7 +11,7 @@ from PIL import Image
 from abnn_serve.errors import DataError
 from abnn_serve.lab.data.load import agree, load_data
 from abnn_serve.spec import InputSpec, Labels
-from tests.conftest import SPEC
+from tests.conftest import CLIPS, SPEC
 from tests.drawing import SHAPES, draw_shape, png, write_parquet
 
 
@@ -34,6 +34,31 @@ def test_a_pattern_reads_its_files_in_order(tmp_path):
     write_parquet(tmp_path / "x-1.parquet", _images(1), [1])
     write_parquet(tmp_path / "x-0.parquet", _images(2), [0, 2])
     assert load_data(str(tmp_path / "x-*.parquet"), SPEC).labels.tolist() == [0, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("rows", "labels"),
+    [("[:3]", [0, 1, 2]), ("[3:]", [0, 1]), ("[1:4]", [1, 2, 0]), ("[-2:]", [0, 1]), ("[:]", [0, 1, 2, 0, 1])],
+)
+def test_a_row_range_is_a_part_of_a_source(tmp_path, rows, labels):
+    for name, part in (("x-0", [0, 1]), ("x-1", [2, 0, 1])):
+        write_parquet(tmp_path / f"{name}.parquet", _images(len(part)), part, ())
+    part = load_data(str(tmp_path / f"x-*.parquet{rows}"), SPEC)
+    assert part.labels.tolist() == labels
+    assert len(part.classes) == 3
+    assert part.name == f"x-*.parquet{rows}"
+
+
+@pytest.mark.parametrize("rows", ["[5:]", "[:6]", "[3:2]", "[-6:]", "[2:2]"])
+def test_an_empty_or_out_of_range_row_range_is_an_error(tmp_path, rows):
+    write_parquet(tmp_path / "a.parquet", _images(5), [0, 1, 2, 0, 1])
+    with pytest.raises(DataError, match="selects no rows or goes past the end, expected a range within its 5 rows"):
+        load_data(str(tmp_path / f"a.parquet{rows}"), SPEC)
+
+
+def test_a_row_range_of_clips_is_refused(tmp_path):
+    with pytest.raises(DataError, match="a row range selects images, but --sampling reads clips"):
+        load_data(f"{tmp_path}[:3]", CLIPS)
 
 
 def test_images_of_another_size_are_brought_to_the_input(tmp_path):
