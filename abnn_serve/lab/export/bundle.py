@@ -27,6 +27,7 @@ from abnn_serve.lab.export.passes import Stage
 from abnn_serve.lab.export.precision import Yardstick, make_variant, measure_variant
 from abnn_serve.lab.robustness import new_card
 from abnn_serve.lab.run import Run, RunConfig
+from abnn_serve.lab.weights_file import WEIGHTS_FILE, pack_weights
 from abnn_serve.runtime.drift import DRIFT_FILE
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.runtime.session import Session
@@ -50,7 +51,7 @@ def export_bundle(
     on_stage: Callable[[str], None] = lambda _: None,
     on_passes: Callable[[list[Gain]], None] | None = None,
 ) -> Bundle:
-    """Export a finished run.
+    """Export a finished run; its fp32 weights go along, up to 25 MB, so that training can go on from the bundle.
 
     Args:
         run: where `abnn train` worked.
@@ -112,6 +113,8 @@ def export_bundle(
     if recorded := record_drift(kept[-1].model, data.images):
         models[DRIFT_FILE] = recorded[0]
         card = replace(card, drift=recorded[1])
+    if (weights := pack_weights(run)) is not None:
+        models[WEIGHTS_FILE] = weights
     on_stage("writing the bundle")
     return write_bundle(
         out,
