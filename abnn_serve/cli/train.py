@@ -31,8 +31,10 @@ def train(
     target: Annotated[
         str | None, typer.Option(help="network to train: resnet10-w16, resnet18, timm:NAME, package.module:callable")
     ] = None,
-    init: Annotated[str | None, typer.Option(help="finished run to start from")] = None,
-    substitute: Annotated[str | None, typer.Option(help="frozen substitute: a finished run or NAME@WEIGHTS")] = None,
+    init: Annotated[str | None, typer.Option(help="finished run or bundle to start from")] = None,
+    substitute: Annotated[
+        str | None, typer.Option(help="frozen substitute: a finished run, a bundle's, or NAME@WEIGHTS")
+    ] = None,
     plan: Annotated[
         Path | None, typer.Option(help="surgery plan to use, as JSON; proposed by depth if not given")
     ] = None,

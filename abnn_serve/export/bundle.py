@@ -28,6 +28,7 @@ from abnn_serve.lab.abnn.network import ServedNetwork, torch_logits
 from abnn_serve.lab.data.dataset import ImageData
 from abnn_serve.lab.data.load import agree
 from abnn_serve.lab.training.run import Run, RunConfig, new_card
+from abnn_serve.lab.training.weights_file import WEIGHTS_FILE, pack_weights
 from abnn_serve.runtime.drift import DRIFT_FILE
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.runtime.session import Session
@@ -52,7 +53,7 @@ def export_bundle(
     on_stage: Callable[[str], None] = lambda _: None,
     on_passes: Callable[[list[Gain]], None] | None = None,
 ) -> Bundle:
-    """Export a finished run.
+    """Export a finished run; its fp32 weights go along, up to 25 MB, so that training can go on from the bundle.
 
     Args:
         run: where `abnn train` worked.
@@ -114,6 +115,8 @@ def export_bundle(
     if recorded := record_drift(kept[-1].model, data.images):
         models[DRIFT_FILE] = recorded[0]
         card = replace(card, drift=recorded[1])
+    if (weights := pack_weights(run)) is not None:
+        models[WEIGHTS_FILE] = weights
     on_stage("writing the bundle")
     return write_bundle(
         out,

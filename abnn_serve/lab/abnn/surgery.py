@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from abnn_serve.errors import SurgeryError
@@ -46,6 +46,16 @@ def apply_plan(target: PixelNetwork, substitute: PixelNetwork, plan: SurgeryPlan
             tapped[pair.substitute] = _replace(substitute, pair.substitute, source, StatisticsTap(), keep=True)
         taps.append(tapped[pair.substitute])
     return AdaptiveNetwork(target, substitute, layers, taps, framewise=plan.framewise)
+
+
+def without_taps(substitute: PixelNetwork, plan: SurgeryPlan) -> dict[str, Tensor]:
+    """The state of a substitute that `apply_plan` tapped, under the names that it has before."""
+    tapped = {f"body.{pair.substitute}.0.": f"body.{pair.substitute}." for pair in plan.pairs}
+    state = {}
+    for name, value in substitute.state_dict().items():
+        prefix = next((prefix for prefix in tapped if name.startswith(prefix)), None)
+        state[name if prefix is None else tapped[prefix] + name.removeprefix(prefix)] = value
+    return state
 
 
 def _prepared(network: PixelNetwork) -> PixelNetwork:

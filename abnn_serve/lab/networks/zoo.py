@@ -7,6 +7,7 @@ import importlib
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,10 +19,10 @@ from abnn_serve.lab.networks.oudefend import with_oudefend
 from abnn_serve.lab.networks.resnet3d import ResNeXt3d, SmallResNet3d
 
 _OWN: dict[str, Callable[..., nn.Module]] = {
-    r"resnet9-w(\d+)": SmallResNet,
-    r"resnet9s-w(\d+)": lambda classes, width: SmallResNet(classes, width, strided=True),
-    r"resnet8s-w(\d+)": lambda classes, width: SmallResNet(classes, width, strided=True, wide=False),
-    r"resnet10-w(\d+)": ThinStemResNet,
+    r"resnet9-w(\d+)(?:-(silu))?": SmallResNet,
+    r"resnet9s-w(\d+)(?:-(silu))?": partial(SmallResNet, strided=True),
+    r"resnet8s-w(\d+)(?:-(silu))?": partial(SmallResNet, strided=True, wide=False),
+    r"resnet10-w(\d+)(?:-(silu))?": ThinStemResNet,
     r"cifar-(resnet\d+)": lambda classes, name: _cifar_resnet(name, classes),
     r"wrn-(\d+)-(\d+)": WideResNet,
     r"resnet3d7-w(\d+)": SmallResNet3d,
@@ -47,7 +48,8 @@ def build_network(name: str, num_classes: int) -> nn.Module:
 
     Args:
         name: `resnet9-w64` (width 64), `resnet10-w16` (thin at full resolution, for CPUs), `resnet9s-w48` (with a
-            strided stem), `resnet8s-w32` (with a layer and half the channels less), `wrn-28-10` (depth, widening),
+            strided stem), `resnet8s-w32` (with a layer and half the channels less), any of these with SiLU for ReLU
+            (`resnet10-w16-silu`), `wrn-28-10` (depth, widening),
             `cifar-resnet50` (torchvision's with a stem for 32x32), a torchvision name (`resnet18`), a timm name
             (`timm:resnetv2_50`), or `package.module:callable`, called with `num_classes`. `NAME@WEIGHTS` loads weights:
             a local state-dict file, torchvision's tag (`DEFAULT`), or for timm `pretrained`; a head with another number
@@ -72,7 +74,8 @@ def build_network(name: str, num_classes: int) -> nn.Module:
 def _build(name: str, num_classes: int) -> nn.Module:
     for pattern, build in _OWN.items():
         if match := re.fullmatch(pattern, name):
-            return build(num_classes, *(int(part) if part.isdigit() else part for part in match.groups()))
+            given = [part for part in match.groups() if part is not None]
+            return build(num_classes, *(int(part) if part.isdigit() else part for part in given))
     prefix, colon, rest = name.partition(":")
     if prefix == "oudefend" and colon:
         return with_oudefend(_build(rest, num_classes))

@@ -22,7 +22,7 @@ from abnn_serve.lab.abnn.network import (
     check_logits,
 )
 from abnn_serve.lab.abnn.plan import SurgeryPlan, plan_pairs
-from abnn_serve.lab.abnn.surgery import apply_plan
+from abnn_serve.lab.abnn.surgery import apply_plan, without_taps
 from abnn_serve.lab.data.dataset import ImageData
 from abnn_serve.lab.data.load import agree, load_data
 from abnn_serve.lab.networks.zoo import load_state
@@ -30,6 +30,7 @@ from abnn_serve.lab.training.batches import to_input
 from abnn_serve.lab.training.loop import Progress, fit
 from abnn_serve.lab.training.recipes import Recipe
 from abnn_serve.lab.training.run import NetworkConfig, Run, RunConfig
+from abnn_serve.lab.training.weights_file import BundledRun, open_run
 from abnn_serve.spec import InputSpec
 
 _CALIBRATION = 2048  # images from which the statistics are standardised
@@ -42,8 +43,9 @@ class TrainRequest:
     Attributes:
         form, rank: of the adaptive layers, `linear` and unbounded unless given; a plan or an ABNN run has its own.
         target: the network's name; None where it is that of `init`.
-        init: a finished run to start from. An ABNN run brings its substitute and its plan with it; a plain one gives
-            the target its weights, all but the head where the classes are others.
+        init: a finished run to start from, or a bundle that keeps its run's weights. An ABNN run brings its substitute
+            and its plan with it; a plain one gives the target its weights, all but the head where the classes are
+            others.
     """
 
     recipe: Recipe
@@ -118,7 +120,7 @@ def train(
 
 def assemble(request: TrainRequest, data: ImageData, val: ImageData) -> tuple[RunConfig, Network]:
     """The configuration that a request makes on its data, and the network before its first step."""
-    init = Run(request.init) if request.init else None
+    init = open_run(request.init) if request.init else None
     if init and init.config.plan:
         return _go_on(request, init, data, val)
     target_config, target = _target(request, init, len(data.classes))
@@ -157,7 +159,7 @@ def assemble(request: TrainRequest, data: ImageData, val: ImageData) -> tuple[Ru
         substitute=substitute_config,
         plan=plan,
         substitute_source=source.name,
-        substitute_seconds=Run(source).seconds if source.is_dir() else None,
+        substitute_seconds=_seconds(source) if source.is_dir() else None,
     ), network
 
 
@@ -214,12 +216,21 @@ def _by_name(name: str, classes: int, spec: InputSpec) -> NetworkConfig:
 
 
 def load_substitute(source: str, spec: InputSpec) -> tuple[NetworkConfig, PixelNetwork]:
-    """A substitute with its weights: a finished run's directory, or a name, best with weights (`resnet18@DEFAULT`)."""
+    """A substitute with its weights: a finished run's directory, or a name, best with weights (`resnet18@DEFAULT`).
+
+    A bundle of an ABNN gives the substitute that is part of it.
+    """
     if not Path(source).is_dir():
         config = _by_name(source, 1000, spec)
         return config, config.build(weights=True).eval()
-    run = Run(source)
+    run = open_run(source)
     network = run.network()
+    if isinstance(network, AdaptiveNetwork) and isinstance(run, BundledRun):
+        assert run.config.substitute is not None  # noqa: S101
+        assert run.config.plan is not None  # noqa: S101
+        plain = run.config.substitute.build()
+        plain.load_state_dict(without_taps(network.substitute, run.config.plan))
+        return run.config.substitute, plain.eval()
     if isinstance(network, AdaptiveNetwork):
         raise ConfigError(
             f"{source} is an ABNN run; a substitute is a plain network, trained with the recipe 'standard'"
@@ -228,6 +239,14 @@ def load_substitute(source: str, spec: InputSpec) -> tuple[NetworkConfig, PixelN
     size = None if (own.height, own.width) == (spec.height, spec.width) else (own.height, own.width)
     network.size = size
     return replace(run.config.target, size=size), network
+
+
+def _seconds(source: Path) -> float | None:
+    """Of a substitute's training: a run's own, or what a bundle's run says of its substitute."""
+    run = open_run(source)
+    if isinstance(run, BundledRun):
+        return run.config.substitute_seconds if run.config.plan else run.total_seconds
+    return run.seconds
 
 
 def _calibrate(network: AdaptiveNetwork, data: ImageData) -> None:
