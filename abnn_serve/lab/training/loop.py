@@ -29,6 +29,7 @@ from abnn_serve.lab.training.state import TrainingState
 
 _PGD_IMAGES = 256  # validation images on which adversarial training is watched: one-step training can overfit suddenly
 _CHECK_EVERY = 20  # steps between looks at the losses: looking makes a GPU wait
+_REPORT_SECONDS = 10  # report steps that take longer one by one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +110,7 @@ def _train_epoch(
     learn(state.network, recipe.trained)
     losses: list[Tensor] = []
     correct = torch.zeros((), device=place)
-    started = time.perf_counter()
+    started = reported = time.perf_counter()
     fast = _bf16_pays(place, state.network)
     for step, (x, y) in enumerate(training_batches(data, recipe, rng, place), start=1):
         with torch.autocast(place.type, torch.bfloat16, enabled=fast):
@@ -121,7 +122,9 @@ def _train_epoch(
         state.step(loss)
         losses.append(loss.detach())
         correct += (logits.detach().argmax(dim=1) == y).sum()
-        if step % _CHECK_EVERY == 0 or step == state.steps:
+        is_slow = time.perf_counter() - reported > _REPORT_SECONDS
+        if step % _CHECK_EVERY == 0 or step == state.steps or is_slow:
+            reported = time.perf_counter()
             _refuse_nan(run, losses, state)
             seen = step * recipe.batch_size
             on_progress(
