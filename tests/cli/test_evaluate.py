@@ -17,7 +17,7 @@ def test_a_run_gets_a_card_pictures_and_a_table(abnn_run, standard_run, shapes, 
     done = _abnn("evaluate", abnn_run.path, *options, "--attack", "pgd", "--require", "clean>=0.01")
     assert done.returncode == 0, done.stderr
     assert "whitebox" in done.stdout
-    assert "whitebox: PGD-20: " in done.stderr
+    assert "whitebox: PGD-20  accuracy " in done.stderr
     value = json.loads((tmp_path / "found" / "card.json").read_text())
     card = from_json(RobustnessCard, value, "card", ConfigError)
     assert [row.threat_model for row in card.attacks] == ["whitebox", "graybox", "transfer"]
@@ -54,13 +54,17 @@ def test_a_bundle_gets_the_card_inside_and_another_identity(bundle, abnn_run, sh
     assert after.card.model_sha256 == bundle.card.model_sha256
     assert not any("not been evaluated" in limit for limit in after.card.limits)
     shown = _abnn("show", own)
-    assert "worst of all attacks but patches" in shown.stdout
+    assert "worst case without patches" in shown.stdout
 
 
 def test_a_card_is_only_filled_on_its_own_held_out_data(bundle, abnn_run, shapes):
-    _fails(_abnn("evaluate", bundle.path, "--data", shapes["train"]), r"is not what the card of .* is about, ")
     _fails(
-        _abnn("evaluate", abnn_run.path, "--data", shapes["train"]), "is what the network was trained on; give held-out"
+        _abnn("evaluate", bundle.path, "--data", shapes["train"]),
+        r"the card of .* was measured on val.parquet, and .* is other data",
+    )
+    _fails(
+        _abnn("evaluate", abnn_run.path, "--data", shapes["train"]),
+        "is the network's training data; give held-out data",
     )
 
 
@@ -71,13 +75,16 @@ def test_a_card_is_only_filled_on_its_own_held_out_data(bundle, abnn_run, shapes
         (("--require", "whitebox>=0.3.0"), r"--require is 'whitebox>=0.3.0', expected THREAT>=SHARE"),
         (
             ("--require", "whitebx>=0.3"),
-            r"--require names 'whitebx', which is not measured here; there is clean, graybox",
+            r"--require names 'whitebx', which this evaluation does not measure; expected one of clean, graybox",
         ),
-        (("--attack", "roa", "--require", "whitebox>=0.3"), r"--require names 'whitebox', which is not measured here"),
+        (
+            ("--attack", "roa", "--require", "whitebox>=0.3"),
+            r"--require names 'whitebox', which this evaluation does not measure",
+        ),
         (("--eps", "8/0"), "--eps is '8/0', expected a number or a fraction"),
         (("--attack", "cw"), "no attack named 'cw'"),
-        (("--threat", "transfer"), r"'transfer' .* cannot be evaluated: give the undefended twin with --twin RUN"),
-        (("--run", "x"), "--run goes with a bundle"),
+        (("--threat", "transfer"), r"'transfer' .* is unavailable: give the undefended twin with --twin RUN"),
+        (("--run", "x"), "--run is for a bundle"),
     ],
 )
 def test_what_cannot_be_evaluated_is_one_line(options, message, abnn_run, shapes):

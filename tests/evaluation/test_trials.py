@@ -48,7 +48,7 @@ def test_a_detached_substitute_is_refused_as_whitebox(abnn_run, val_data):
     trials = [Trial(threat_model="whitebox", attack=FGSM())]
     run_trials(Subject(network=network), val_data.part(slice(4)), trials)
     network.__class__ = Detached
-    with pytest.raises(ConfigError, match=r"this is not a white-box evaluation: the gradient is off by .*detached"):
+    with pytest.raises(ConfigError, match=r"not a white-box evaluation: the gradient differs by .*detached"):
         run_trials(Subject(network=network), val_data.part(slice(4)), trials)
 
 
@@ -130,7 +130,9 @@ def test_an_attack_without_gradients_to_follow_is_left_out_or_refused(bundle, ab
     assert "blackbox" not in {trial.threat_model for trial in choose_trials(subject, attacks=["pgd"])}
     assert "blackbox" in {trial.threat_model for trial in choose_trials(subject, attacks=["square"])}
     for held, threats in ((subject, ["blackbox"]), (open_subject(bundle.path).subject, [])):
-        with pytest.raises(ConfigError, match="attack 'pgd' needs gradients and blackbox has none; choose square"):
+        with pytest.raises(
+            ConfigError, match="attack 'pgd' needs gradients, which blackbox does not give; choose square"
+        ):
             choose_trials(held, attacks=["pgd"], threats=threats)
 
 
@@ -168,16 +170,20 @@ def test_a_killed_evaluation_goes_on_where_it_was(subject, val_data, tmp_path, m
     assert other.outcomes[0].trial.seed == 5
 
 
-def test_a_threat_model_that_cannot_be_had_says_what_is_missing(standard_run, val_data):
+def test_an_unavailable_threat_model_names_the_missing_option(standard_run, val_data):
     subject = Subject(network=standard_run.network())
-    for threat, hint in (("graybox", "no substitute"), ("transfer", "--twin RUN"), ("blackbox", "exported bundle")):
-        with pytest.raises(ConfigError, match=f"'{threat}' .* cannot be evaluated: .*{hint}"):
+    for threat, hint in (
+        ("graybox", "a network with a substitute"),
+        ("transfer", "--twin RUN"),
+        ("blackbox", "give an exported bundle"),
+    ):
+        with pytest.raises(ConfigError, match=f"'{threat}' .* is unavailable: .*{hint}"):
             run_trials(subject, val_data, [Trial(threat_model=threat, attack=FGSM())])
     assert subject.threat_models == ("whitebox",)
 
 
 def test_a_run_that_is_not_the_bundles_is_refused(bundle, standard_run):
-    with pytest.raises(ConfigError, match=r"is not what .* was exported from"):
+    with pytest.raises(ConfigError, match=r"/shapes was not exported from .*/standard: their logits"):
         open_subject(bundle.path, run=standard_run.path)
 
 

@@ -1,4 +1,4 @@
-"""Adversarial training: the images of a step, crafted against the network as it is (Madry et al., ICLR 2018)."""
+"""Adversarial examples for one training step, crafted against the current network (Madry et al., ICLR 2018)."""
 
 from __future__ import annotations
 
@@ -14,29 +14,27 @@ from abnn_serve.lab.training.terms import kl, nuclear, nuclear_weight
 
 
 def craft(
-    recipe: Recipe, network: Model, x: Tensor, y: Tensor, done: float, generator: torch.Generator, *, step: int = 1
+    recipe: Recipe, network: Model, x: Tensor, y: Tensor, progress: float, generator: torch.Generator, *, step: int = 1
 ) -> Tensor:
-    """`x` moved against the network in eval mode, as the recipe says; `x` itself for a recipe on clean data.
+    """Adversarial examples for `x`, crafted in eval mode as `recipe` says; `x` itself for a recipe on clean data.
 
     Args:
-        recipe: its attack.
-        network: gives logits; left in the mode it was in.
+        recipe: sets the attack, its budget and its loss.
+        network: returns logits; its mode is restored.
         x: float (N, 3, H, W) in [0, 1].
         y: int64 (N,).
-        done: share of the training that is over, in [0, 1], for the ramp of the budget.
-        generator: of the random start.
-        step: number of the batch: NuAT's attack alternates between two losses.
+        progress: elapsed share of the training, in [0, 1], for the ramp of the budget.
+        generator: source of the random start.
+        step: number of the batch; NuAT's attack alternates between two losses.
     """
     if not recipe.attack_steps:
         return x
-    eps = recipe.attack_eps * (min(1.0, done / recipe.eps_ramp) if recipe.eps_ramp else 1.0)
-    region, step_sizes = (
-        Linf(eps if recipe.attack_projected else math.inf),
-        [recipe.relative_step_size * eps] * recipe.attack_steps,
-    )
+    eps = recipe.attack_eps * (min(1.0, progress / recipe.eps_ramp) if recipe.eps_ramp else 1.0)
+    region = Linf(eps if recipe.attack_projected else math.inf)
+    step_sizes = [recipe.relative_step_size * eps] * recipe.attack_steps
     with evaluating(network):
         start = _start(recipe, x, recipe.attack_noise * eps, generator)
-        loss = _loss(recipe, network, x, y, done, step)
+        loss = _loss(recipe, network, x, y, progress, step)
         return ascend(network, x, y, start, region, loss=loss, step_sizes=step_sizes, early_stop=False).detach()
 
 
@@ -46,8 +44,8 @@ def _start(recipe: Recipe, x: Tensor, half_width: float, generator: torch.Genera
     return (x + half_width * (0.5 - uniform(x, generator)).sign()).clamp(0, 1)
 
 
-def _loss(recipe: Recipe, network: Model, x: Tensor, y: Tensor, done: float, step: int) -> Loss:
-    """What the attack maximises: for each image, up to a term that all share."""
+def _loss(recipe: Recipe, network: Model, x: Tensor, y: Tensor, progress: float, step: int) -> Loss:
+    """The loss that the attack maximises, one value for each image."""
     uses_nuclear = bool(recipe.nuclear_weight) and step % 2 == 0
     if recipe.attack_loss == "ce" and not uses_nuclear:
         return cross_entropy(y)
@@ -56,5 +54,5 @@ def _loss(recipe: Recipe, network: Model, x: Tensor, y: Tensor, done: float, ste
     base: Loss = (lambda logits, chosen: kl(clean[chosen], logits)) if recipe.attack_loss == "kl" else cross_entropy(y)
     if not uses_nuclear:
         return base
-    weight = nuclear_weight(recipe, done) / len(x)  # summed over the batch, the term counts once
+    weight = nuclear_weight(recipe, progress) / len(x)  # summed over the batch, the term counts once
     return lambda logits, chosen: base(logits, chosen) + weight * nuclear(clean[chosen], logits)

@@ -1,4 +1,4 @@
-"""The training loop: one for every recipe; resumable, and stopped by the first loss that is not finite."""
+"""The training loop, the same for every recipe: resumable, and stopped by a non-finite loss or a collapse."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from abnn_serve.lab.device import describe_device
 from abnn_serve.lab.training.adversarial import craft
 from abnn_serve.lab.training.batches import to_input, training_batches
 from abnn_serve.lab.training.collapse import find_collapse
-from abnn_serve.lab.training.freezing import freeze, learn
+from abnn_serve.lab.training.freezing import freeze, set_training_mode
 from abnn_serve.lab.training.plots import draw_curves
 from abnn_serve.lab.training.recipes import Recipe
 from abnn_serve.lab.training.run import Run
@@ -31,13 +31,14 @@ from abnn_serve.lab.training.state import TrainingState
 from abnn_serve.lab.training.terms import Step, step_loss
 from abnn_serve.lab.training.weight_perturbation import perturbed_weights
 
-_PGD_IMAGES = 256  # validation images on which adversarial training is watched: one-step training can overfit suddenly
-_CHECK_EVERY = 20  # steps between looks at the losses: looking makes a GPU wait
+_PGD_IMAGES = 256  # validation images that are attacked after each epoch of adversarial training
+_CHECK_EVERY = 20  # steps between checks of the losses; each check synchronises a GPU
+_REPORT_SECONDS = 10  # longest time without a progress report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """Where a training run is, for whoever shows it. Rates are of this process alone."""
+    """Progress of a training run, for display; `images_per_second` counts this epoch of this process."""
 
     epoch: int
     epochs: int
@@ -58,26 +59,26 @@ def fit(
     compiled: bool = False,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> Network:
-    """Train `network` as `run.config` says, from the last checkpoint in `run` if there is one.
+    """Train `network` as `run.config` says, from the last checkpoint of `run` if it has one.
 
     Writes a checkpoint, metrics.jsonl and curves.png after every epoch, and weights.pt (the averaged weights) at the
-    end. A run that was killed and resumed ends with the same weights as one that was not, on the same hardware.
+    end. A run that was killed and resumed ends with the same weights as an uninterrupted one, on the same CPU.
 
     Raises:
-        TrainingError: a loss that is not finite, or robust accuracy that collapsed (with the last good checkpoint).
+        TrainingError: the loss is not finite, or robust accuracy collapsed; names the last good checkpoint.
     """
     recipe, seed = run.config.recipe, run.config.seed
     steps = len(data) // recipe.batch_size
-    place = torch.device(device)
-    in_fast_layout(network.to(place))
+    torch_device = torch.device(device)
+    in_fast_layout(network.to(torch_device))
     freeze(network, recipe.trained)
     state = TrainingState(network, recipe, steps)
     if run.checkpoints:
-        state.load(torch.load(run.checkpoints[-1], map_location=place, weights_only=True))
+        state.load(torch.load(run.checkpoints[-1], map_location=torch_device, weights_only=True))
     forward = torch.compile(network) if compiled else network
     for epoch in range(state.epoch, recipe.epochs):
         torch.manual_seed(seed * 1_000_003 + epoch)
-        entry = _train_epoch(run, state, forward, data, np.random.default_rng([seed, epoch]), place, on_progress)
+        entry = _train_epoch(run, state, forward, data, np.random.default_rng([seed, epoch]), torch_device, on_progress)
         accuracy, loss = evaluate_clean(state.average, val, device=device)
         if not math.isfinite(loss):
             raise TrainingError(_not_finite(run, "the validation loss", state, state.steps))
@@ -91,7 +92,7 @@ def fit(
         run.checkpoint(state.epoch, state.dump())
         if state.epoch < recipe.epochs:
             _record(run, state)
-    _record(run, state)  # a kill may have come between the last checkpoint and its record
+    _record(run, state)  # a kill between the last checkpoint and its record
     run.write_tensors("weights.pt", {name: value.cpu() for name, value in state.average.state_dict().items()})
     return state.average.cpu()
 
@@ -107,33 +108,35 @@ def _train_epoch(
     forward: Callable[[Tensor], Tensor],
     data: ImageData,
     rng: np.random.Generator,
-    place: torch.device,
+    device: torch.device,
     on_progress: Callable[[Progress], None],
 ) -> dict[str, Any]:
     recipe = state.recipe
     generator = torch.Generator().manual_seed(torch.initial_seed())
-    learn(state.network, recipe.trained)
+    set_training_mode(state.network, recipe.trained)
     losses: list[Tensor] = []
-    correct = torch.zeros((), device=place)
-    started = time.perf_counter()
-    fast = _bf16_pays(place, state.network)
+    correct = torch.zeros((), device=device)
+    started = reported = time.perf_counter()
+    bf16 = _use_bf16(device, state.network)
 
     def logits_of(images: Tensor) -> Tensor:
-        with torch.autocast(place.type, torch.bfloat16, enabled=fast):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             logits = forward(images)
         if not isinstance(logits, Tensor):
-            raise NetworkError(f"in training the network returns a {type(logits).__name__}, expected logits; wrap it")
+            raise NetworkError(
+                f"in training mode the network returns {type(logits).__name__}, expected logits; wrap it"
+            )
         return logits.float()
 
     @torch.no_grad()
     def average(images: Tensor) -> Tensor:
-        with torch.autocast(place.type, torch.bfloat16, enabled=fast):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             return state.average(images)  # type: ignore[no-any-return]
 
-    for step, (x, y) in enumerate(training_batches(data, recipe, rng, place), start=1):
-        with torch.autocast(place.type, torch.bfloat16, enabled=fast):
-            x_adv = craft(recipe, forward, x, y, state.done, generator, step=step)
-        batch = Step(x=x, x_adv=x_adv, y=y, progress=state.done)
+    for step, (x, y) in enumerate(training_batches(data, recipe, rng, device), start=1):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            x_adv = craft(recipe, forward, x, y, state.progress, generator, step=step)
+        batch = Step(x=x, x_adv=x_adv, y=y, progress=state.progress)
         loss_of = partial(step_loss, recipe, logits_of, batch, average)
         with perturbed_weights(state.network, recipe.weight_perturbation, batch.progress, lambda: loss_of()[0]):  # noqa: B023
             loss, logits = loss_of()
@@ -141,7 +144,9 @@ def _train_epoch(
         state.step()
         losses.append(loss.detach())
         correct += (logits.detach().argmax(dim=1) == y).sum()
-        if step % _CHECK_EVERY == 0 or step == state.steps:
+        is_slow = time.perf_counter() - reported > _REPORT_SECONDS
+        if step % _CHECK_EVERY == 0 or step == state.steps or is_slow:
+            reported = time.perf_counter()
             _refuse_nan(run, losses, state)
             seen = step * recipe.batch_size
             on_progress(
@@ -188,21 +193,21 @@ def _collapsed(run: Run, state: TrainingState, best: float, robust: float) -> st
     )
 
 
-def _bf16_pays(place: torch.device, network: Network) -> bool:
-    if place.type == "cuda":
+def _use_bf16(device: torch.device, network: Network) -> bool:
+    if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
     # oneDNN's bf16 weight gradient of a 3x3x3 convolution over two frames is uninitialised memory (torch 2.15)
     over_frames = any(isinstance(module, nn.Conv3d) for module in network.modules())
-    return place.type == "cpu" and not over_frames and bool(torch.cpu._is_avx512_bf16_supported())  # noqa: SLF001
+    return device.type == "cpu" and not over_frames and bool(torch.cpu._is_avx512_bf16_supported())  # noqa: SLF001
 
 
 @torch.inference_mode()
 def evaluate_clean(
     network: Network, data: ImageData, *, device: str = "cpu", batch_size: int = 500
 ) -> tuple[float, float]:
-    """Accuracy in [0, 1] and mean cross-entropy of a network in eval mode; of videos by the mean over their clips.
+    """Accuracy in [0, 1] and mean cross-entropy of a network in eval mode, averaging clips of a video.
 
-    `batch_size` counts images, or the frames of clips.
+    `batch_size` counts images, or frames of clips.
     """
     network.eval()
     size = data.chunk(batch_size)

@@ -1,4 +1,4 @@
-"""All that changes while training: weights, their average, the optimiser and its schedule, what was measured."""
+"""Training state: weights, their moving average, optimiser, schedule and metrics; what a checkpoint saves."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from abnn_serve.lab.training.recipes import Recipe
 
 
 class TrainingState:
-    """What a checkpoint holds.
+    """Everything that changes during training.
 
     Attributes:
-        average: an exponential moving average of `network`, in eval mode: what is kept in the end.
-        steps: of one epoch.
+        average: exponential moving average of `network`, in eval mode; the weights that a run keeps.
+        steps: training steps of one epoch.
         history: one record for each finished epoch.
     """
 
@@ -38,16 +38,16 @@ class TrainingState:
 
     @property
     def epoch(self) -> int:
-        """Epochs finished."""
+        """Number of finished epochs."""
         return len(self.history)
 
     @property
-    def done(self) -> float:
-        """Share of the schedule that is over, in [0, 1]."""
+    def progress(self) -> float:
+        """Elapsed share of the training, in [0, 1]."""
         return self.schedule.last_epoch / self.schedule.total_steps
 
     def step(self) -> None:
-        """Learn from the gradients of one batch."""
+        """Update weights, schedule and average from the gradients of one batch."""
         nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.grad_clip)
         self.optimizer.step()
         self.schedule.step()
@@ -56,8 +56,8 @@ class TrainingState:
 
     @torch.no_grad()
     def _average(self) -> None:
-        done = self.schedule.last_epoch
-        decay = min(self._decay, done / (done + 9))
+        step = self.schedule.last_epoch
+        decay = min(self._decay, step / (step + 9))  # a short memory at first, when weights change fast
         for mean, value in zip(self.average.state_dict().values(), self.network.state_dict().values(), strict=True):
             if value.is_floating_point():
                 mean.lerp_(value, 1 - decay)
@@ -65,16 +65,16 @@ class TrainingState:
                 mean.copy_(value)
 
     def finish_epoch(self, entry: dict[str, Any]) -> None:
-        """Add an epoch's record."""
+        """Append the record of an epoch."""
         self.history.append({"epoch": self.epoch + 1, **entry})
 
     def dump(self) -> dict[str, Any]:
-        """Everything, as tensors and plain values."""
+        """The state as tensors and plain values, for `torch.save`."""
         parts = {name: getattr(self, name).state_dict() for name in ("network", "average", "optimizer", "schedule")}
         return {**parts, "history": self.history}
 
     def load(self, saved: dict[str, Any]) -> None:
-        """Go on from what `dump` gave."""
+        """Restore what `dump` returned."""
         for name in ("network", "average", "optimizer", "schedule"):
             getattr(self, name).load_state_dict(saved[name])
         self.history = saved["history"]

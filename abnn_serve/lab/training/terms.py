@@ -1,4 +1,4 @@
-"""The loss of a training step: cross-entropy, and the terms that a recipe adds to it."""
+"""Loss of a training step: cross-entropy, plus the terms that a recipe adds."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from abnn_serve.lab.training.recipes import Recipe
 
-_NUCLEAR_BATCH = 64  # at which NuAT's weights are given
+_NUCLEAR_BATCH = 64  # batch size of NuAT's published weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """One training step: clean images and adversarial ones, float (N, 3, [T,] H, W), and labels, int64 (N,).
 
-    `progress` is the share of the training that is over, in [0, 1].
+    `progress` is the elapsed share of the training, in [0, 1].
     """
 
     x: Tensor
@@ -29,12 +29,12 @@ class Step:
 def step_loss(
     recipe: Recipe, network: Callable[[Tensor], Tensor], step: Step, average: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """The loss that one step minimises, and the float32 logits of the adversarial images.
+    """Loss of one step, and float32 logits of the adversarial images.
 
     Args:
-        recipe: which terms the loss has, and their weights.
-        network: gives float32 logits with gradients, in training mode.
-        step: its images.
+        recipe: sets the terms and their weights.
+        network: returns float32 logits with gradients, in training mode.
+        step: images and labels.
         average: the averaged network, in eval mode and without gradients, for self-distillation.
     """
     adversarial = network(step.x_adv)

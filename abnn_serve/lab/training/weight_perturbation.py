@@ -1,4 +1,4 @@
-"""Adversarial weight perturbation (Wu, Xia & Wang, NeurIPS 2020): a step learns at the worst weights nearby."""
+"""Adversarial weight perturbation (Wu, Xia & Wang, NeurIPS 2020): gradients are taken at perturbed weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ START = 0.05  # share of the training without it; the authors' 10 of 200 epochs
 
 @contextmanager
 def perturbed_weights(network: nn.Module, size: float, progress: float, loss: Callable[[], Tensor]) -> Iterator[None]:
-    """Inside the context, weights are moved along the gradient of `loss`; after it they are where they were.
+    """Move the weights along the gradient of `loss` inside the context, and restore them after it.
 
     Args:
         network: its weights of two or more dimensions that learn are moved; buffers are left as they are.

@@ -1,4 +1,4 @@
-"""`weights.safetensors` of a bundle: the run that it was exported from, so that training can go on from a bundle."""
+"""`weights.safetensors` of a bundle: the weights and configuration of its run, for training further from the bundle."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_BYTES = 25_000_000
 
 
 def pack_weights(run: Run) -> bytes | None:
-    """The bytes of `weights.safetensors`: fp32 weights, with the run's configuration; None where they are too large."""
+    """The content of `weights.safetensors`: fp32 weights and the run's configuration; None over `MAX_BYTES`."""
     state = {name: value.contiguous() for name, value in run.network().state_dict().items()}
     if sum(value.nbytes for value in state.values()) > MAX_BYTES:
         return None
@@ -32,41 +32,41 @@ def pack_weights(run: Run) -> bytes | None:
 
 
 def _without_folders(config: NetworkConfig) -> NetworkConfig:
-    """A network's name without the folders of the weights file that it was loaded from."""
+    """Config with only the file name of its weights file, without its folders."""
     name, at, weights = config.name.partition("@")
     return replace(config, name=name + at + Path(weights).name)
 
 
 def open_run(path: str | Path) -> Run:
-    """A finished run, or what a bundle keeps of the one that it was exported from."""
+    """Open a finished run, or the run whose weights a bundle holds."""
     return BundledRun(load_bundle(path)) if (Path(path) / MANIFEST).is_file() else Run(path)
 
 
 class BundledRun(Run):
-    """The run that a bundle was exported from: its configuration, weights and seconds, without checkpoints.
+    """The run that a bundle was exported from: configuration, weights and seconds, without checkpoints or metrics.
 
     Raises:
-        TrainingError: the bundle keeps no weights: it is older than they are, or too large.
+        TrainingError: the bundle has no weights, because it is too old or its weights are too large.
     """
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__(bundle.path)
         if WEIGHTS_FILE not in bundle.manifest.files:
             raise TrainingError(
-                f"{bundle.path} has no {WEIGHTS_FILE} to start from; export its run again (weights over "
-                f"{MAX_BYTES // 1_000_000} MB are left out), or give the run"
+                f"{bundle.path} has no {WEIGHTS_FILE} to start from; export its run again (exports omit weights over "
+                f"{MAX_BYTES // 1_000_000} MB), or give the run instead"
             )
         self._bytes = bundle.read(WEIGHTS_FILE)
         self._where = str(bundle.path / WEIGHTS_FILE)
 
     @property
     def config(self) -> RunConfig:
-        """What was trained."""
+        """Configuration of the run."""
         return from_json(RunConfig, json.loads(self._header["run"]), self._where, TrainingError)
 
     @property
     def total_seconds(self) -> float:
-        """Time in training steps of the run and of those that it started from."""
+        """Seconds of training steps of the run and of those that it started from."""
         return float(self._header["seconds"])
 
     def network(self) -> Network:
@@ -80,7 +80,7 @@ class BundledRun(Run):
 
     @property
     def _header(self) -> dict[str, str]:
-        """The metadata of a safetensors file: JSON behind its length in 8 bytes."""
+        """Metadata of the safetensors file: a JSON header after its length in 8 bytes."""
         try:
             length = int.from_bytes(self._bytes[:8], "little")
             header: dict[str, str] = json.loads(self._bytes[8 : 8 + length])["__metadata__"]

@@ -165,9 +165,9 @@ def test_a_request_that_lacks_something_says_what(recipe, options, message, shap
 
 
 def test_an_abnn_run_is_not_fine_tuned_as_a_plain_network(shapes, abnn_run, standard_run, tmp_path):
-    with pytest.raises(ConfigError, match="is an ABNN run, the recipe 'bn-at' is for plain networks"):
+    with pytest.raises(ConfigError, match="is an ABNN run, but the recipe 'bn-at' trains plain networks"):
         train(request_for(shapes, "bn-at", init=str(abnn_run.path)), tmp_path / "run")
-    with pytest.raises(ConfigError, match="is an ABNN run and brings its own; leave out --substitute"):
+    with pytest.raises(ConfigError, match="with its own target, substitute and plan; leave out --substitute"):
         train(
             request_for(shapes, "abnn-at", init=str(abnn_run.path), substitute=str(standard_run.path)), tmp_path / "run"
         )
