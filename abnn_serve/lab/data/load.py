@@ -41,10 +41,10 @@ def load_data(source: str, spec: InputSpec) -> ImageData:
 
     Args:
         source: Parquet file or pattern (columns `image`, encoded bytes or a struct with `bytes`, and `label`; class
-            names, one a line, under the schema's metadata key `classes`), folder with a folder of images for each class, or
-            `torchvision:NAME:ROOT:SPLIT`, such as `torchvision:CIFAR10:data:train`. `SOURCE[START:STOP]` selects rows
-            of a source of images. If `spec` has a `sampling`: folder with a folder of videos for each class,
-            `FOLDER:LIST` or `FOLDER:LIST:SPLIT` for videos listed in a file (see `clips.load_clips`), or
+            names, one a line, under the schema's metadata key `classes`), folder with a folder of images for each
+            class, or `torchvision:NAME:ROOT:SPLIT`, such as `torchvision:CIFAR10:data:train`. `SOURCE[START:STOP]`
+            selects rows of a source of images. If `spec` has a `sampling`: folder with a folder of videos for each
+            class, `FOLDER:LIST` or `FOLDER:LIST:SPLIT` for videos listed in a file (see `clips.load_clips`), or
             `motions:SOURCE`, clips made by moving a camera over images.
         spec: input of the network; images are resized as in serving.
 
