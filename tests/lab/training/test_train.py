@@ -14,7 +14,7 @@ import torch
 
 from abnn_serve.errors import ConfigError, DataError, NetworkError, TrainingError
 from abnn_serve.lab.networks.zoo import build_network
-from abnn_serve.lab.training.loop import _bf16_pays, evaluate_clean
+from abnn_serve.lab.training.loop import _use_bf16, evaluate_clean
 from abnn_serve.lab.training.run import Run
 from abnn_serve.lab.training.train import train
 from tests.conftest import request_for
@@ -32,7 +32,7 @@ def _same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 @pytest.mark.parametrize(("name", "pays"), [("resnet8s-w4", True), ("resnet3d7-w4", False)])
 def test_a_cpu_with_bf16_trains_in_it_but_for_clips(name, pays, monkeypatch):
     monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: True)
-    assert _bf16_pays(torch.device("cpu"), build_network(name, 2)) == pays
+    assert _use_bf16(torch.device("cpu"), build_network(name, 2)) == pays
 
 
 def test_training_in_bf16_learns_as_well(shapes, val_data, monkeypatch, tmp_path):
