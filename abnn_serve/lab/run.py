@@ -58,6 +58,7 @@ class RunConfig:
     substitute_seconds: float | None = None
     init_source: str | None = None
     init_seconds: float | None = None
+    teacher_source: str | None = None
 
     def build(self) -> Network:
         """The network with initial weights."""

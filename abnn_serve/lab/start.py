@@ -34,6 +34,7 @@ class TrainRequest:
     Attributes:
         form, rank: of the adaptive layers, `linear` and unbounded unless given; a plan or an ABNN run has its own.
         target: the network's name; None where it is that of `init`.
+        teacher: a finished run or a bundle whose predictions the network learns from, by the recipe's `teacher_weight`.
         init: a finished run to start from, or a bundle that keeps its run's weights. An ABNN run brings its substitute
             and its plan with it; a plain one gives the target its weights, all but the head where the classes are
             others.
@@ -46,6 +47,7 @@ class TrainRequest:
     target: str | None = None
     init: str | None = None
     substitute: str | None = None
+    teacher: str | None = None
     plan: SurgeryPlan | None = None
     form: Form | None = None
     scope: StatsScope = "sample"
@@ -63,6 +65,8 @@ class TrainRequest:
             raise ConfigError(f"recipe {self.recipe.name!r} needs --substitute: a network's name or a finished run")
         if not self.recipe.adaptive and (given := self.adaptive_options):
             raise ConfigError(f"recipe {self.recipe.name!r} takes no {given[0]}; did you mean 'abnn'?")
+        if bool(self.recipe.teacher_weight) != bool(self.teacher):
+            raise ConfigError("a teacher needs both --teacher and a weight of its term, such as --set teacher_weight=1")
         if self.plan and (self.form or self.rank):
             raise ConfigError("--plan says which form and rank the adaptive layers have; leave --form and --rank out")
 
@@ -100,13 +104,16 @@ def train(
         )
     torch.manual_seed(request.seed)
     config, network = assemble(request, data, val)
+    if request.teacher:
+        config = replace(config, teacher_source=Path(request.teacher).name)
     if run.exists:
         _same(run.config, config, run.path)
     else:
         run.path.mkdir(parents=True, exist_ok=True)
         run.write_config(config)
     on_start(config, data, val)
-    fit(run, network, data, val, device=device, compiled=compiled, on_progress=on_progress)
+    teacher = load_teacher(request.teacher, config) if request.teacher else None
+    fit(run, network, data, val, teacher=teacher, device=device, compiled=compiled, on_progress=on_progress)
     return run
 
 
@@ -233,6 +240,17 @@ def load_substitute(source: str, spec: InputSpec) -> tuple[NetworkConfig, PixelN
     size = None if (own.height, own.width) == (spec.height, spec.width) else (own.height, own.width)
     network.size = size
     return replace(run.config.target, size=size), network
+
+
+def load_teacher(source: str, config: RunConfig) -> Network:
+    """A finished run's or a bundle's network, to learn from; ConfigError unless it has the same input and classes."""
+    run = open_run(source)
+    if run.config.input != config.input or run.config.labels != config.labels:
+        raise ConfigError(
+            f"the teacher {source} has another input or other classes; "
+            "the recipe 'probe' gives a network a head for these classes"
+        )
+    return run.network()
 
 
 def _seconds(source: Path) -> float | None:

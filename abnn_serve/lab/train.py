@@ -55,6 +55,7 @@ def fit(
     *,
     device: str = "cpu",
     compiled: bool = False,
+    teacher: Network | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> Network:
     """Train `network` as `run.config` says, from the last checkpoint in `run` if there is one.
@@ -74,9 +75,12 @@ def fit(
     if run.checkpoints:
         state.load(torch.load(run.checkpoints[-1], map_location=place, weights_only=True))
     forward = torch.compile(network) if compiled else network
+    if teacher is not None:
+        teacher = teacher.to(place).eval().requires_grad_(requires_grad=False)
     for epoch in range(state.epoch, recipe.epochs):
         torch.manual_seed(seed * 1_000_003 + epoch)
-        entry = _train_epoch(run, state, forward, data, np.random.default_rng([seed, epoch]), place, on_progress)
+        rng = np.random.default_rng([seed, epoch])
+        entry = _train_epoch(run, state, forward, data, rng, place, on_progress, teacher)
         accuracy, loss = evaluate_clean(state.average, val, device=device)
         if not math.isfinite(loss):
             raise TrainingError(_not_finite(run, "the validation loss", state, state.steps))
@@ -108,6 +112,7 @@ def _train_epoch(
     rng: np.random.Generator,
     place: torch.device,
     on_progress: Callable[[Progress], None],
+    teacher: Network | None,
 ) -> dict[str, Any]:
     recipe = state.recipe
     generator = torch.Generator().manual_seed(torch.initial_seed())
@@ -117,23 +122,21 @@ def _train_epoch(
     started = time.perf_counter()
     fast = _bf16_pays(place, state.network)
 
-    def logits_of(images: Tensor) -> Tensor:
+    def logits_of(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         with torch.autocast(place.type, torch.bfloat16, enabled=fast):
-            logits = forward(images)
+            logits = network(images)
         if not isinstance(logits, Tensor):
             raise NetworkError(f"in training the network returns a {type(logits).__name__}, expected logits; wrap it")
         return logits.float()
 
-    @torch.no_grad()
-    def average(images: Tensor) -> Tensor:
-        with torch.autocast(place.type, torch.bfloat16, enabled=fast):
-            return state.average(images)  # type: ignore[no-any-return]
-
+    learner = partial(logits_of, forward)
+    average = torch.no_grad()(partial(logits_of, state.average))
+    frozen = None if teacher is None else torch.no_grad()(partial(logits_of, teacher))
     for step, (x, y) in enumerate(training_batches(data, recipe, rng, place), start=1):
         with torch.autocast(place.type, torch.bfloat16, enabled=fast):
             x_adv = craft(recipe, forward, x, y, state.done, generator, step=step)
         batch = Step(x=x, x_adv=x_adv, y=y, progress=state.done)
-        loss_of = partial(step_loss, recipe, logits_of, batch, average)
+        loss_of = partial(step_loss, recipe, learner, batch, average, frozen)
         with perturbed_weights(state.network, recipe.weight_perturbation, batch.progress, lambda: loss_of()[0]):  # noqa: B023
             loss, logits = loss_of()
             loss.backward()  # type: ignore[no-untyped-call]
