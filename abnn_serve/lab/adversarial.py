@@ -9,12 +9,21 @@ from torch import Tensor
 
 from abnn_serve.lab.attacks.base import Loss, Model, ascend, cross_entropy, evaluating
 from abnn_serve.lab.attacks.regions import Linf, uniform
+from abnn_serve.lab.distributed import ALONE, Workers
 from abnn_serve.lab.recipes import Recipe
 from abnn_serve.lab.terms import kl, nuclear, nuclear_weight
 
 
 def craft(
-    recipe: Recipe, network: Model, x: Tensor, y: Tensor, done: float, generator: torch.Generator, *, step: int = 1
+    recipe: Recipe,
+    network: Model,
+    x: Tensor,
+    y: Tensor,
+    done: float,
+    generator: torch.Generator,
+    *,
+    step: int = 1,
+    workers: Workers = ALONE,
 ) -> Tensor:
     """`x` moved against the network in eval mode, as the recipe says; `x` itself for a recipe on clean data.
 
@@ -26,21 +35,24 @@ def craft(
         done: share of the training that is over, in [0, 1], for the ramp of the budget.
         generator: of the random start.
         step: number of the batch: NuAT's attack alternates between two losses.
+        workers: the processes that train together; `x` is this one's share of a batch.
     """
     if not recipe.attack_steps:
         return x
     eps = recipe.attack_eps * (min(1.0, done / recipe.eps_ramp) if recipe.eps_ramp else 1.0)
     region, sizes = Linf(eps if recipe.attack_projected else math.inf), [recipe.step_size * eps] * recipe.attack_steps
     with evaluating(network):
-        start = _start(recipe, x, recipe.attack_noise * eps, generator)
+        start = _start(recipe, x, recipe.attack_noise * eps, generator, workers)
         loss = _loss(recipe, network, x, y, done, step)
         return ascend(network, x, y, start, region, loss=loss, sizes=sizes, stop=False).detach()
 
 
-def _start(recipe: Recipe, x: Tensor, half_width: float, generator: torch.Generator) -> Tensor:
-    if recipe.attack_start == "uniform":
-        return Linf(half_width).start(x, generator)
-    return (x + half_width * (0.5 - uniform(x, generator)).sign()).clamp(0, 1)
+def _start(recipe: Recipe, x: Tensor, half_width: float, generator: torch.Generator, workers: Workers) -> Tensor:
+    whole = x.new_empty((len(x) * workers.count, *x.shape[1:]))
+    noise = workers.share(uniform(whole, generator))  # each process draws for all, so that it is that of one process
+    if recipe.attack_start == "sign":
+        return (x + half_width * (0.5 - noise).sign()).clamp(0, 1)
+    return Linf(half_width).project(x, x + half_width * (2 * noise - 1))
 
 
 def _loss(recipe: Recipe, network: Model, x: Tensor, y: Tensor, done: float, step: int) -> Loss:

@@ -14,6 +14,7 @@ from abnn_serve.errors import ConfigError, TrainingError
 from abnn_serve.lab.adaptive_norm import Form, StatsScope
 from abnn_serve.lab.batches import to_input
 from abnn_serve.lab.data import ImageData, agree, load_data
+from abnn_serve.lab.distributed import Workers, join_workers
 from abnn_serve.lab.network import KINETICS_MEAN, KINETICS_STD, AdaptiveNetwork, PixelNetwork, check_logits
 from abnn_serve.lab.pairing import SurgeryPlan, plan_pairs
 from abnn_serve.lab.recipes import Recipe
@@ -87,14 +88,20 @@ def train(
     on_start: Callable[[RunConfig, ImageData, ImageData], None] = lambda *_: None,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> Run:
-    """Train what `request` asks for into the directory `out`.
+    """Train what `request` asks for into the directory `out`; under `torchrun`, in all of its processes.
+
+    Each process learns from its share of every batch, by gloo on CPUs and nccl on GPUs, and ends with the weights that
+    one process would have found, up to rounding.
 
     Raises:
         TrainingError: `out` holds a run and `resume` is off, or holds another run than the one asked for.
         DataError, NetworkError, SurgeryError: as the parts raise them.
     """
     run = Run(out)
-    if run.exists and not resume:
+    workers, device = join_workers(device)
+    started = run.exists
+    workers.wait()
+    if started and not resume:
         raise TrainingError(f"{run.path} already holds a run; add --resume to go on with it, or choose another --out")
     data, val = load_data(request.data, request.input), load_data(request.val, request.input)
     val = agree(data.classes, val)
@@ -102,19 +109,40 @@ def train(
         raise TrainingError(
             f"{len(data)} images are fewer than one batch of {request.recipe.batch_size}; lower --batch-size"
         )
+    _check_workers(request.recipe, workers)
     torch.manual_seed(request.seed)
     config, network = assemble(request, data, val)
     if request.teacher:
         config = replace(config, teacher_source=Path(request.teacher).name)
-    if run.exists:
+    if started:
         _same(run.config, config, run.path)
-    else:
+    elif workers.leads:
         run.path.mkdir(parents=True, exist_ok=True)
         run.write_config(config)
+    workers.wait()
+    if not workers.leads:
+        on_start, on_progress = (lambda *_: None), (lambda _: None)
     on_start(config, data, val)
     teacher = load_teacher(request.teacher, config) if request.teacher else None
-    fit(run, network, data, val, teacher=teacher, device=device, compiled=compiled, on_progress=on_progress)
+    fit(
+        run,
+        network,
+        data,
+        val,
+        teacher=teacher,
+        workers=workers,
+        device=device,
+        compiled=compiled,
+        on_progress=on_progress,
+    )
     return run
+
+
+def _check_workers(recipe: Recipe, workers: Workers) -> None:
+    if recipe.batch_size % workers.count:
+        raise TrainingError(f"--batch-size {recipe.batch_size} does not divide into {workers.count} processes")
+    if workers.count > 1 and recipe.nuclear_weight:
+        raise TrainingError("a nuclear norm is taken over a whole batch; train with nuclear_weight in one process")
 
 
 def assemble(request: TrainRequest, data: ImageData, val: ImageData) -> tuple[RunConfig, Network]:

@@ -21,6 +21,7 @@ from abnn_serve.lab.batches import to_input, training_batches
 from abnn_serve.lab.collapse import find_collapse
 from abnn_serve.lab.data import ImageData
 from abnn_serve.lab.device import describe_device
+from abnn_serve.lab.distributed import ALONE, Workers, synchronise_norms
 from abnn_serve.lab.network import in_fast_layout
 from abnn_serve.lab.plots import draw_curves
 from abnn_serve.lab.recipes import Recipe
@@ -56,6 +57,7 @@ def fit(
     device: str = "cpu",
     compiled: bool = False,
     teacher: Network | None = None,
+    workers: Workers = ALONE,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> Network:
     """Train `network` as `run.config` says, from the last checkpoint in `run` if there is one.
@@ -74,13 +76,14 @@ def fit(
     state = TrainingState(network, recipe, steps)
     if run.checkpoints:
         state.load(torch.load(run.checkpoints[-1], map_location=place, weights_only=True))
+    synchronise_norms(network, workers)
     forward = torch.compile(network) if compiled else network
     if teacher is not None:
         teacher = teacher.to(place).eval().requires_grad_(requires_grad=False)
     for epoch in range(state.epoch, recipe.epochs):
         torch.manual_seed(seed * 1_000_003 + epoch)
         rng = np.random.default_rng([seed, epoch])
-        entry = _train_epoch(run, state, forward, data, rng, place, on_progress, teacher)
+        entry = _train_epoch(run, state, forward, data, rng, place, on_progress, teacher, workers)
         accuracy, loss = evaluate_clean(state.average, val, device=device)
         if not math.isfinite(loss):
             raise TrainingError(_not_finite(run, "the validation loss", state, state.steps))
@@ -91,11 +94,14 @@ def fit(
             if best := find_collapse(state.history, robust):
                 raise TrainingError(_collapsed(run, state, best, robust))
         state.finish_epoch(entry)
-        run.checkpoint(state.epoch, state.dump())
-        if state.epoch < recipe.epochs:
-            _record(run, state)
-    _record(run, state)  # a kill may have come between the last checkpoint and its record
-    run.write_tensors("weights.pt", {name: value.cpu() for name, value in state.average.state_dict().items()})
+        if workers.leads:
+            run.checkpoint(state.epoch, state.dump())
+            if state.epoch < recipe.epochs:
+                _record(run, state)
+    if workers.leads:
+        _record(run, state)  # a kill may have come between the last checkpoint and its record
+        run.write_tensors("weights.pt", {name: value.cpu() for name, value in state.average.state_dict().items()})
+    workers.wait()
     return state.average.cpu()
 
 
@@ -113,6 +119,7 @@ def _train_epoch(
     place: torch.device,
     on_progress: Callable[[Progress], None],
     teacher: Network | None,
+    workers: Workers,
 ) -> dict[str, Any]:
     recipe = state.recipe
     generator = torch.Generator().manual_seed(torch.initial_seed())
@@ -133,19 +140,22 @@ def _train_epoch(
     average = torch.no_grad()(partial(logits_of, state.average))
     frozen = None if teacher is None else torch.no_grad()(partial(logits_of, teacher))
     for step, (x, y) in enumerate(training_batches(data, recipe, rng, place), start=1):
+        x, y = workers.share(x), workers.share(y)  # noqa: PLW2901
         with torch.autocast(place.type, torch.bfloat16, enabled=fast):
-            x_adv = craft(recipe, forward, x, y, state.done, generator, step=step)
+            x_adv = craft(recipe, forward, x, y, state.done, generator, step=step, workers=workers)
         batch = Step(x=x, x_adv=x_adv, y=y, progress=state.done)
         loss_of = partial(step_loss, recipe, learner, batch, average, frozen)
-        with perturbed_weights(state.network, recipe.weight_perturbation, batch.progress, lambda: loss_of()[0]):  # noqa: B023
+        size = recipe.weight_perturbation
+        with perturbed_weights(state.network, size, batch.progress, lambda: loss_of()[0], workers):  # noqa: B023
             loss, logits = loss_of()
             loss.backward()  # type: ignore[no-untyped-call]
+        workers.average(parameter.grad for parameter in state.network.parameters() if parameter.grad is not None)
         state.step()
         losses.append(loss.detach())
         right += (logits.detach().argmax(dim=1) == y).sum()
         if step % _CHECK_EVERY == 0 or step == state.steps:
             _refuse_nan(run, losses, state)
-            seen = step * recipe.batch_size
+            seen = step * recipe.batch_size // workers.count
             on_progress(
                 Progress(
                     epoch=state.epoch + 1,
@@ -154,13 +164,15 @@ def _train_epoch(
                     steps=state.steps,
                     loss=float(torch.stack(losses[-_CHECK_EVERY:]).mean()),
                     accuracy=float(right) / seen,
-                    images_per_second=seen / (time.perf_counter() - started),
+                    images_per_second=seen * workers.count / (time.perf_counter() - started),
                 )
             )
     seconds = time.perf_counter() - started
+    mean_loss = torch.stack(losses).mean()
+    workers.average([mean_loss, right])
     return {
-        "loss": float(torch.stack(losses).mean()),
-        "accuracy": float(right) / (state.steps * recipe.batch_size),
+        "loss": float(mean_loss),
+        "accuracy": float(right) * workers.count / (state.steps * recipe.batch_size),
         "lr": state.schedule.get_last_lr()[0],
         "seconds": round(seconds, 3),
         "images_per_second": round(state.steps * recipe.batch_size / seconds, 1),
