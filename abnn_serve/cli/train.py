@@ -41,6 +41,9 @@ def train(
     substitute: Annotated[
         str | None, typer.Option(help="frozen substitute: a finished run, a bundle's, or NAME@WEIGHTS")
     ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="finished run or bundle to learn from; its weight: --set teacher_weight=1")
+    ] = None,
     plan: Annotated[
         Path | None, typer.Option(help="JSON file with a surgery plan; default: layers are paired by depth")
     ] = None,
@@ -87,6 +90,7 @@ def train(
         target=target,
         init=init,
         substitute=substitute,
+        teacher=teacher,
         plan=read_plan(plan) if plan else None,
         form=form,  # type: ignore[arg-type]
         rank=rank,

@@ -9,12 +9,21 @@ from torch import Tensor
 
 from abnn_serve.lab.attacks.base import Loss, Model, ascend, cross_entropy, evaluating
 from abnn_serve.lab.attacks.regions import Linf, uniform
+from abnn_serve.lab.training.distributed import ALONE, Workers
 from abnn_serve.lab.training.recipes import Recipe
 from abnn_serve.lab.training.terms import kl, nuclear, nuclear_weight
 
 
 def craft(
-    recipe: Recipe, network: Model, x: Tensor, y: Tensor, progress: float, generator: torch.Generator, *, step: int = 1
+    recipe: Recipe,
+    network: Model,
+    x: Tensor,
+    y: Tensor,
+    progress: float,
+    generator: torch.Generator,
+    *,
+    step: int = 1,
+    workers: Workers = ALONE,
 ) -> Tensor:
     """Adversarial examples for `x`, crafted in eval mode as `recipe` says; `x` itself for a recipe on clean data.
 
@@ -26,6 +35,7 @@ def craft(
         progress: elapsed share of the training, in [0, 1], for the ramp of the budget.
         generator: source of the random start.
         step: number of the batch; NuAT's attack alternates between two losses.
+        workers: the processes that train together; `x` is this one's share of a batch.
     """
     if not recipe.attack_steps:
         return x
@@ -33,15 +43,17 @@ def craft(
     region = Linf(eps if recipe.attack_projected else math.inf)
     step_sizes = [recipe.relative_step_size * eps] * recipe.attack_steps
     with evaluating(network):
-        start = _start(recipe, x, recipe.attack_noise * eps, generator)
+        start = _start(recipe, x, recipe.attack_noise * eps, generator, workers)
         loss = _loss(recipe, network, x, y, progress, step)
         return ascend(network, x, y, start, region, loss=loss, step_sizes=step_sizes, early_stop=False).detach()
 
 
-def _start(recipe: Recipe, x: Tensor, half_width: float, generator: torch.Generator) -> Tensor:
-    if recipe.attack_start == "uniform":
-        return Linf(half_width).start(x, generator)
-    return (x + half_width * (0.5 - uniform(x, generator)).sign()).clamp(0, 1)
+def _start(recipe: Recipe, x: Tensor, half_width: float, generator: torch.Generator, workers: Workers) -> Tensor:
+    whole = x.new_empty((len(x) * workers.count, *x.shape[1:]))
+    noise = workers.share(uniform(whole, generator))  # drawn for the whole batch, as one process would
+    if recipe.attack_start == "sign":
+        return (x + half_width * (0.5 - noise).sign()).clamp(0, 1)
+    return Linf(half_width).project(x, x + half_width * (2 * noise - 1))
 
 
 def _loss(recipe: Recipe, network: Model, x: Tensor, y: Tensor, progress: float, step: int) -> Loss:

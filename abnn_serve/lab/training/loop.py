@@ -23,6 +23,7 @@ from abnn_serve.lab.device import describe_device
 from abnn_serve.lab.training.adversarial import craft
 from abnn_serve.lab.training.batches import to_input, training_batches
 from abnn_serve.lab.training.collapse import find_collapse
+from abnn_serve.lab.training.distributed import ALONE, Workers, synchronise_norms
 from abnn_serve.lab.training.freezing import freeze, set_training_mode
 from abnn_serve.lab.training.plots import draw_curves
 from abnn_serve.lab.training.recipes import Recipe
@@ -57,6 +58,8 @@ def fit(
     *,
     device: str = "cpu",
     compiled: bool = False,
+    teacher: Network | None = None,
+    workers: Workers = ALONE,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> Network:
     """Train `network` as `run.config` says, from the last checkpoint of `run` if it has one.
@@ -75,10 +78,14 @@ def fit(
     state = TrainingState(network, recipe, steps)
     if run.checkpoints:
         state.load(torch.load(run.checkpoints[-1], map_location=torch_device, weights_only=True))
+    synchronise_norms(network, workers)
     forward = torch.compile(network) if compiled else network
+    if teacher is not None:
+        teacher = teacher.to(torch_device).eval().requires_grad_(requires_grad=False)
     for epoch in range(state.epoch, recipe.epochs):
         torch.manual_seed(seed * 1_000_003 + epoch)
-        entry = _train_epoch(run, state, forward, data, np.random.default_rng([seed, epoch]), torch_device, on_progress)
+        rng = np.random.default_rng([seed, epoch])
+        entry = _train_epoch(run, state, forward, data, rng, torch_device, on_progress, teacher, workers)
         accuracy, loss = evaluate_clean(state.average, val, device=device)
         if not math.isfinite(loss):
             raise TrainingError(_not_finite(run, "the validation loss", state, state.steps))
@@ -89,11 +96,14 @@ def fit(
             if best := find_collapse(state.history, robust):
                 raise TrainingError(_collapsed(run, state, best, robust))
         state.finish_epoch(entry)
-        run.checkpoint(state.epoch, state.dump())
-        if state.epoch < recipe.epochs:
-            _record(run, state)
-    _record(run, state)  # a kill between the last checkpoint and its record
-    run.write_tensors("weights.pt", {name: value.cpu() for name, value in state.average.state_dict().items()})
+        if workers.is_leader:
+            run.checkpoint(state.epoch, state.dump())
+            if state.epoch < recipe.epochs:
+                _record(run, state)
+    if workers.is_leader:
+        _record(run, state)  # a kill between the last checkpoint and its record
+        run.write_tensors("weights.pt", {name: value.cpu() for name, value in state.average.state_dict().items()})
+    workers.wait()
     return state.average.cpu()
 
 
@@ -110,6 +120,8 @@ def _train_epoch(
     rng: np.random.Generator,
     device: torch.device,
     on_progress: Callable[[Progress], None],
+    teacher: Network | None,
+    workers: Workers,
 ) -> dict[str, Any]:
     recipe = state.recipe
     generator = torch.Generator().manual_seed(torch.initial_seed())
@@ -119,28 +131,29 @@ def _train_epoch(
     started = reported = time.perf_counter()
     bf16 = _use_bf16(device, state.network)
 
-    def logits_of(images: Tensor) -> Tensor:
+    def logits_of(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            logits = forward(images)
+            logits = network(images)
         if not isinstance(logits, Tensor):
             raise NetworkError(
                 f"in training mode the network returns {type(logits).__name__}, expected logits; wrap it"
             )
         return logits.float()
 
-    @torch.no_grad()
-    def average(images: Tensor) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            return state.average(images)  # type: ignore[no-any-return]
-
+    learner = partial(logits_of, forward)
+    average = torch.no_grad()(partial(logits_of, state.average))
+    frozen = None if teacher is None else torch.no_grad()(partial(logits_of, teacher))
     for step, (x, y) in enumerate(training_batches(data, recipe, rng, device), start=1):
+        x, y = workers.share(x), workers.share(y)  # noqa: PLW2901
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            x_adv = craft(recipe, forward, x, y, state.progress, generator, step=step)
+            x_adv = craft(recipe, forward, x, y, state.progress, generator, step=step, workers=workers)
         batch = Step(x=x, x_adv=x_adv, y=y, progress=state.progress)
-        loss_of = partial(step_loss, recipe, logits_of, batch, average)
-        with perturbed_weights(state.network, recipe.weight_perturbation, batch.progress, lambda: loss_of()[0]):  # noqa: B023
+        loss_of = partial(step_loss, recipe, learner, batch, average, frozen)
+        size = recipe.weight_perturbation
+        with perturbed_weights(state.network, size, batch.progress, lambda: loss_of()[0], workers):  # noqa: B023
             loss, logits = loss_of()
             loss.backward()  # type: ignore[no-untyped-call]
+        workers.average(parameter.grad for parameter in state.network.parameters() if parameter.grad is not None)
         state.step()
         losses.append(loss.detach())
         correct += (logits.detach().argmax(dim=1) == y).sum()
@@ -148,7 +161,7 @@ def _train_epoch(
         if step % _CHECK_EVERY == 0 or step == state.steps or is_slow:
             reported = time.perf_counter()
             _refuse_nan(run, losses, state)
-            seen = step * recipe.batch_size
+            seen = step * recipe.batch_size // workers.count
             on_progress(
                 Progress(
                     epoch=state.epoch + 1,
@@ -157,13 +170,15 @@ def _train_epoch(
                     steps=state.steps,
                     loss=float(torch.stack(losses[-_CHECK_EVERY:]).mean()),
                     accuracy=float(correct) / seen,
-                    images_per_second=seen / (time.perf_counter() - started),
+                    images_per_second=seen * workers.count / (time.perf_counter() - started),
                 )
             )
     seconds = time.perf_counter() - started
+    mean_loss = torch.stack(losses).mean()
+    workers.average([mean_loss, correct])
     return {
-        "loss": float(torch.stack(losses).mean()),
-        "accuracy": float(correct) / (state.steps * recipe.batch_size),
+        "loss": float(mean_loss),
+        "accuracy": float(correct) * workers.count / (state.steps * recipe.batch_size),
         "lr": state.schedule.get_last_lr()[0],
         "seconds": round(seconds, 3),
         "images_per_second": round(state.steps * recipe.batch_size / seconds, 1),

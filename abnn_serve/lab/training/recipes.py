@@ -58,6 +58,8 @@ class Recipe:
             AWP); 0 for none.
         self_distillation: share of a label that the averaged network's prediction on the clean image replaces at the
             end, growing linearly from 0 (after Wu et al. 2024, ADR).
+        teacher_weight: of the KL divergence from a frozen teacher's predictions on clean images to the network's on
+            adversarial ones (Goldblum et al. 2020, ARD; on clean data, distillation).
     """
 
     name: str
@@ -94,6 +96,7 @@ class Recipe:
     nuclear_weight: float = 0.0
     weight_perturbation: float = 0.0
     self_distillation: float = 0.0
+    teacher_weight: float = 0.0
 
     def __post_init__(self) -> None:
         bounds = {
@@ -118,6 +121,7 @@ class Recipe:
             "nuclear_weight": (0.0, 1000.0),
             "weight_perturbation": (0.0, 1.0),
             "self_distillation": (0.0, 1.0),
+            "teacher_weight": (0.0, 1000.0),
         }
         for field, (low, high) in bounds.items():
             value = getattr(self, field)
@@ -137,11 +141,12 @@ class Recipe:
 
         Forward and backward count one each. A training step of an adaptive network adds the substitute's forward; an
         attack through both networks adds its forward and backward, t times. Terms that compare clean and adversarial
-        images train on both; a weight perturbation costs as much again; self-distillation adds a forward.
+        images train on both; a weight perturbation costs as much again; self-distillation and a teacher add a forward
+        each.
         """
         trained = (2 + self.adaptive) * (1 + self.pairs_images) * (1 + bool(self.weight_perturbation))
         distilled = (1 + self.adaptive) * bool(self.self_distillation)
-        return trained + distilled + self.attack_steps * (2 + 2 * self.adaptive)
+        return trained + distilled + bool(self.teacher_weight) + self.attack_steps * (2 + 2 * self.adaptive)
 
     @property
     def pairs_images(self) -> bool:

@@ -63,6 +63,7 @@ class RunConfig:
     substitute_seconds: float | None = None
     init_source: str | None = None
     init_seconds: float | None = None
+    teacher_source: str | None = None
 
     def build(self) -> Network:
         """Build the network with initial weights."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from abnn_serve.lab.training.recipes import Recipe
 
+Logits = Callable[[Tensor], Tensor]  # images, float (N, 3, [T,] H, W), to logits (N, classes)
 _NUCLEAR_BATCH = 64  # batch size of NuAT's published weights
 
 
@@ -27,7 +28,7 @@ class Step:
 
 
 def step_loss(
-    recipe: Recipe, network: Callable[[Tensor], Tensor], step: Step, average: Callable[[Tensor], Tensor]
+    recipe: Recipe, network: Logits, step: Step, average: Logits, teacher: Logits | None = None
 ) -> tuple[Tensor, Tensor]:
     """Loss of one step, and float32 logits of the adversarial images.
 
@@ -36,6 +37,7 @@ def step_loss(
         network: returns float32 logits with gradients, in training mode.
         step: images and labels.
         average: the averaged network, in eval mode and without gradients, for self-distillation.
+        teacher: a frozen network with the same classes, in eval mode and without gradients.
     """
     adversarial = network(step.x_adv)
     clean = network(step.x) if recipe.pairs_images else None
@@ -48,11 +50,13 @@ def step_loss(
         loss = loss + recipe.kl_weight * kl(clean, adversarial).mean()
     if clean is not None and recipe.nuclear_weight:
         loss = loss + nuclear_weight(recipe, step.progress) * nuclear(clean, adversarial) / len(clean)
+    if teacher is not None:
+        loss = loss + recipe.teacher_weight * kl(teacher(step.x), adversarial).mean()
     return loss, adversarial
 
 
 def kl(clean: Tensor, adversarial: Tensor) -> Tensor:
-    """KL divergence from the predictions on clean images to those on adversarial ones (Zhang et al. 2019, TRADES).
+    """KL divergence from the first predictions to the second: of clean and adversarial images in TRADES.
 
     Logits (N, classes) to (N,), at least 0.
     """

@@ -27,6 +27,7 @@ from abnn_serve.lab.data.dataset import ImageData
 from abnn_serve.lab.data.load import agree, load_data
 from abnn_serve.lab.networks.zoo import load_state
 from abnn_serve.lab.training.batches import to_input
+from abnn_serve.lab.training.distributed import Workers, join_workers
 from abnn_serve.lab.training.loop import Progress, fit
 from abnn_serve.lab.training.recipes import Recipe
 from abnn_serve.lab.training.run import NetworkConfig, Run, RunConfig
@@ -43,6 +44,7 @@ class TrainRequest:
     Attributes:
         form, rank: of the adaptive layers; None takes the defaults of `plan_pairs`. A plan or an ABNN run has its own.
         target: name of the network; None takes that of `init`.
+        teacher: finished run or bundle whose predictions the loss compares with, weighted by `teacher_weight`.
         init: finished run, or bundle with weights, to start from. An ABNN run provides target, substitute and plan; a
             plain run provides the target's weights, without the head if the classes differ.
     """
@@ -54,6 +56,7 @@ class TrainRequest:
     target: str | None = None
     init: str | None = None
     substitute: str | None = None
+    teacher: str | None = None
     plan: SurgeryPlan | None = None
     form: Form | None = None
     rank: int | None = None
@@ -70,6 +73,8 @@ class TrainRequest:
             raise ConfigError(f"recipe {self.recipe.name!r} needs --substitute, a network's name or a finished run")
         if not self.recipe.adaptive and (options := self.adaptive_options):
             raise ConfigError(f"recipe {self.recipe.name!r} takes no {options[0]}; did you mean 'abnn'?")
+        if bool(self.recipe.teacher_weight) != bool(self.teacher):
+            raise ConfigError("--teacher and --set teacher_weight=1 go together; give both or neither")
         if self.plan and (self.form or self.rank):
             raise ConfigError("--plan already sets form and rank of the adaptive layers; leave out --form and --rank")
 
@@ -92,6 +97,9 @@ def train(
 ) -> Run:
     """Train as `request` says and write the run to the directory `out`.
 
+    Under `torchrun`, each process trains on its share of every batch (gloo on CPUs, nccl on GPUs); the weights equal
+    those of a single process up to rounding.
+
     Args:
         request: what to train, on which data.
         out: directory of the run.
@@ -106,7 +114,10 @@ def train(
         DataError, NetworkError, SurgeryError: the data cannot be read, or the networks do not fit.
     """
     run = Run(out)
-    if run.exists and not resume:
+    workers, device = join_workers(device)
+    started = run.exists
+    workers.wait()
+    if started and not resume:
         raise TrainingError(f"{run.path} already holds a run; add --resume to continue it, or choose another --out")
     data, val = load_data(request.data, request.input), load_data(request.val, request.input)
     val = agree(data.classes, val)
@@ -114,16 +125,42 @@ def train(
         raise TrainingError(
             f"the data has {len(data)} images, fewer than one batch of {request.recipe.batch_size}; lower --batch-size"
         )
+    _check_workers(request.recipe, workers)
     torch.manual_seed(request.seed)
     config, network = assemble(request, data, val)
-    if run.exists:
+    if request.teacher:
+        config = replace(config, teacher_source=Path(request.teacher).name)
+    if started:
         _check_same(run.config, config, run.path)
-    else:
+    elif workers.is_leader:
         run.path.mkdir(parents=True, exist_ok=True)
         run.write_config(config)
+    workers.wait()
+    if not workers.is_leader:
+        on_start, on_progress = (lambda *_: None), (lambda _: None)
     on_start(config, data, val)
-    fit(run, network, data, val, device=device, compiled=compiled, on_progress=on_progress)
+    teacher = load_teacher(request.teacher, config) if request.teacher else None
+    fit(
+        run,
+        network,
+        data,
+        val,
+        teacher=teacher,
+        workers=workers,
+        device=device,
+        compiled=compiled,
+        on_progress=on_progress,
+    )
     return run
+
+
+def _check_workers(recipe: Recipe, workers: Workers) -> None:
+    if recipe.batch_size % workers.count:
+        raise TrainingError(
+            f"--batch-size is {recipe.batch_size}, expected a multiple of the {workers.count} processes"
+        )
+    if workers.count > 1 and recipe.nuclear_weight:
+        raise TrainingError("nuclear_weight needs whole batches, expected one process; start without torchrun")
 
 
 def assemble(request: TrainRequest, data: ImageData, val: ImageData) -> tuple[RunConfig, Network]:
@@ -256,6 +293,17 @@ def load_substitute(source: str, spec: InputSpec) -> tuple[NetworkConfig, PixelN
     size = None if (own.height, own.width) == (spec.height, spec.width) else (own.height, own.width)
     network.size = size
     return replace(run.config.target, size=size), network
+
+
+def load_teacher(source: str, config: RunConfig) -> Network:
+    """Network of a finished run or bundle; ConfigError unless it has the input and classes of `config`."""
+    run = open_run(source)
+    if run.config.input != config.input or run.config.labels != config.labels:
+        raise ConfigError(
+            f"the teacher {source} has a different input or different classes; "
+            "train it with the recipe 'probe' on these classes first"
+        )
+    return run.network()
 
 
 def _seconds(source: Path) -> float | None:

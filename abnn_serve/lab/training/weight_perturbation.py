@@ -8,11 +8,15 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from abnn_serve.lab.training.distributed import ALONE, Workers
+
 START = 0.05  # share of the training without it; the authors' 10 of 200 epochs
 
 
 @contextmanager
-def perturbed_weights(network: nn.Module, size: float, progress: float, loss: Callable[[], Tensor]) -> Iterator[None]:
+def perturbed_weights(
+    network: nn.Module, size: float, progress: float, loss: Callable[[], Tensor], workers: Workers = ALONE
+) -> Iterator[None]:
     """Move the weights along the gradient of `loss` inside the context, and restore them after it.
 
     Args:
@@ -20,6 +24,7 @@ def perturbed_weights(network: nn.Module, size: float, progress: float, loss: Ca
         size: length of the move as a share of each weight's norm; the authors' gamma, 0.005 to 0.01. 0 does nothing.
         progress: share of the training that is over; before `START` nothing is moved.
         loss: a training loss at the current weights.
+        workers: the processes that train together; all move the weights alike.
     """
     weights = [p for p in network.parameters() if p.requires_grad and p.dim() > 1]
     if not size or progress < START:
@@ -27,6 +32,7 @@ def perturbed_weights(network: nn.Module, size: float, progress: float, loss: Ca
         return
     buffers = [buffer.clone() for buffer in network.buffers()]
     gradients = torch.autograd.grad(loss(), weights, allow_unused=True)
+    workers.average(gradient for gradient in gradients if gradient is not None)
     moves = [
         torch.zeros_like(weight) if gradient is None else _move(weight, gradient, size)
         for weight, gradient in zip(weights, gradients, strict=True)

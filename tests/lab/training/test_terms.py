@@ -13,8 +13,9 @@ from abnn_serve.lab.training.collapse import find_collapse
 from abnn_serve.lab.training.recipes import RECIPES, Recipe, with_settings
 from abnn_serve.lab.training.state import TrainingState
 from abnn_serve.lab.training.terms import Step, kl, nuclear, nuclear_weight, step_loss
-from abnn_serve.lab.training.train import train
+from abnn_serve.lab.training.train import load_teacher, train
 from abnn_serve.lab.training.weight_perturbation import perturbed_weights
+from abnn_serve.spec import Labels
 from tests.conftest import request_for
 
 CE = nn.functional.cross_entropy
@@ -66,6 +67,35 @@ def test_self_distillation_mixes_labels_with_the_averages_predictions():
     recipe = replace(RECIPES["fast-at"], label_smoothing=0.0, self_distillation=0.4)
     soft = 0.8 * nn.functional.one_hot(step.y, 3) + 0.2 * (5 * step.x.flatten(1)[:, :3]).softmax(dim=1)
     assert torch.allclose(_loss(recipe, network, step), CE(network(step.x_adv), soft))
+
+
+def test_a_teachers_term_is_its_divergence_on_clean_images():
+    network, step = _step()
+    recipe = replace(RECIPES["fast-at"], label_smoothing=0.0, teacher_weight=2.0)
+    loss, _ = step_loss(recipe, network, step, network, lambda x: 5 * x.flatten(1)[:, :3])
+    expected = CE(network(step.x_adv), step.y) + 2 * kl(5 * step.x.flatten(1)[:, :3], network(step.x_adv)).mean()
+    assert torch.allclose(loss, expected)
+
+
+def test_a_network_learns_from_a_teacher(shapes, standard_run, bundle, tmp_path):
+    plain = request_for(shapes, "fast-at", epochs=1)
+    recipe = replace(plain.recipe, teacher_weight=3.0)
+    runs = [train(plain, tmp_path / "plain")]
+    for teacher in (standard_run.path, bundle.path):
+        runs.append(train(replace(plain, recipe=recipe, teacher=str(teacher)), tmp_path / f"by-{teacher.name}"))
+        assert runs[-1].config.teacher_source == teacher.name
+    heads = [run.network().state_dict()["body.classifier.weight"] for run in runs]
+    assert not torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[1], heads[2])
+
+
+def test_a_teacher_that_does_not_fit_is_refused(shapes, standard_run, tmp_path):
+    for options in ({"teacher": str(standard_run.path)}, {"recipe": replace(RECIPES["fast-at"], teacher_weight=1.0)}):
+        with pytest.raises(ConfigError, match="a teacher needs both --teacher and a weight"):
+            replace(request_for(shapes, "fast-at"), **options)
+    config = replace(standard_run.config, labels=Labels(names=("a", "b", "c")))
+    with pytest.raises(ConfigError, match="has another input or other classes; the recipe 'probe' gives"):
+        load_teacher(str(standard_run.path), config)
 
 
 def test_nuats_attack_starts_from_signs_stays_in_the_ball_and_alternates(standard_run, val_data):
