@@ -86,11 +86,13 @@ def test_the_gradient_runs_through_both_networks_of_clips():
 
 def test_a_substitute_of_images_needs_a_plan_that_says_so():
     target, images = _network(), _network("resnet8s-w4")
-    with pytest.raises(SurgeryError, match=r"takes images and the target .* clips: say that this is meant"):
+    with pytest.raises(
+        SurgeryError, match=r"takes images and the target .* clips; use a substitute that takes clips, or a plan with"
+    ):
         plan_pairs(target, images, CLIP)
     plan = plan_pairs(target, images, CLIP, framewise=True)
     silent = SurgeryPlan(pairs=plan.pairs)
-    with pytest.raises(SurgeryError, match="say that this is meant"):
+    with pytest.raises(SurgeryError, match="use a substitute that takes clips, or a plan with"):
         apply_plan(target, images, silent)
     with pytest.raises(SurgeryError, match="takes clips and the target"):
         plan_pairs(images, target, CLIP[:, :, 0])
