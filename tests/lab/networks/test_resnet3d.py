@@ -64,7 +64,7 @@ def test_weights_of_clips_load_from_a_file(tmp_path):
 
 
 def test_a_resnext_of_another_shape_is_refused():
-    with pytest.raises(NetworkError, match="depth of 50, 101, 152"):
+    with pytest.raises(NetworkError, match="has depth 18 and width 128, expected depth 50, 101, 152"):
         build_network("resnext3d-18", 5)
 
 
