@@ -51,7 +51,7 @@ def train(
         str | None, typer.Option(help="adaptive layers: linear, conditional or adain; default: linear")
     ] = None,
     rank: Annotated[
-        int | None, typer.Option(help="largest rank of linear maps; 64 makes wide layers cheap", min=1)
+        int | None, typer.Option(help="rank of adaptive maps, 0 for full maps; default: 64 for wide layers", min=0)
     ] = None,
     size: Annotated[int, typer.Option(help="height and width of the input in pixels")] = 32,
     sampling: Annotated[

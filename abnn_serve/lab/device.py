@@ -1,4 +1,4 @@
-"""Which device torch works on."""
+"""The torch device by name."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from abnn_serve.hardware import describe_cpu
 
 
 def pick_device(name: str) -> str:
-    """`auto`, `cpu` or `cuda` to a torch device; DeviceError for a `cuda` that is not there."""
+    """`auto`, `cpu` or `cuda` to a torch device; DeviceError if `cuda` is unavailable."""
     if name not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"device is {name!r}, expected auto, cpu or cuda")
     if name == "cuda" and not torch.cuda.is_available():
         raise DeviceError(
-            "device is 'cuda' but torch sees no CUDA device; use --device cpu, or check the driver and torch's build"
+            "device is 'cuda' but torch finds no CUDA device; use --device cpu, or check the driver and torch's build"
         )
     return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def describe_device(device: str) -> str:
-    """The hardware behind a torch device, for records of what a run took."""
+    """Name of the hardware of a torch device."""
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else describe_cpu()

@@ -78,6 +78,7 @@ def draw_accuracy(rows: Mapping[str, Mapping[str, float]], path: Path) -> None:
             positions, percents = zip(*points, strict=True)
             axis.barh(positions, percents, height=0.18, color=colour, label=name)
     axis.set_yticks([row + 0.3 for row in range(len(rows))], list(rows))
+    axis.margins(y=0.01)
     axis.invert_yaxis()
     axis.set(xlabel="accuracy, %: clean, and under the worst attack of each threat model", xlim=(0, 100))
     axis.legend(fontsize=8)

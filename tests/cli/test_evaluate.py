@@ -2,22 +2,26 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
+from abnn_serve import evaluate
 from abnn_serve.bundle.store import load_bundle
-from abnn_serve.card import RobustnessCard
+from abnn_serve.card import RobustnessCard, SanityCheck
+from abnn_serve.cli.evaluate import print_card
 from abnn_serve.codec import from_json
 from abnn_serve.errors import ConfigError
 from tests.cli.test_cli import _abnn, _fails
 
 
-def test_a_run_gets_a_card_pictures_and_a_table(abnn_run, standard_run, shapes, tmp_path):
+def test_a_run_gets_the_card_of_the_public_function_and_a_table(abnn_run, standard_run, shapes, tmp_path):
     options = ("--data", shapes["val"], "--twin", standard_run.path, "--quick", "-n", 16, "--out", tmp_path / "found")
     done = _abnn("evaluate", abnn_run.path, *options, "--attack", "pgd", "--require", "clean>=0.01")
     assert done.returncode == 0, done.stderr
     assert "whitebox" in done.stdout
     assert "whitebox: PGD-20  accuracy " in done.stderr
+    assert " sanity checks passed\n" in done.stdout
     value = json.loads((tmp_path / "found" / "card.json").read_text())
     card = from_json(RobustnessCard, value, "card", ConfigError)
     assert [row.threat_model for row in card.attacks] == ["whitebox", "graybox", "transfer"]
@@ -25,6 +29,17 @@ def test_a_run_gets_a_card_pictures_and_a_table(abnn_run, standard_run, shapes, 
     assert card.sanity
     assert (tmp_path / "found" / "samples.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "found" / "card.json").stat().st_size < 100_000
+    from_python = evaluate(
+        abnn_run.path,
+        shapes["val"],
+        twin=standard_run.path,
+        attacks=["pgd"],
+        images=16,
+        quick=True,
+        out=tmp_path / "found",
+        device="cpu",
+    )
+    assert from_python == card  # with the same seconds, as both read the same finished batches
     again = _abnn("evaluate", abnn_run.path, *options, "--attack", "pgd", "--require", "whitebox>=0.99")
     assert again.returncode == 1
     assert again.stderr.splitlines()[-1].startswith("abnn: whitebox accuracy is ")
@@ -89,3 +104,14 @@ def test_a_card_is_only_filled_on_its_own_held_out_data(bundle, abnn_run, shapes
 )
 def test_what_cannot_be_evaluated_is_one_line(options, message, abnn_run, shapes):
     _fails(_abnn("evaluate", abnn_run.path, "--data", shapes["val"], "-n", 8, *options), message)
+
+
+def test_failed_sanity_checks_are_printed_with_their_figures(bundle, capsys):
+    checks = (
+        SanityCheck.of("queries alone do not beat gradients", passed=False, detail="Square leaves 20.0% accuracy"),
+        SanityCheck.of("gradients do not vanish", passed=True, detail=""),
+    )
+    print_card(replace(bundle.card, sanity=checks))
+    printed = capsys.readouterr().out
+    assert "FAILED: queries alone do not beat gradients (Square leaves 20.0% accuracy)" in printed
+    assert "1 of 2 sanity checks passed" in printed

@@ -15,8 +15,8 @@ from PIL import Image
 
 from abnn_serve.service.app import create_app
 from abnn_serve.service.auth import new_key
-from abnn_serve.service.middleware import Edge
-from abnn_serve.service.worker import State
+from abnn_serve.service.middleware import RequestMiddleware
+from abnn_serve.service.worker import WorkerState
 from tests.drawing import draw_shape, png
 from tests.service.server import serving, wait_until
 
@@ -115,13 +115,13 @@ def test_no_answer_says_what_software_runs_here(client):
 
 @pytest.mark.parametrize(("path", "flat"), [("/classify", False), ("/v2/models/shapes/infer", True)])
 def test_a_failure_of_ours_is_500_in_the_same_schema_and_says_what_it_was_to_the_log_alone(bundle, caplog, path, flat):
-    state = State()
+    state = WorkerState()
     state.app = create_app(state)
     state.load({"ABNN_BUNDLE": str(bundle.path), "ABNN_THREADS": "1"})
     state.stop()  # its threads are gone: nothing can be decoded
 
     async def ask() -> httpx.Response:
-        through = httpx.ASGITransport(Edge(state.app, state))
+        through = httpx.ASGITransport(RequestMiddleware(state.app, state))
         async with httpx.AsyncClient(transport=through, base_url="http://x", headers={"x-request-id": "a-1"}) as client:
             return await client.post(path, content=PICTURE, headers={"content-type": "image/png"})
 

@@ -17,6 +17,7 @@ from abnn_serve.errors import NetworkError, one_line
 from abnn_serve.lab.networks.cifar import SmallResNet, ThinStemResNet, WideResNet
 from abnn_serve.lab.networks.oudefend import with_oudefend
 from abnn_serve.lab.networks.resnet3d import ResNeXt3d, SmallResNet3d
+from abnn_serve.lab.networks.weights import download_state, read_state
 
 _OWN: dict[str, Callable[..., nn.Module]] = {
     r"resnet9-w(\d+)(?:-(silu))?": SmallResNet,
@@ -131,7 +132,8 @@ def _users(module: str, attribute: str, num_classes: int) -> nn.Module:
 
 
 def _load_weights(network: nn.Module, name: str, weights: str) -> None:
-    load_state(network, _state_dict(name, weights), name, weights)
+    path = Path(weights)
+    load_state(network, read_state(path) if path.is_file() else download_state(name, weights), name, weights)
 
 
 def load_state(network: nn.Module, state: dict[str, torch.Tensor], name: str, weights: str) -> None:
@@ -149,25 +151,6 @@ def load_state(network: nn.Module, state: dict[str, torch.Tensor], name: str, we
     if len(heads) > 1 or any(state[key].shape[1:] != own[key].shape[1:] for key in other):
         raise NetworkError(f"{weights} does not fit {name}: {len(other)} tensors of other shapes (first: {min(other)})")
     network.load_state_dict({key: own[key] if key in other else value for key, value in state.items()})
-
-
-def _state_dict(name: str, weights: str) -> dict[str, torch.Tensor]:
-    if Path(weights).is_file():
-        state: dict[str, torch.Tensor] = torch.load(weights, map_location="cpu", weights_only=True)
-        return state
-    if name.startswith("timm:"):
-        if weights != "pretrained":
-            raise NetworkError(f"{name}@{weights}: neither a file nor 'pretrained'")
-        import timm
-
-        return dict(timm.create_model(name.removeprefix("timm:"), pretrained=True).state_dict())
-    import torchvision
-
-    try:
-        found = getattr(torchvision.models.get_model_weights(name.removeprefix("torchvision:")), weights)
-    except (ValueError, AttributeError) as error:
-        raise NetworkError(f"{name}@{weights}: neither a file nor a weights tag of torchvision") from error
-    return dict(found.get_state_dict(progress=True))
 
 
 def _closest(name: str, names: list[str]) -> str:

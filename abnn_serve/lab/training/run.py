@@ -23,7 +23,7 @@ from abnn_serve.spec import InputSpec, Labels
 
 NOT_EVALUATED = (
     "Robustness has not been evaluated: no attack was run on this model, in any threat model. Until `abnn evaluate` "
-    "has been, trust it no further than an undefended network."
+    "measures it, trust the model no more than an undefended one."
 )
 
 
@@ -156,7 +156,13 @@ class Run:
 
 
 def new_card(run: Run, data: ImageData, model_sha256: str) -> RobustnessCard:
-    """Card of a finished run, before any accuracy is measured."""
+    """The card of a finished run before any accuracy is measured.
+
+    Args:
+        run: supplies the training cost.
+        data: the evaluation data that the card names.
+        model_sha256: of the model file that will be measured.
+    """
     config, metrics = run.config, run.metrics
     return RobustnessCard(
         model_sha256=model_sha256,

@@ -30,10 +30,10 @@ def test_a_list_names_the_videos_of_a_split(videos, tmp_path):
     listed = load_data(f"{videos['val']}:{table}:test", CLIPS)
     assert listed.labels.tolist() == [0, 0, 1, 1]
     assert load_data(f"{videos['val']}:{names}", CLIPS).digest == listed.digest
-    with pytest.raises(DataError, match="has no split 'val', only test, train"):
+    with pytest.raises(DataError, match="no split 'val', expected one of test, train"):
         load_data(f"{videos['val']}:{table}:val", CLIPS)
     names.write_text("left/nothing.avi 1\n")
-    with pytest.raises(DataError, match="1 of the videos listed are not there"):
+    with pytest.raises(DataError, match=r"1 of the listed videos are missing; the first: .*nothing\.avi"):
         load_data(f"{videos['val']}:{names}", CLIPS)
 
 
@@ -48,7 +48,7 @@ def test_corrupt_videos_are_skipped_up_to_a_limit_and_named(videos, tmp_path):
     data = load_data(str(tmp_path), CLIPS)
     assert len(data) == 2
     assert "1.avi: " in data.corrupt[0]
-    with pytest.raises(DataError, match="no such videos"):
+    with pytest.raises(DataError, match="no such folder of videos"):
         load_data(str(tmp_path / "nothing"), CLIPS)
 
 

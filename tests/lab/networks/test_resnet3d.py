@@ -64,7 +64,7 @@ def test_weights_of_clips_load_from_a_file(tmp_path):
 
 
 def test_a_resnext_of_another_shape_is_refused():
-    with pytest.raises(NetworkError, match="depth of 50, 101, 152"):
+    with pytest.raises(NetworkError, match="has depth 18 and width 128, expected depth 50, 101, 152"):
         build_network("resnext3d-18", 5)
 
 
@@ -86,11 +86,13 @@ def test_the_gradient_runs_through_both_networks_of_clips():
 
 def test_a_substitute_of_images_needs_a_plan_that_says_so():
     target, images = _network(), _network("resnet8s-w4")
-    with pytest.raises(SurgeryError, match=r"takes images and the target .* clips: say that this is meant"):
+    with pytest.raises(
+        SurgeryError, match=r"takes images and the target .* clips; use a substitute that takes clips, or a plan with"
+    ):
         plan_pairs(target, images, CLIP)
     plan = plan_pairs(target, images, CLIP, framewise=True)
     silent = SurgeryPlan(pairs=plan.pairs)
-    with pytest.raises(SurgeryError, match="say that this is meant"):
+    with pytest.raises(SurgeryError, match="use a substitute that takes clips, or a plan with"):
         apply_plan(target, images, silent)
     with pytest.raises(SurgeryError, match="takes clips and the target"):
         plan_pairs(images, target, CLIP[:, :, 0])

@@ -31,15 +31,15 @@ def _torchrun(script: Path, *arguments: str) -> subprocess.CompletedProcess[str]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
     return subprocess.run(
         [*command, *arguments],
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])},
+        cwd=Path(__file__).parents[3],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3])},
         capture_output=True,
         text=True,
         check=False,
     )
 
 
-def test_two_processes_find_the_weights_of_one(shapes, tmp_path):
+def test_two_processes_end_with_the_weights_of_one(shapes, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(_SCRIPT)
     settings = ["weight_perturbation=0.005", "self_distillation=0.3"]
@@ -47,8 +47,8 @@ def test_two_processes_find_the_weights_of_one(shapes, tmp_path):
     assert done.returncode == 0, done.stderr
     alone = subprocess.run(
         [sys.executable, str(script), shapes["train"], shapes["val"], str(tmp_path / "one"), *settings],
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        cwd=Path(__file__).parents[3],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
         check=True,
     )
     assert alone.returncode == 0
@@ -60,7 +60,7 @@ def test_two_processes_find_the_weights_of_one(shapes, tmp_path):
     assert two.config == one.config
 
 
-def test_a_batch_is_shared_whole_and_in_order():
+def test_the_shares_of_a_batch_cover_it_in_order():
     batch = torch.arange(8)
     assert torch.cat([Workers(rank, 4).share(batch) for rank in range(4)]).equal(batch)
     assert ALONE.share(batch).equal(batch)
@@ -68,15 +68,18 @@ def test_a_batch_is_shared_whole_and_in_order():
 
 @pytest.mark.parametrize(
     ("recipe", "count", "message"),
-    [("standard", 3, "--batch-size 256 does not divide into 3 processes"), ("nuat", 2, "in one process")],
+    [
+        ("standard", 3, "--batch-size is 256, expected a multiple of the 3 processes"),
+        ("nuat", 2, "expected one process"),
+    ],
 )
-def test_what_processes_cannot_share_is_refused(recipe, count, message):
+def test_batches_that_processes_cannot_share_are_refused(recipe, count, message):
     with pytest.raises(TrainingError, match=message):
         _check_workers(RECIPES[recipe], Workers(0, count))
     _check_workers(RECIPES[recipe], ALONE)
 
 
-def test_a_training_in_one_process_joins_nothing(shapes, tmp_path, monkeypatch):
+def test_one_process_joins_no_group(shapes, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert train(request_for(shapes, epochs=1), tmp_path / "run").metrics
     assert not torch.distributed.is_initialized()

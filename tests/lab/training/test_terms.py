@@ -91,7 +91,7 @@ def test_a_network_learns_from_a_teacher(shapes, standard_run, bundle, tmp_path)
 
 def test_a_teacher_that_does_not_fit_is_refused(shapes, standard_run, tmp_path):
     for options in ({"teacher": str(standard_run.path)}, {"recipe": replace(RECIPES["fast-at"], teacher_weight=1.0)}):
-        with pytest.raises(ConfigError, match="a teacher needs both --teacher and a weight"):
+        with pytest.raises(ConfigError, match="--teacher and --set teacher_weight=1 go together"):
             replace(request_for(shapes, "fast-at"), **options)
     config = replace(standard_run.config, labels=Labels(names=("a", "b", "c")))
     with pytest.raises(ConfigError, match="has another input or other classes; the recipe 'probe' gives"):
@@ -162,7 +162,7 @@ def test_every_term_changes_what_is_learned(recipe, settings, shapes, tmp_path):
     ("settings", "message"),
     [
         (["loss_on=clean"], "loss_on is 'clean' without kl_weight or nuclear_weight"),
-        (["kl_weight=3", "attack_steps=0"], "compare with adversarial images; set attack_steps"),
+        (["kl_weight=3", "attack_steps=0"], "need adversarial images; set attack_steps"),
         (["attack_start=gauss"], "attack_start is 'gauss', expected one of uniform, sign"),
         (["self_distillation=2"], "self_distillation is 2.0, expected 0.0 to 1.0"),
     ],
