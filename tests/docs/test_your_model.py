@@ -1,10 +1,11 @@
 """docs/your-model.md and the README's six lines, run on a folder of real images.
 
-The slow test runs the page as it stands, for one epoch; the others use a tiny network at 32 px and serve nothing.
+One slow test runs the page as it stands, for one epoch; the others use a tiny network at 32 px and serve nothing.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -51,17 +52,43 @@ def test_every_command_of_the_page_runs_at_224_px(data_folder, tmp_path):
     assert model["card"]["worst"].keys() == {"whitebox", "graybox", "transfer", "blackbox", "artifact"}
 
 
-@pytest.mark.data
-@pytest.mark.parametrize(
-    ("page", "changes"),
-    [("docs/your-model.md", EPOCHS | TINY), ("README.md", README | TINY)],
-    ids=["your-model", "readme"],
-)
-def test_every_abnn_command_runs_on_small_images(data_folder, tmp_path, monkeypatch, page, changes):
-    lay_out(tmp_path, data_folder, "resnet10-w4", train=8, test=4)
-    monkeypatch.chdir(tmp_path)
+def _check_small(folder: Path, page: str, changes: dict[str, str]) -> None:
+    """Run the page's `abnn` commands, but for `abnn serve`, in the working directory."""
     for words in commands_of(page, changes):
         if words[0] == "abnn" and words[1] != "serve":
             run_here(words)
-    card = load_bundle("models/mine").card
+    card = load_bundle(folder / "models/mine").card
     assert card.worst.keys() == {"whitebox", "graybox", "transfer", "blackbox", "artifact"}
+
+
+@pytest.mark.data
+def test_every_command_of_the_page_runs_on_small_images(data_folder, tmp_path, monkeypatch):
+    lay_out(tmp_path, data_folder, "resnet10-w4", train=8, test=4)
+    monkeypatch.chdir(tmp_path)
+    _check_small(tmp_path, "docs/your-model.md", EPOCHS | TINY)
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_every_command_of_the_readme_runs_on_small_images(data_folder, tmp_path, monkeypatch):
+    lay_out(tmp_path, data_folder, "resnet10-w4", train=8, test=4)
+    monkeypatch.chdir(tmp_path)
+    _check_small(tmp_path, "README.md", README | TINY)
+
+
+def _options(words: list[str]) -> set[tuple[str, str]]:
+    return {(flag, value) for flag, value in pairwise(words) if flag.startswith("--")}
+
+
+def test_the_readme_s_six_lines_are_those_of_the_page():
+    def steps(page: str, changes: dict[str, str]) -> list[list[str]]:
+        wanted = ("train", "export", "evaluate", "serve")
+        return [words for words in commands_of(page, changes) if words[0] == "abnn" and words[1] in wanted]
+
+    short, long = steps("README.md", {"@DEFAULT": "@weights/resnet18.pth"}), steps("docs/your-model.md", {})
+    assert [words[:3] if words[1] == "train" else words[:2] for words in short] == [
+        words[:3] if words[1] == "train" else words[:2] for words in long
+    ]
+    for brief, full in zip(short, long, strict=True):
+        assert set(brief) <= set(full)
+        assert _options(brief) <= _options(full)
