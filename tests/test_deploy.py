@@ -11,7 +11,6 @@ import yaml
 ROOT = Path(__file__).parents[1]
 MANIFESTS = list(yaml.safe_load_all((ROOT / "deploy" / "kubernetes.yaml").read_text()))
 COMPOSE = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())
-README = (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda manifest: manifest["kind"])
@@ -54,9 +53,10 @@ def test_a_host_waits_longer_for_the_end_than_an_accepted_request_may_take():
     assert int(COMPOSE["x-service"]["stop_grace_period"].removesuffix("s")) >= longest + limits.drain_seconds
 
 
-def test_every_variable_that_is_set_is_one_that_the_readme_lists():
+def test_every_variable_that_is_set_is_documented():
     text = (ROOT / "deploy" / "kubernetes.yaml").read_text() + (ROOT / "deploy" / "compose.yaml").read_text()
-    known = set(re.findall(r"`(ABNN_[A-Z_]+)`", README)) | {"ABNN_MODELS", "ABNN_PORT"}
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    known = set(re.findall(r"`(ABNN_[A-Z_]+)`", page)) | {"ABNN_MODELS", "ABNN_PORT"}
     assert set(re.findall(r"ABNN_[A-Z_]+", text)) <= known
 
 

@@ -22,7 +22,9 @@ def average(
     val: Annotated[str, typer.Option(help="validation data, in the same forms")],
     out: Annotated[Path, typer.Option(help="directory of the new run")],
 ) -> None:
-    """Average the weights of finished runs into a new run, to export, attack or train further.
+    """Average the weights of finished runs into a new run.
+
+    The new run can be exported, attacked or trained further.
 
     Example: abnn average runs/a runs/b --data 'data/train-*.parquet' --val data/test.parquet --out runs/ab
     """

@@ -20,9 +20,9 @@ def bench(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="benchmark, such as latency")],
 ) -> None:
-    """Run a benchmark, passing on the arguments after its name; list them with `abnn bench NAME -- --help`.
+    """Run a benchmark of the checkout.
 
-    The benchmarks are part of a checkout of the project, not of an installed package.
+    Arguments after NAME are passed on; `abnn bench NAME -- --help` lists them. Installed packages have no benchmarks.
 
     Example: abnn bench latency --quick
     """

@@ -5,20 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from abnn_serve.bundle.manifest import MANIFEST
+from abnn_serve.card import Accuracy, RobustnessCard, ThreatModel
 from abnn_serve.cli.extras import require_lab
 from abnn_serve.cli.progress import progress_bar
 from abnn_serve.errors import ConfigError
 
 if TYPE_CHECKING:
-    from abnn_serve.card import Accuracy, RobustnessCard
     from abnn_serve.evaluation.outcomes import Progress, Trial
+
+# repeated here because a bento has no `evaluation`
+ATTACKS = "fgsm, pgd, pgd-margin, pgd-l2, worst, square, roa, roa-moving, autoattack"
+_THREATS = ", ".join(get_args(ThreatModel))
 
 
 def evaluate(
@@ -27,8 +31,8 @@ def evaluate(
     run: Annotated[Path | None, typer.Option(help="for a bundle: the run it was exported from, for gradients")] = None,
     twin: Annotated[Path | None, typer.Option(help="undefended run, for the threat model transfer")] = None,
     probe: Annotated[Path | None, typer.Option(help="probe of the substitute, for substitute-transfer")] = None,
-    attack: Annotated[list[str] | None, typer.Option(help="attack by name; repeatable")] = None,
-    threat: Annotated[list[str] | None, typer.Option(help="threat model by name; repeatable")] = None,
+    attack: Annotated[list[str] | None, typer.Option(help=f"attack: {ATTACKS}; repeatable")] = None,
+    threat: Annotated[list[str] | None, typer.Option(help=f"threat model: {_THREATS}; repeatable")] = None,
     images: Annotated[int, typer.Option("-n", help="images to attack, evenly spaced", min=2)] = 1000,
     eps: Annotated[str, typer.Option(help="Linf budget, such as 8/255 or 0.03")] = "8/255",
     seed: Annotated[int, typer.Option(help="random seed", min=0)] = 0,
@@ -61,19 +65,19 @@ def evaluate(
     folder = out or output_folder(subject, run)
     console = Console(stderr=True)
     with progress_bar(console) as bar:
-        task = bar.add_task("reading data", total=None, shown="")
+        task = bar.add_task("reading data", total=None, status="")
 
         def on_progress(at: Progress) -> None:
-            shown = f"{at.trial.threat_model}: {at.trial.attack.name}  accuracy {at.accuracy:.1%}"
+            status = f"{at.trial.threat_model}: {at.trial.attack.name}  accuracy {at.accuracy:.1%}"
             bar.update(
                 task,
                 description=f"{at.number}/{at.trials}",
                 total=at.trials * at.samples,
                 completed=(at.number - 1) * at.samples + at.done,
-                shown=shown,
+                status=status,
             )
             if not console.is_terminal and at.done == at.samples:
-                console.print(shown, markup=False)
+                console.print(status, markup=False)
 
         card = attack_and_write(
             subject,

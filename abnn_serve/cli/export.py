@@ -40,7 +40,9 @@ def export(
         bool, typer.Option("--bento-store", help="also import the bundle into BentoML's model store")
     ] = False,
 ) -> None:
-    """Export a run as one ONNX graph and write a bundle, if the graph agrees with torch; otherwise write nothing.
+    """Export a finished run as a bundle with one ONNX graph.
+
+    Writes the bundle only if the graph agrees with torch on held-out images.
 
     Example: abnn export runs/abnn --out models/mine --data data/test.parquet
     """

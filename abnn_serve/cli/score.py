@@ -65,7 +65,9 @@ def score(
         float | None, typer.Option(help="ray engine: GPUs per actor, 0.5 lets two actors share one; default: 0", min=0)
     ] = None,
 ) -> None:
-    """Classify the images or videos of a folder, Parquet files, WebDataset tars or a list of paths into Parquet files.
+    """Classify a whole data source into Parquet files.
+
+    The source is a folder of images or videos, Parquet files, WebDataset tars or a list of paths.
 
     Writes OUT/predictions, OUT/quarantine.jsonl with the rows that could not be classified, and OUT/summary.json; if
     the source has labels, also the accuracy and OUT/confusion.png. After a kill, a full disk or too many errors, run
@@ -118,7 +120,7 @@ class _ProgressDisplay:
     """Shows rows, rows per second and errors: on a bar or, if stderr is not a terminal, as a line per minute."""
 
     def __init__(self, bar: Progress) -> None:
-        self._bar, self._task = bar, bar.add_task("reading the source", total=None, shown="")
+        self._bar, self._task = bar, bar.add_task("reading the source", total=None, status="")
         self._resumed_rows = self._errors = 0
         self._next_line = time.monotonic() + _LOG_SECONDS
 
@@ -132,7 +134,7 @@ class _ProgressDisplay:
         self._errors += errors
         rate = (done - self._resumed_rows) / max(task.elapsed or 0, 1e-3)
         status = f"{done:,} rows  {rate:,.0f}/s  {self._errors:,} errors"
-        self._bar.update(self._task, advance=rows, shown=status)
+        self._bar.update(self._task, advance=rows, status=status)
         if not self._bar.console.is_terminal and time.monotonic() > self._next_line:
             self._next_line = time.monotonic() + _LOG_SECONDS
             self._bar.console.print(status, markup=False, highlight=False)

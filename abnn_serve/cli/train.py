@@ -70,7 +70,9 @@ def train(
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="resume from the last checkpoint in --out")] = False,
 ) -> None:
-    """Train a network; writes a checkpoint, metrics and curves after every epoch.
+    """Train a network with a recipe.
+
+    Writes a checkpoint, metrics and curves after every epoch.
 
     Example: abnn train abnn --target resnet10-w16 --substitute runs/substitute
     --data 'data/train-*.parquet' --val data/test.parquet --out runs/abnn
@@ -120,7 +122,7 @@ class _ProgressDisplay:
     """Shows skipped files, the surgery plan and the progress: on a bar or, without a terminal, as a line per epoch."""
 
     def __init__(self, bar: rich.progress.Progress, request: TrainRequest, device: str, *, compiled: bool) -> None:
-        self._bar, self._task = bar, bar.add_task("reading data", total=None, shown="")
+        self._bar, self._task = bar, bar.add_task("reading data", total=None, status="")
         self._request, self._device = request, device
         self._hint_step = 20 if compiled else 1  # compiling makes the first step slow
 
@@ -143,7 +145,7 @@ class _ProgressDisplay:
             description=f"epoch {at.epoch}/{at.epochs}",
             total=at.epochs * at.steps,
             completed=(at.epoch - 1) * at.steps + at.step,
-            shown=status,
+            status=status,
         )
 
     def _rate(self, at: Progress) -> str:

@@ -23,7 +23,7 @@ _TOLERANCE = 1e-3  # on logits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Opened:
+class OpenedSubject:
     """A subject, and the run or bundle on disk that it was read from.
 
     Attributes:
@@ -59,7 +59,7 @@ class Opened:
 
 def open_subject(
     path: str | Path, *, run: str | Path | None = None, twin: str | Path | None = None, probe: str | Path | None = None
-) -> Opened:
+) -> OpenedSubject:
     """Load the network to attack, and the networks that its attackers have.
 
     Args:
@@ -79,7 +79,7 @@ def open_subject(
         finished = Run(path)
         config = finished.config
         subject = Subject(network=finished.network(), twin=plain.get("twin"), probe=plain.get("probe"))
-        return Opened(subject=subject, run=finished, bundle=None, input=config.input, labels=config.labels)
+        return OpenedSubject(subject=subject, run=finished, bundle=None, input=config.input, labels=config.labels)
     bundle = load_bundle(path)
     session = Session(bundle, "cpu")
     network = Run(run).network() if run else None
@@ -92,7 +92,7 @@ def open_subject(
         served=session.run,
         served_digest=bundle.manifest.files["model.onnx"].sha256,
     )
-    return Opened(
+    return OpenedSubject(
         subject=subject,
         run=Run(run) if run else None,
         bundle=bundle,

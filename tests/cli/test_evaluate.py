@@ -9,26 +9,28 @@ import pytest
 from abnn_serve import evaluate
 from abnn_serve.bundle.store import load_bundle
 from abnn_serve.card import RobustnessCard, SanityCheck
+from abnn_serve.cli import evaluate as evaluate_command
 from abnn_serve.cli.evaluate import print_card
 from abnn_serve.codec import from_json
 from abnn_serve.errors import ConfigError
+from abnn_serve.evaluation import suites
 from tests.cli.test_cli import _abnn, _fails
 
 
 def test_a_run_gets_the_card_of_the_public_function_and_a_table(abnn_run, standard_run, shapes, tmp_path):
-    options = ("--data", shapes["val"], "--twin", standard_run.path, "--quick", "-n", 16, "--out", tmp_path / "found")
+    options = ("--data", shapes["val"], "--twin", standard_run.path, "--quick", "-n", 16, "--out", tmp_path / "results")
     done = _abnn("evaluate", abnn_run.path, *options, "--attack", "pgd", "--require", "clean>=0.01")
     assert done.returncode == 0, done.stderr
     assert "whitebox" in done.stdout
     assert "whitebox: PGD-20  accuracy " in done.stderr
     assert " sanity checks passed\n" in done.stdout
-    value = json.loads((tmp_path / "found" / "card.json").read_text())
+    value = json.loads((tmp_path / "results" / "card.json").read_text())
     card = from_json(RobustnessCard, value, "card", ConfigError)
     assert [row.threat_model for row in card.attacks] == ["whitebox", "graybox", "transfer"]
     assert all(row.accuracy.n == 16 for row in card.attacks)
     assert card.sanity
-    assert (tmp_path / "found" / "samples.png").read_bytes().startswith(b"\x89PNG")
-    assert (tmp_path / "found" / "card.json").stat().st_size < 100_000
+    assert (tmp_path / "results" / "samples.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "results" / "card.json").stat().st_size < 100_000
     from_python = evaluate(
         abnn_run.path,
         shapes["val"],
@@ -36,7 +38,7 @@ def test_a_run_gets_the_card_of_the_public_function_and_a_table(abnn_run, standa
         attacks=["pgd"],
         images=16,
         quick=True,
-        out=tmp_path / "found",
+        out=tmp_path / "results",
         device="cpu",
     )
     assert from_python == card  # with the same seconds, as both read the same finished batches
@@ -46,11 +48,11 @@ def test_a_run_gets_the_card_of_the_public_function_and_a_table(abnn_run, standa
 
 
 def test_a_bundle_gets_the_card_inside_and_another_identity(bundle, abnn_run, shapes, tmp_path):
-    own = tmp_path / "shapes"
-    shutil.copytree(bundle.path, own)
+    copy = tmp_path / "shapes"
+    shutil.copytree(bundle.path, copy)
     done = _abnn(
         "evaluate",
-        own,
+        copy,
         "--run",
         abnn_run.path,
         "--data",
@@ -59,17 +61,17 @@ def test_a_bundle_gets_the_card_inside_and_another_identity(bundle, abnn_run, sh
         "-n",
         8,
         "--out",
-        tmp_path / "found",
+        tmp_path / "results",
     )
     assert done.returncode == 0, done.stderr
-    after = load_bundle(own)
+    after = load_bundle(copy)
     assert after.digest != bundle.digest
     assert {row.threat_model for row in after.card.attacks} == {"whitebox", "graybox", "blackbox", "artifact"}
     assert after.card.clean == bundle.card.clean
     assert after.card.model_sha256 == bundle.card.model_sha256
     assert not any("not been evaluated" in limit for limit in after.card.limits)
-    shown = _abnn("show", own)
-    assert "worst case without patches" in shown.stdout
+    printed = _abnn("show", copy)
+    assert "worst case without patches" in printed.stdout
 
 
 def test_a_card_is_only_filled_on_its_own_held_out_data(bundle, abnn_run, shapes):
@@ -115,3 +117,7 @@ def test_failed_sanity_checks_are_printed_with_their_figures(bundle, capsys):
     printed = capsys.readouterr().out
     assert "FAILED: queries alone do not beat gradients (Square leaves 20.0% accuracy)" in printed
     assert "1 of 2 sanity checks passed" in printed
+
+
+def test_the_help_lists_every_attack():
+    assert evaluate_command.ATTACKS.split(", ") == list(suites.ATTACKS)

@@ -60,7 +60,7 @@ def images(val_data):
     return val_data.part(slice(24))
 
 
-def test_an_honest_network_raises_nothing(standard_run, images):
+def test_a_plain_network_passes_every_check(standard_run, images):
     assert _failed(check_network(standard_run.network(), images)) == set()
 
 
@@ -113,8 +113,8 @@ def test_a_weaker_attacker_that_wins_is_flagged(threat, val_data):
 
 
 def test_graybox_robustness_that_whitebox_takes_away_is_called_masking(val_data):
-    found = check_evaluation(_evaluation(val_data, _outcome("whitebox", PGD(), 0), _outcome("graybox", PGD(), 45)))
-    (check,) = [check for check in found if not check.passed]
+    checks = check_evaluation(_evaluation(val_data, _outcome("whitebox", PGD(), 0), _outcome("graybox", PGD(), 45)))
+    (check,) = [check for check in checks if not check.passed]
     assert check.name == "robustness does not rest on hiding the substitute"
     assert "is 45.0% without" in check.detail
     assert "0.0% with it: the difference is masking, not robustness" in check.detail

@@ -137,20 +137,26 @@ def _load_weights(network: nn.Module, name: str, weights: str) -> None:
 
 
 def load_state(network: nn.Module, state: dict[str, torch.Tensor], name: str, weights: str) -> None:
-    """Load `state`, which errors call `weights`; a head with another number of classes is left as initialised."""
-    own = network.state_dict()
-    missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    """Load `state`; a classifier with another number of classes keeps its initial weights.
+
+    Raises:
+        NetworkError: names or shapes differ; the message calls the network `name` and the state `weights`.
+    """
+    current = network.state_dict()
+    missing, unknown = sorted(current.keys() - state.keys()), sorted(state.keys() - current.keys())
     if missing or unknown:
         raise NetworkError(
             f"{weights} does not fit {name}: {len(missing)} tensors missing (first: {next(iter(missing), '-')}), "
             f"{len(unknown)} unknown (first: {next(iter(unknown), '-')})"
         )
-    other = {key for key, value in state.items() if value.shape != own[key].shape}
+    different = {key for key, value in state.items() if value.shape != current[key].shape}
     # Only a classifier may differ, and only in its number of classes: the first axis of one module's weight and bias.
-    heads = {key.rpartition(".")[0] for key in other}
-    if len(heads) > 1 or any(state[key].shape[1:] != own[key].shape[1:] for key in other):
-        raise NetworkError(f"{weights} does not fit {name}: {len(other)} tensors of other shapes (first: {min(other)})")
-    network.load_state_dict({key: own[key] if key in other else value for key, value in state.items()})
+    heads = {key.rpartition(".")[0] for key in different}
+    if len(heads) > 1 or any(state[key].shape[1:] != current[key].shape[1:] for key in different):
+        raise NetworkError(
+            f"{weights} does not fit {name}: {len(different)} tensors of other shapes (first: {min(different)})"
+        )
+    network.load_state_dict({key: current[key] if key in different else value for key, value in state.items()})
 
 
 def _closest(name: str, names: list[str]) -> str:

@@ -67,14 +67,14 @@ def test_the_gradient_passes_through_the_substitute_and_matches_finite_differenc
     for layer in joined.adaptive_layers:
         nn.init.normal_(layer.map, std=0.3)
     x = torch.rand(1, 3, 32, 32, dtype=torch.float64, requires_grad=True)
-    (whole,) = torch.autograd.grad(joined(x)[0, 0], x)
+    (gradient,) = torch.autograd.grad(joined(x)[0, 0], x)
     fixed = [(m.detach(), d.detach()) for m, d in joined.statistics(x)]
     (through_target,) = torch.autograd.grad(joined(x, fixed)[0, 0], x)
-    assert (whole - through_target).abs().max() > 1e-6
+    assert (gradient - through_target).abs().max() > 1e-6
     step, direction = 1e-6, torch.randn_like(x)
     with torch.no_grad():
         slope = (joined(x + step * direction)[0, 0] - joined(x - step * direction)[0, 0]) / (2 * step)
-    torch.testing.assert_close(slope, (whole * direction).sum(), rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(slope, (gradient * direction).sum(), rtol=1e-3, atol=1e-6)
 
 
 def test_a_samples_logits_do_not_depend_on_its_neighbours():

@@ -118,9 +118,9 @@ def test_framewise_statistics_are_those_over_all_frames():
         images(CLIP.transpose(1, 2).flatten(0, 1))
         mean, deviation = network.statistics(CLIP)[0]
     handle.remove()
-    whole = kept[0].unflatten(0, (2, 4)).transpose(1, 2)
-    assert torch.allclose(mean, whole.mean(dim=(2, 3, 4)), atol=1e-5)
-    assert torch.allclose(deviation, whole.var(dim=(2, 3, 4), unbiased=False).sqrt(), atol=1e-4)
+    features = kept[0].unflatten(0, (2, 4)).transpose(1, 2)
+    assert torch.allclose(mean, features.mean(dim=(2, 3, 4)), atol=1e-5)
+    assert torch.allclose(deviation, features.var(dim=(2, 3, 4), unbiased=False).sqrt(), atol=1e-4)
 
 
 def test_networks_without_batch_norm_are_refused_with_the_reason():
