@@ -1,4 +1,4 @@
-"""What is deployed: the manifests against their schemas, and against the code that they run."""
+"""The deployment manifests, against their schemas and against the code."""
 
 from __future__ import annotations
 
@@ -69,3 +69,14 @@ def test_an_image_installs_what_the_package_needs(name):
 
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     assert names(yaml.safe_load((ROOT / name).read_text())["python"]["packages"]) == names(wanted)
+
+
+@pytest.mark.parametrize("name", ["bentofile.yaml", "bentofile.cuda.yaml"])
+def test_packages_whose_internals_are_used_have_the_same_bounds_everywhere(name):
+    import tomllib
+
+    from abnn_serve.service.compatibility import VERSIONS
+
+    bounded = {f"{package}{versions}" for package, versions in VERSIONS.items()}
+    assert bounded <= set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"])
+    assert bounded <= set(yaml.safe_load((ROOT / name).read_text())["python"]["packages"])

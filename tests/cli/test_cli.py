@@ -112,8 +112,8 @@ def test_train_refuses_a_directory_that_holds_a_run_and_resumes_a_finished_one(s
             ["score", "d", "--out", "o", "--engine", "ray", "--workers", "0"],
             "--workers is 0 with --engine ray, whose actors decode their own rows; use --actors instead",
         ),
-        (["verify", "nowhere"], "no bundle here"),
-        (["show", "nowhere"], "no bundle here"),
+        (["verify", "nowhere"], "nowhere is not a bundle .bundle.json not found."),
+        (["show", "nowhere"], "nowhere is not a bundle .bundle.json not found."),
         (["export", "nowhere", "--out", "o", "--data", "d"], "not a run of `abnn train`"),
         (
             ["export", "r", "--out", "o", "--data", "d", "--precision", "int4"],

@@ -20,7 +20,7 @@ ROWS = {
     cells[0].strip("`"): cells[1:]
     for line in PAGE.splitlines()
     if line.startswith("| `ABNN_")
-    for cells in [[cell.strip() for cell in line.strip("|").split(" | ")]]
+    for cells in [[cell.strip() for cell in line.strip("|").split("|")]]
 }
 SERVICE = {f"ABNN_{field.name.upper()}": field.default for field in fields(ServiceSettings)}
 DEFAULTS = Settings.from_environment({})

@@ -54,7 +54,7 @@ def test_public_paths_are_those_of_the_middleware():
 
 
 def test_every_metric_is_on_the_page_with_its_labels_and_meaning():
-    rows = re.findall(r"^\| `(abnn_\w+)` \| (\w+) \| (.*?) \| (.*) \|$", PAGE, re.MULTILINE)
+    rows = re.findall(r"^\| `(abnn_\w+)` \| (\w+) \|([^|]*)\| (.*) \|$", PAGE, re.MULTILINE)
     shown = {name: (kind, re.findall(r"`(\w+)`", labels), text) for name, kind, labels, text in rows}
     metrics = [m for m in vars(Metrics(workers=1)).values() if hasattr(m, "describe")]
     described = {}

@@ -69,13 +69,13 @@ def test_an_old_bundle_serves_and_refuses_drift_in_one_line(bundle, val_data, tm
     assert load_bundle(old.path).card.drift is None
     session = Session(old, "cpu", threads=1)
     assert len(Predictor(session).predict(val_data.images[:2])) == 2
-    with pytest.raises(ConfigError, match=r"old has no drift.onnx: .*; export it again, or leave --drift out"):
+    with pytest.raises(ConfigError, match=r"old has no drift.onnx, .*; export it again, or omit --drift"):
         Predictor(session, drift=True)
 
 
 def test_a_drift_graph_of_another_model_is_refused(bundle, tmp_path):
     wrong = _with_files(bundle, tmp_path / "wrong", {DRIFT_FILE: bundle.read(DRIFT_FILE).replace(b"drift", b"other")})
-    with pytest.raises(BundleIntegrityError, match=r"drift.onnx does not fit model.onnx"):
+    with pytest.raises(BundleIntegrityError, match=r"drift.onnx does not match model.onnx"):
         DriftMeter(Session(wrong, "cpu", threads=1))
 
 
