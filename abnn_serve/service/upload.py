@@ -71,10 +71,10 @@ async def read_upload(request: Request, spec: UploadSpec, counter: UploadBytes) 
         content_type.startswith(f"{spec.media_type}/") or content_type == "application/octet-stream"
     ):
         return Upload(files=[await read_body(request, spec.max_bytes, spec.seconds, counter)], fields={})
-    shown = repr(content_type[:80]) if content_type else "missing"
+    quoted = repr(content_type[:80]) if content_type else "missing"
     alternative = f", or a raw {spec.media_type}/* body" if spec.media_type else ""
     raise UnsupportedMediaTypeError(
-        f"content type is {shown}, expected multipart/form-data with a file field {spec.field!r}{alternative}",
+        f"content type is {quoted}, expected multipart/form-data with a file field {spec.field!r}{alternative}",
         field="content-type",
     )
 
