@@ -158,7 +158,7 @@ def test_every_attack_is_measured_on_clips_and_the_card_has_its_row(
     report = measure(opened.subject, data.spread(4), trials, curve_images=0)
     card = fill_card(opened.card(data), report, data)
     assert {row.attack for row in card.attacks} >= {"FGSM", "PGD-20", "ROA-10% t=5", "ROA-10% t=5 moving", "Square-100"}
-    assert "4 of 24 clips, at most one of each video" in card.limits[0]
+    assert "4 of 24 clips: at most one per video" in card.limits[0]
     assert not [check for check in card.sanity if check.raised and "finite differences" in check.check]
     drift = with_attacked_drift(opened.bundle, report.evaluation)
     assert [row.attack for row in drift.attacks] == ["FGSM", "PGD-20", "ROA-10% t=5", "ROA-10% t=5 moving"]

@@ -132,7 +132,7 @@ def test_int8_without_images_to_calibrate_on_says_so(export):
 
 def test_bf16_where_the_cpu_has_none_is_refused(export, monkeypatch):
     monkeypatch.setattr("abnn_serve.runtime.open_vino.has_bf16", lambda: False)
-    with pytest.raises(DeviceError, match="ABNN_PRECISION is 'bf16', which this CPU does not have"):
+    with pytest.raises(DeviceError, match="ABNN_PRECISION is 'bf16', but this CPU does not support it"):
         export("bf16", None, precisions=("fp32", "bf16"))[1]()
 
 
