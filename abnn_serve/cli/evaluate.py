@@ -43,14 +43,12 @@ def evaluate(
     require: Annotated[
         list[str] | None, typer.Option(help="minimum such as 'whitebox>=0.30'; exit 1 below it; repeatable")
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="folder for card.json and pictures; RUN/evaluation by default")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="folder for card.json and plots; RUN/evaluation by default")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
 ) -> None:
     """Attack a classifier under every available threat model, and write the results to its card.
 
-    A run gets RUN/evaluation/card.json and pictures. A bundle also gets the card inside, which changes its identity;
+    A run gets RUN/evaluation/card.json and plots. A bundle also gets the card inside, which changes its identity;
     with --run it is also attacked through its gradients. If an evaluation is killed, run the same command again: it
     resumes.
 
@@ -99,7 +97,7 @@ def evaluate(
         )
     print_card(card)
     is_bundle = (subject / MANIFEST).is_file()
-    typer.echo(f"{folder}: wrote card.json and pictures" + (f"; {subject}: replaced the card" if is_bundle else ""))
+    typer.echo(f"{folder}: wrote card.json and plots" + (f"; {subject}: replaced the card" if is_bundle else ""))
     _check_accuracy(minimums, card)
 
 

@@ -1,4 +1,4 @@
-"""Measure a subject (trials, curves, sanity checks), fill its card with the report, and draw the pictures."""
+"""Measure a subject (trials, curves, sanity checks), fill its card with the report, and draw the plots."""
 
 from __future__ import annotations
 

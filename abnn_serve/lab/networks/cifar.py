@@ -9,9 +9,7 @@ from torch import Tensor, nn
 
 from abnn_serve.errors import NetworkError
 
-_LOGIT_SCALE = 1 / 8  # after Page 2018: pooled maxima are large, and a step of the classifier would overshoot
-
-
+_LOGIT_SCALE = 1 / 8  # as Page 2018: without it, the large pooled maxima make a step of the classifier overshoot
 ACTIVATIONS: dict[str, type[nn.ReLU | nn.SiLU]] = {"relu": nn.ReLU, "silu": nn.SiLU}
 
 
@@ -25,7 +23,7 @@ def conv_bn_act(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, act
 
 
 def conv_pool_bn_act(inputs: int, outputs: int, activation: str = "relu") -> nn.Sequential:
-    """3x3 convolution without bias, 2x2 max pooling, BatchNorm, ReLU: pooled first, the rest costs a quarter."""
+    """3x3 convolution without bias, 2x2 max pooling, BatchNorm, activation; pooled first to save arithmetic."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False),
         nn.MaxPool2d(2),
@@ -35,7 +33,7 @@ def conv_pool_bn_act(inputs: int, outputs: int, activation: str = "relu") -> nn.
 
 
 class Residual(nn.Module):
-    """x + f(x), f being two convolutions, each with BatchNorm and activation."""
+    """x + f(x), where f is two convolutions, each with BatchNorm and activation."""
 
     def __init__(self, width: int, activation: str = "relu") -> None:
         super().__init__()
@@ -47,12 +45,12 @@ class Residual(nn.Module):
 
 
 class SmallResNet(nn.Module):
-    """The nine-layer ResNet of the DAWNBench CIFAR-10 entries (Page 2018), and two cheaper forms of it.
+    """The nine-layer ResNet of the DAWNBench CIFAR-10 entries (Page 2018), and two cheaper variants.
 
     Args:
         width: channels of the first convolution; each stage doubles it.
-        strided: the first convolution is 4x4 with stride 2 and the last stage is not pooled; for CPUs.
-        wide: the last stage has 8 times `width` channels and nine layers in all, else 4 times and eight.
+        strided: the first convolution is 4x4 with stride 2, and the last stage has no pooling; for CPUs.
+        wide: nine layers, the last stage with 8 times `width` channels; else eight layers and 4 times.
         activation: `relu`, or `silu`, which is smooth (Xie et al. 2020).
     """
 
@@ -83,10 +81,10 @@ class SmallResNet(nn.Module):
 
 
 class ThinStemResNet(nn.Module):
-    """A ten-layer ResNet whose full-resolution layers are thin: most of its arithmetic is at 8x8 and 4x4, for CPUs.
+    """A ten-layer ResNet for CPUs: its full-resolution layers are narrow, so most arithmetic is at 8x8 and 4x4.
 
-    It ends on a residual block, which an adaptive network needs: instance statistics erase a channel's mean, and only
-    the skip carries it to the pooling.
+    It ends with a residual block: in an adaptive network, instance statistics erase a channel's mean, and only the skip
+    connection carries the mean to the pooling.
 
     Args:
         width: channels of the first convolution; the last block has 12 times as many.
@@ -139,7 +137,7 @@ class WideResNet(nn.Module):
         super().__init__()
         blocks, rest = divmod(depth - 4, 6)
         if blocks < 1 or rest:
-            raise NetworkError(f"a WideResNet's depth is 6n + 4 (10, 16, 28, ...), not {depth}")
+            raise NetworkError(f"WideResNet depth is {depth}, expected 6n + 4 (10, 16, 28, ...)")
         widths = [16, 16 * widen, 32 * widen, 64 * widen]
         layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, 1, 1, bias=False)]
         for stage in range(3):
