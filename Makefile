@@ -1,4 +1,4 @@
-# Two commands set everything up, each from nothing but Python >= 3.11 and make: `make serve` and `make test`.
+# `make serve` and `make test` need only Python >= 3.11 and make; both create the virtual environment first.
 PYTHON ?= python3
 VENV ?= .venv
 HOST ?= 127.0.0.1
@@ -11,18 +11,18 @@ export BENTOML_DO_NOT_TRACK ?= True
 serve: $(VENV)/.core  ## serve the default bundle on http://localhost:$(PORT)
 	$(BIN)/bentoml serve --host $(HOST) --port $(PORT)
 
-test: $(VENV)/.dev  ## the whole test suite, without what is marked slow
+test: $(VENV)/.dev  ## run the tests, except those marked slow
 	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
-test-all: $(VENV)/.dev  ## with what is marked slow
+test-all: $(VENV)/.dev  ## run all tests
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "" $(ARGS)
 
-check: $(VENV)/.dev  ## format, lint and types
+check: $(VENV)/.dev  ## check format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-format: $(VENV)/.dev  ## put the code into the project's form
+format: $(VENV)/.dev  ## format the code and fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 

@@ -1,7 +1,7 @@
-"""abnn_serve: image and video classifiers that resist adversarial examples, at inference time.
+"""Train, attack, export and serve image and video classifiers defended by ABNN, each bundle with its measured robustness.
 
 Importing this loads neither torch nor bentoml; each public name is loaded when it is first used.
-"""
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from abnn_serve.bundle.store import load_bundle
     from abnn_serve.card import RobustnessCard
     from abnn_serve.errors import AbnnError
+    from abnn_serve.evaluation.evaluate import evaluate
     from abnn_serve.export.bundle import export_bundle
     from abnn_serve.lab.abnn.plan import SurgeryPlan
     from abnn_serve.lab.networks.zoo import build_network
@@ -29,6 +30,7 @@ _HOME = {
     "RobustnessCard": "abnn_serve.card",
     "SurgeryPlan": "abnn_serve.lab.abnn.plan",
     "build_network": "abnn_serve.lab.networks.zoo",
+    "evaluate": "abnn_serve.evaluation.evaluate",
     "export_bundle": "abnn_serve.export.bundle",
     "load_bundle": "abnn_serve.bundle.store",
     "train": "abnn_serve.lab.training.train",
@@ -42,6 +44,7 @@ __all__ = [
     "RobustnessCard",
     "SurgeryPlan",
     "build_network",
+    "evaluate",
     "export_bundle",
     "load_bundle",
     "train",

@@ -1,4 +1,4 @@
-"""RobustnessCard: what was measured on a model, by whom it can be attacked, and what is not known."""
+"""RobustnessCard: what was measured on a model, under which threat models, and the limits of the figures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _Z95 = 1.959964
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accuracy:
-    """`correct` of `n` samples."""
+    """A share of `n` samples, of which `correct` are classified correctly."""
 
     correct: int
     n: int
@@ -33,12 +33,12 @@ class Accuracy:
 
     @classmethod
     def of(cls, is_correct: Collection[bool] | NDArray[np.bool_]) -> Accuracy:
-        """Accuracy of flags, bool (N,)."""
+        """The accuracy of flags, bool (N,)."""
         return cls(correct=int(sum(map(bool, is_correct))), n=len(is_correct))
 
     @property
     def value(self) -> float:
-        """Share that is correct, in [0, 1]."""
+        """The share, in [0, 1]."""
         return self.correct / self.n
 
     @property
@@ -60,9 +60,9 @@ class AttackResult:
 
     Attributes:
         eps: in units of [0, 1] pixels; for a patch, the share of the area.
-        parameters: everything else that decides what the attack does.
-        accuracy: share of all samples that stay right, those that were wrong without an attack included.
-        seconds: time that the attack took.
+        parameters: all other parameters of the attack.
+        accuracy: on all samples; those misclassified without an attack count as incorrect.
+        seconds: duration of the attack.
     """
 
     threat_model: ThreatModel
@@ -86,19 +86,44 @@ class Curve:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SanityCheck:
-    """One sign of a misleading evaluation: what was looked at, whether it was seen, and the figures."""
+    """A property that a sound evaluation has, and whether this one has it. The fields are the keys of card.json.
+
+    Attributes:
+        check: the property, such as "queries alone do not beat gradients"; same as `name`.
+        raised: the evaluation lacks it; the opposite of `passed`.
+        detail: the figures.
+    """
 
     check: str
     raised: bool
     detail: str
 
+    @classmethod
+    def of(cls, name: str, *, passed: bool, detail: str) -> SanityCheck:
+        """The check of a property called `name`."""
+        return cls(check=name, raised=not passed, detail=detail)
+
+    @property
+    def name(self) -> str:
+        """The property."""
+        return self.check
+
+    @property
+    def passed(self) -> bool:
+        """The evaluation has it."""
+        return not self.raised
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingCost:
-    """What training took; the substitute's own pre-training, and that of the run it started from, are counted apart.
+    """The cost of a training run.
 
     Attributes:
-        epochs: 0 for a mean of finished runs, of which the costliest is what it started from.
+        epochs: 0 for an average of finished runs; `init_seconds` is then the longest of theirs.
+        passes_per_step: forward and backward passes of one step, in units of N (see `Recipe.passes`).
+        seconds: time in training steps, without the substitute's and the initial run's.
+        substitute_seconds: time to pre-train the substitute; None where it is unknown.
+        init_seconds: time to train the run that this one started from.
     """
 
     recipe: str
@@ -113,16 +138,16 @@ class TrainingCost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """The network in another precision on one engine, beside the fp32 graph that everything else on the card is about.
+    """Accuracy of another precision on one engine; all other figures of the card are those of the fp32 graph.
 
     Attributes:
-        provider: the engine that it was measured on.
-        calibration: where the value ranges of int8 were taken from; empty for others.
+        provider: name of the engine.
+        calibration: data that set the value ranges of int8; empty for other precisions.
         max_error: largest difference of a logit from torch, on `images` images.
-        same_class: how many of them it decides as torch does.
+        same_class: how many of those images get the same class from torch.
         clean: accuracy on the card's data.
-        robust: accuracy on the white-box images made for the fp32 graph, rounded to uint8, worst for each sample; None
-            where that was not measured.
+        robust: worst case for each sample over the white-box images of the fp32 graph, rounded to uint8; None if not
+            measured.
     """
 
     precision: Precision
@@ -137,9 +162,11 @@ class Variant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriftUnderAttack:
-    """Area under the ROC curve of the mean drift: `images` rightly answered ones against the same, attacked.
+    """How well the mean drift separates attacked images from clean ones, as area under the ROC curve.
 
-    0.5 tells nothing; below it, attacked images look cleaner than clean ones.
+    Attributes:
+        images: number of correctly classified images, each scored clean and attacked.
+        auroc: 0.5 is chance; below 0.5, attacked images drift less than clean ones.
     """
 
     attack: str
@@ -150,14 +177,14 @@ class DriftUnderAttack:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drift:
-    """How far the target's statistics are from those recorded on clean data: see `runtime.drift`.
+    """Distance of the target's statistics from those recorded on clean data: see `runtime.drift`.
 
     Attributes:
-        images: clean ones that were recorded.
-        layers: adaptive layers that are looked at; a sample's figure is the mean of theirs.
-        median, p95, p99: of the figure, over the same images.
-        attacks: how well it tells white-box images; empty where that was not measured. Who knows of the figure can
-            attack it too: it is no defence.
+        images: number of clean images whose statistics were recorded.
+        layers: number of adaptive layers; a sample's drift is the mean over them.
+        median, p95, p99: of the drift of those images.
+        attacks: how well drift separates white-box images from clean ones; empty if not measured. An attacker who knows
+            this score can evade it too; it is not a defence.
     """
 
     images: int
@@ -170,19 +197,19 @@ class Drift:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RobustnessCard:
-    """Everything measured on one model file, and what the numbers do not say.
+    """Everything measured on one model file, and the limits of the figures.
 
     Attributes:
-        model_sha256: of the `model.onnx` that was measured; of `weights.pt` for a run that was not exported.
-        data, data_digest: the evaluation set, and the sha256 over its pixels and labels.
-        clean: accuracy on unperturbed images; None where it was not measured.
-        attacks: one row for each attack and threat model; empty where robustness was not evaluated.
-        worst: accuracy under the worst of the Linf and L2 attacks for each sample, by threat model, without patches.
-        curves: white-box accuracy against the attack's strength.
-        sanity: the signs of a misleading evaluation that were looked for.
-        variants: what the bundle's other precisions are worth.
-        drift: of the target's statistics; None where none were recorded.
-        limits: what a reader must know before trusting the numbers.
+        model_sha256: of the measured `model.onnx`; for a run without a bundle, of its `weights.pt`.
+        data, data_digest: name of the evaluation data, and the sha256 over its pixels, labels and class names.
+        clean: accuracy on unperturbed images; None if not measured.
+        attacks: a row for each attack and threat model; empty if robustness was not evaluated.
+        worst: accuracy under the worst of the Linf and L2 attacks for each sample, by threat model; excludes patches.
+        curves: white-box accuracy as the attack grows stronger.
+        sanity: checks of the evaluation itself.
+        variants: accuracy of the bundle's other precisions.
+        drift: of the target's statistics; None if not recorded.
+        limits: sentences that qualify the figures.
     """
 
     model_sha256: str

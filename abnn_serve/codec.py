@@ -1,6 +1,6 @@
-"""Frozen dataclasses to JSON and strictly back: unknown keys, missing keys and other types are refused by name.
+"""Converts frozen dataclasses to JSON and back; unknown keys, missing keys and wrong types are errors.
 
-Own code because BentoML holds cattrs at a release without strict hooks, and pydantic coerces and rewrites dataclasses.
+BentoML pins cattrs below the release with strict structuring, and pydantic coerces values, so neither can be used.
 """
 
 from __future__ import annotations
@@ -14,21 +14,27 @@ from abnn_serve.errors import AbnnError
 
 T = TypeVar("T")
 
-
-OMITTED_IF_NONE = {"omitted_if_none": True}  # metadata of a field that older readers do not know
+OMITTED_IF_NONE = {"omitted_if_none": True}  # field metadata; keeps files readable by versions without the field
 
 
 class _MismatchError(Exception):
-    """What does not fit, and where."""
+    """A value that does not match its type; the message names its location."""
 
 
 def to_json(value: Any) -> dict[str, Any]:
-    """A dataclass as plain JSON values; tuples become lists, and what is OMITTED_IF_NONE and None is left out."""
+    """Convert a dataclass to JSON values; tuples become lists, and OMITTED_IF_NONE fields that are None are omitted."""
     return dict(json.loads(json.dumps(_plain(value), allow_nan=False)))
 
 
 def from_json(kind: type[T], value: Any, where: str, error: type[AbnnError]) -> T:
-    """Plain JSON values to a dataclass; `error`, saying where and what, for anything that does not fit."""
+    """Convert JSON values to the dataclass `kind`.
+
+    Args:
+        kind: the dataclass.
+        value: JSON values, as `json.loads` returns them.
+        where: name of the value in error messages, for example a file name.
+        error: class of the error that is raised if the value does not match.
+    """
     try:
         result: T = _structure(kind, value, where)
     except _MismatchError as problem:
@@ -38,15 +44,15 @@ def from_json(kind: type[T], value: Any, where: str, error: type[AbnnError]) -> 
 
 def _plain(value: Any) -> Any:
     if is_dataclass(value):
-        kept = [p for p in fields(value) if p.metadata != OMITTED_IF_NONE or getattr(value, p.name) is not None]
-        return {part.name: _plain(getattr(value, part.name)) for part in kept}
+        kept = [f for f in fields(value) if f.metadata != OMITTED_IF_NONE or getattr(value, f.name) is not None]
+        return {f.name: _plain(getattr(value, f.name)) for f in kept}
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def canonical(value: Any) -> bytes:
-    """The one byte sequence for a JSON value: sorted keys, two-space indent, UTF-8, a newline at the end."""
+    """Canonical bytes of a JSON value: sorted keys, two-space indent, UTF-8, trailing newline."""
     text = json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
     return (text + "\n").encode()
 
@@ -56,15 +62,15 @@ def _structure(kind: Any, value: Any, where: str) -> Any:
     if kind is Any:
         return value
     if origin in (Union, types.UnionType):
-        others = [part for part in inner if part is not type(None)]
-        if value is None and len(others) < len(inner):
+        types_but_none = [part for part in inner if part is not type(None)]
+        if value is None and len(types_but_none) < len(inner):
             return None
-        if len(others) > 1:  # scalars only: their JSON types tell them apart
-            expected = " or ".join(f"a {_JSON_NAMES[part]}" for part in others)
-            return value if type(value) in others else _refuse(where, value, expected)
-        return _structure(others[0], value, where)
+        if len(types_but_none) > 1:  # scalars, whose JSON types differ
+            expected = " or ".join(f"a {_JSON_NAMES[part]}" for part in types_but_none)
+            return value if type(value) in types_but_none else _mismatch(where, value, expected)
+        return _structure(types_but_none[0], value, where)
     if origin is Literal:
-        return value if value in inner else _refuse(where, value, f"one of {', '.join(map(str, inner))}")
+        return value if value in inner else _mismatch(where, value, f"one of {', '.join(map(str, inner))}")
     if origin is tuple:
         return _tuple(inner, value, where)
     if origin is dict:
@@ -84,7 +90,7 @@ def _tuple(inner: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
     items = _expect(list, value, where)
     kinds = [inner[0]] * len(items) if inner[1:] == (...,) else list(inner)
     if len(kinds) != len(items):
-        _refuse(where, value, f"{len(kinds)} items")
+        _mismatch(where, value, f"{len(kinds)} items")
     return tuple(_structure(k, item, f"{where}[{i}]") for i, (k, item) in enumerate(zip(kinds, items, strict=True)))
 
 
@@ -103,12 +109,12 @@ def _dataclass(kind: Any, value: dict[str, Any], where: str) -> Any:
 
 
 def _expect(kind: Any, value: Any, where: str) -> Any:
-    return value if type(value) is kind else _refuse(where, value, f"a JSON {_JSON_NAMES[kind]}")
+    return value if type(value) is kind else _mismatch(where, value, f"a JSON {_JSON_NAMES[kind]}")
 
 
 _JSON_NAMES = {dict: "object", list: "array", str: "string", int: "whole number", float: "number", bool: "boolean"}
 
 
-def _refuse(where: str, value: Any, expected: str) -> Any:
-    shown = repr(value)
-    raise _MismatchError(f"{where} is {shown if len(shown) <= 60 else shown[:57] + '...'}, expected {expected}")
+def _mismatch(where: str, value: Any, expected: str) -> Any:
+    text = repr(value)
+    raise _MismatchError(f"{where} is {text if len(text) <= 60 else text[:57] + '...'}, expected {expected}")

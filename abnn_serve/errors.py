@@ -1,110 +1,110 @@
-"""Every error that abnn_serve raises on purpose.
+"""All errors that abnn_serve raises deliberately.
 
     AbnnError
-    ├── ConfigError              a setting or an option that cannot be used
-    │   └── DeviceError          the device asked for is not there
-    │       └── DeviceLostError      the GPU failed, and works again only in a new process
-    ├── InputError               a sample that cannot be classified; carries `code` and `status` for HTTP
+    ├── ConfigError              invalid setting or option
+    │   └── DeviceError          unavailable device
+    │       └── DeviceLostError      GPU that failed; only a new process can use it
+    ├── InputError               sample that cannot be classified; `code` and `status` are its HTTP error
     │   ├── UnreadableInputError     400
     │   ├── InputTooLargeError       413
     │   ├── UnsupportedFormatError   415
     │   └── InputShapeError          422
-    ├── BundleError              a bundle that cannot be used
-    │   ├── BundleIntegrityError     bytes, files or graph are not what the manifest says
-    │   └── BundleVersionError       written by a newer abnn_serve
-    ├── DataError                a data set that cannot be read
-    ├── ScoringError             offline scoring cannot start, go on or write
-    ├── NetworkError             a network that cannot be built, or does not return logits
-    ├── SurgeryError             a target and a substitute that cannot be joined
-    ├── TrainingError            training cannot start, go on or resume
-    └── ExportError              nothing was written
-        └── ParityError              the exported graph disagrees with torch
+    ├── BundleError              bundle that cannot be used
+    │   ├── BundleIntegrityError     the files do not match the manifest
+    │   └── BundleVersionError       a newer abnn_serve wrote the bundle
+    ├── DataError                data set that cannot be read
+    ├── ScoringError             offline scoring cannot start, resume or write
+    ├── NetworkError             network that cannot be built or does not return logits
+    ├── SurgeryError             target and substitute that cannot be combined
+    ├── TrainingError            training cannot start or resume, or it diverged
+    └── ExportError              export failed; nothing was written
+        └── ParityError              the exported graph's logits differ from torch's
 
-A message is one line: what was found, what was expected, what to do.
+A message is one line: the value, the expected value, and a remedy.
 """
 
 
 class AbnnError(Exception):
-    """Base of all errors raised on purpose."""
+    """Base class of all errors that abnn_serve raises deliberately."""
 
 
 class ConfigError(AbnnError):
-    """A setting or an option that cannot be used."""
+    """Invalid setting or option."""
 
 
 class DeviceError(ConfigError):
-    """The device asked for is not there."""
+    """The requested device is unavailable, or cannot run the graph."""
 
 
 class DeviceLostError(DeviceError):
-    """The GPU failed, and works again only in a new process."""
+    """The GPU failed, and only a new process can use it again."""
 
 
 class InputError(AbnnError):
-    """A sample that cannot be classified. `code` and `status` are what HTTP clients see."""
+    """A sample that cannot be classified. HTTP clients get `status` and `code`."""
 
     code = "bad_input"
     status = 400
 
 
 class UnreadableInputError(InputError):
-    """The bytes cannot be decoded."""
+    """The sample is damaged or empty."""
 
     code = "unreadable_input"
     status = 400
 
 
 class InputTooLargeError(InputError):
-    """More bytes or pixels than the limits allow."""
+    """The sample exceeds a limit, for example on bytes, pixels or frames."""
 
     code = "input_too_large"
     status = 413
 
 
 class UnsupportedFormatError(InputError):
-    """Not one of the formats that are accepted."""
+    """The format or codec is not supported, or the model takes another kind of input."""
 
     code = "unsupported_format"
     status = 415
 
 
 class InputShapeError(InputError):
-    """Decoded, but not of the shape that the model takes."""
+    """The dtype or shape is not that of the model's input."""
 
     code = "wrong_shape"
     status = 422
 
 
 class BundleError(AbnnError):
-    """A bundle that cannot be used."""
+    """A bundle that is missing or cannot be used."""
 
 
 class BundleIntegrityError(BundleError):
-    """Bytes, files or graph are not what the manifest says."""
+    """The bundle's files or graph do not match its manifest."""
 
 
 class BundleVersionError(BundleError):
-    """Written by a newer abnn_serve."""
+    """A newer abnn_serve wrote the bundle."""
 
 
 class DataError(AbnnError):
-    """A data set that cannot be read."""
+    """A data set that is missing or cannot be read."""
 
 
 class ScoringError(AbnnError):
-    """Offline scoring cannot start, go on or write."""
+    """Offline scoring cannot start, resume or write."""
 
 
 class NetworkError(AbnnError):
-    """A network that cannot be built, or does not return logits."""
+    """A network that cannot be built or does not return logits."""
 
 
 class SurgeryError(AbnnError):
-    """A target and a substitute that cannot be joined."""
+    """A target and a substitute that cannot be combined into one network."""
 
 
 class TrainingError(AbnnError):
-    """Training cannot start, go on or resume."""
+    """Training cannot start or resume, or it diverged."""
 
 
 class ExportError(AbnnError):
@@ -112,9 +112,9 @@ class ExportError(AbnnError):
 
 
 class ParityError(ExportError):
-    """The exported graph disagrees with torch."""
+    """The exported graph's logits differ from torch's."""
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of what an error says, or its class where it says nothing."""
+    """The first line of an error's message, or its class name if the message is empty."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

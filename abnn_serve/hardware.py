@@ -1,4 +1,4 @@
-"""What this machine offers: cores that the process may use, and whether there is a CUDA device."""
+"""Properties of this machine: usable cores, CPU name, CUDA device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def usable_cores() -> int:
-    """Cores by affinity and by the cgroup's CPU quota: ONNX Runtime looks at neither."""
+    """Cores that this process may use, by its affinity and cgroup CPU quota, both of which ONNX Runtime ignores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _cgroup_quota()
     return max(1, min(cores, math.ceil(quota)) if quota else cores)
@@ -30,7 +30,7 @@ def _cgroup_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
 
 
 def has_cuda_device() -> bool:
-    """The CUDA driver is there and sees at least one device."""
+    """Whether the CUDA driver is installed and reports at least one device."""
     try:
         driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
         count = ctypes.c_int(0)
@@ -51,7 +51,7 @@ def cuda_driver_version() -> tuple[int, int] | None:
 
 
 def describe_cpu() -> str:
-    """The CPU's name and how many cores this process may use."""
+    """CPU name and number of cores that this process may use."""
     name = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""What goes into a model and what the numbers that come out mean."""
+"""A model's input and labels."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ Modality = Literal["image", "video"]
 
 
 def model_file(precision: str) -> str:
-    """The graph's file name in a bundle; bf16 is arithmetic on the fp32 graph."""
+    """File name of a precision's graph in a bundle; bf16 runs the fp32 graph."""
     return "model.onnx" if precision in ("fp32", "bf16") else f"model.{precision}.onnx"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """Which frames of a video make its clips. A video that is too short holds its last frame.
+    """How to take clips from a video. In a video that is too short, the last frame repeats.
 
     Attributes:
-        frames: of one clip, 1 to 512.
-        stride: step from one frame of a clip to the next, 1 to 512.
-        clips: most clips taken from one video, 1 to 100; their scores are averaged.
-        placement: `spread` puts the clips evenly from the first frame to the last, a single one in the middle;
-            `windows` cuts the video into clips that do not overlap, and takes evenly spaced ones of too many.
-        crops: of each clip: 1, the centre; or 3, along the longer side.
-        fps: frames a second that the video is brought to first, by the nearest in time; None takes frames as they come.
+        frames: frames per clip, 1 to 512.
+        stride: step between consecutive frames of a clip, 1 to 512.
+        clips: maximum number of clips per video, 1 to 100; their probabilities are averaged.
+        placement: `spread` spaces the clips evenly over the video, and puts a single clip in the middle; `windows`
+            divides the video into adjacent clips and, if there are more than `clips`, takes evenly spaced ones.
+        crops: crops per clip: 1 takes the centre, 3 are spaced along the longer side.
+        fps: frame rate to which the video is first resampled (nearest frame), 0.1 to 240; None keeps all frames.
     """
 
     frames: int
@@ -42,34 +42,33 @@ class Sampling:
     fps: float | None = None
 
     def __post_init__(self) -> None:
-        for name, most in (("frames", 512), ("stride", 512), ("clips", 100)):
+        for name, maximum in (("frames", 512), ("stride", 512), ("clips", 100)):
             value = getattr(self, name)
-            if type(value) is not int or not 1 <= value <= most:
-                raise ConfigError(f"Sampling.{name} is {value!r}, expected a whole number from 1 to {most}")
+            if type(value) is not int or not 1 <= value <= maximum:
+                raise ConfigError(f"Sampling.{name} is {value!r}, expected a whole number from 1 to {maximum}")
         if self.placement not in get_args(Placement):
             raise ConfigError(f"Sampling.placement is {self.placement!r}, expected {' or '.join(get_args(Placement))}")
         if self.crops not in (1, 3):
             raise ConfigError(f"Sampling.crops is {self.crops!r}, expected 1 or 3")
         if self.fps is not None and not 0.1 <= self.fps <= 240:
-            raise ConfigError(f"Sampling.fps is {self.fps!r}, expected 0.1 to 240 frames a second, or none")
+            raise ConfigError(f"Sampling.fps is {self.fps!r}, expected 0.1 to 240 frames per second, or None")
 
     @property
     def span(self) -> int:
-        """Frames from the first of a clip to its last, both counted."""
+        """Number of frames from the first to the last frame of a clip, inclusive."""
         return (self.frames - 1) * self.stride + 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputSpec:
-    """How any picture or video becomes the model's input, RGB: uint8 (N, height, width, 3) or (N, T, height, width, 3).
+    """A model's input, RGB: images, uint8 (N, height, width, 3), or clips, uint8 (N, T, height, width, 3).
 
     Attributes:
-        height, width: pixels, 1 to 4096.
-        fit: `crop` scales the picture until it covers (height, width) and cuts the centre out; `stretch` ignores the
-            aspect ratio.
-        interpolation: Pillow's filter of that name; all of them average over the source area when shrinking, but
-            `nearest`. For video swscale's, `box` being its area filter.
-        sampling: of videos; None for a model of pictures.
+        height, width: size in pixels, 1 to 4096.
+        fit: `crop` scales the image to cover (height, width) and crops the centre; `stretch` ignores the aspect ratio.
+        interpolation: Pillow's filter of this name for images, swscale's for videos, where `box` is its area filter.
+            All filters except `nearest` are antialiased when shrinking.
+        sampling: how to take clips from videos; None for image models.
     """
 
     height: int
@@ -88,7 +87,7 @@ class InputSpec:
             if value not in allowed:
                 raise ConfigError(f"InputSpec.{name} is {value!r}, expected one of {', '.join(allowed)}")
         if self.sampling and self.sampling.crops > 1 and self.fit != "crop":
-            raise ConfigError(f"InputSpec.fit is {self.fit!r} with {self.sampling.crops} crops, expected crop")
+            raise ConfigError(f"InputSpec.fit is {self.fit!r} with {self.sampling.crops} crops, expected 'crop'")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -98,7 +97,7 @@ class InputSpec:
 
     @property
     def modality(self) -> Modality:
-        """What goes in; also the name of the graph's input."""
+        """`image` or `video`; also the name of the graph's input."""
         return "video" if self.sampling else "image"
 
 
@@ -113,7 +112,7 @@ class Labels:
             raise ConfigError("Labels is empty, expected at least one class name")
         for index, name in enumerate(self.names):
             if not isinstance(name, str) or not name.strip():
-                raise ConfigError(f"label {index} is {name!r}, expected a name that is not blank")
+                raise ConfigError(f"label {index} is {name!r}, expected a non-blank string")
         if len(set(self.names)) != len(self.names):
             repeated = next(name for name in self.names if self.names.count(name) > 1)
             raise ConfigError(f"label {repeated!r} appears more than once; class names must differ")

@@ -1,26 +1,21 @@
-"""Our FGSM, PGD and Square against those of torchattacks, on one network and the same images.
+"""Do this package's FGSM, PGD and Square agree with torchattacks' on the same network and images?
 
 pip install torchattacks
-python benchmarks/agreement.py RUN --data DATA --eps 1 2 8 --out benchmarks/results/agreement.json
+python -m benchmarks.agreement RUN --data DATA --eps 1 2 8 --out benchmarks/results/agreement
 
-Prints the accuracy that each leaves, in percent, and exits with 1 where two differ by more than is agreed: 1 point
-where nothing is random, 3 points where something is.
+Prints the robust accuracy under both, in percent. They may differ by 1 point where an attack is deterministic and by 3
+points where it is random.
 """
 
 from __future__ import annotations
 
-import argparse
-import datetime as dt
-import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-import torchattacks
-from torch import Tensor
+from torch import Tensor, nn
 
-from abnn_serve.errors import AbnnError
 from abnn_serve.evaluation.subject import open_subject
 from abnn_serve.lab.attacks.base import Attack
 from abnn_serve.lab.attacks.pgd import FGSM, PGD
@@ -28,20 +23,25 @@ from abnn_serve.lab.attacks.square import Square
 from abnn_serve.lab.data.load import load_data
 from abnn_serve.lab.device import describe_device, pick_device
 from abnn_serve.lab.training.batches import to_input
+from benchmarks.common.command import add_out_option, new_parser, run
+from benchmarks.common.report import Bar, write_record
 
 BATCH = 250
 QUERIES = 300
 
+# Name, this package's attack, torchattacks' with the same settings, and the points by which they may differ.
+Comparison = tuple[str, Attack, Callable[[Tensor, Tensor], Tensor], float]
 
-def main() -> None:
-    """Attack, compare, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+def main() -> list[Bar]:
+    """Attack with both, print and write the results."""
+    parser = new_parser("agreement", __doc__)
     parser.add_argument("run", type=Path, help="a finished training run")
-    parser.add_argument("--data", required=True, help="labelled images, as abnn train takes them")
-    parser.add_argument("--eps", nargs="+", type=float, default=[8.0], help="Linf budgets in 255ths")
-    parser.add_argument("-n", type=int, default=500, help="images")
+    parser.add_argument("--data", required=True, help="labelled images, in a form that abnn train accepts")
+    parser.add_argument("--eps", nargs="+", type=float, default=[8.0], help="Linf budgets in 1/255")
+    parser.add_argument("-n", type=int, default=500, help="number of images")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--out", type=Path, help="where to write the figures as JSON")
+    add_out_option(parser)
     options = parser.parse_args()
     device = pick_device(options.device)
     opened = open_subject(options.run)
@@ -50,37 +50,69 @@ def main() -> None:
     data = load_data(options.data, opened.input).spread(options.n)
     x, y = to_input(data.images, device), torch.from_numpy(data.labels).to(device)
     rows = [row for eps in options.eps for row in _compare(model, x, y, eps / 255)]
-    for row in rows:
-        print(f"{row['attack']:<24} eps {row['eps']}/255  ours {row['ours']:5.1f}  torchattacks {row['theirs']:5.1f}")
+    bars = bars_of(rows)
     if options.out:
-        record = {
-            "date": dt.datetime.now(tz=dt.UTC).date().isoformat(),
-            "hardware": describe_device(device),
-            "torch": torch.__version__,
-            "run": options.run.name,
-            "images": len(data),
-            "rows": rows,
-        }
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(record, indent=1) + "\n")
-    if far := [row for row in rows if abs(float(row["ours"]) - float(row["theirs"])) > float(row["agreed"])]:
-        sys.exit(f"agreement: {len(far)} of {len(rows)} differ by more than was agreed, the first: {far[0]}")
+        settings = {"run": options.run, "eps": options.eps, "images": len(data)}
+        write_record(options.out, settings, bars, hardware=describe_device(device), rows=rows)
+    return bars
 
 
-def _compare(model: torch.nn.Module, x: Tensor, y: Tensor, eps: float) -> list[dict[str, Any]]:
-    size = eps / 4
-    pairs: list[tuple[str, Attack, torchattacks.attack.Attack, float]] = [
+def bars_of(rows: list[dict[str, Any]]) -> list[Bar]:
+    """One bar for each row of a run: the difference between the two accuracies, in points."""
+    return [
+        Bar(
+            name=f"{row['attack']}: {row['ours']:.1f}%, torchattacks {row['theirs']:.1f}%",
+            setting=f"eps {row['eps']:g}/255",
+            value=round(abs(row["ours"] - row["theirs"]), 9),
+            limit=row["agreed"],
+        )
+        for row in rows
+    ]
+
+
+def _compare(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for name, attack, reference, tolerance in _comparisons(model, eps):
+        torch.manual_seed(0)
+        robust = [0, 0]
+        for start in range(0, len(x), BATCH):
+            images, labels = x[start : start + BATCH], y[start : start + BATCH]
+            results = (
+                attack(model, images, labels, seed=start, early_stop=isinstance(attack, Square)),
+                reference(images, labels),
+            )
+            with torch.no_grad():
+                for i, x_adv in enumerate(results):
+                    robust[i] += int((model(x_adv).argmax(1) == labels).sum())
+        accuracy, reference_accuracy = (100 * count / len(x) for count in robust)
+        rows.append(
+            {
+                "attack": name,
+                "eps": round(255 * eps, 3),
+                "ours": accuracy,
+                "theirs": reference_accuracy,
+                "agreed": tolerance,
+            }
+        )
+    return rows
+
+
+def _comparisons(model: nn.Module, eps: float) -> list[Comparison]:
+    import torchattacks
+
+    step = eps / 4
+    return [
         ("FGSM", FGSM(eps=eps), torchattacks.FGSM(model, eps=eps), 1.0),
         (
             "PGD-20 from x",
-            PGD(eps=eps, steps=20, step_size=size, random_start=False),
-            torchattacks.PGD(model, eps=eps, alpha=size, steps=20, random_start=False),
+            PGD(eps=eps, steps=20, step_size=step, random_start=False),
+            torchattacks.PGD(model, eps=eps, alpha=step, steps=20, random_start=False),
             1.0,
         ),
         (
             "PGD-20, random start",
-            PGD(eps=eps, steps=20, step_size=size),
-            torchattacks.PGD(model, eps=eps, alpha=size, steps=20, random_start=True),
+            PGD(eps=eps, steps=20, step_size=step),
+            torchattacks.PGD(model, eps=eps, alpha=step, steps=20, random_start=True),
             3.0,
         ),
         (
@@ -90,22 +122,7 @@ def _compare(model: torch.nn.Module, x: Tensor, y: Tensor, eps: float) -> list[d
             3.0,
         ),
     ]
-    rows: list[dict[str, Any]] = []
-    for name, ours, theirs, agreed in pairs:
-        torch.manual_seed(0)
-        wrong = [0, 0]
-        for start in range(0, len(x), BATCH):
-            images, labels = x[start : start + BATCH], y[start : start + BATCH]
-            found = ours(model, images, labels, seed=start, early_stop=isinstance(ours, Square)), theirs(images, labels)
-            with torch.no_grad():
-                wrong = [n + int((model(a).argmax(1) != labels).sum()) for n, a in zip(wrong, found, strict=True)]
-        left = [100 * (1 - n / len(x)) for n in wrong]
-        rows.append({"attack": name, "eps": round(255 * eps, 3), "ours": left[0], "theirs": left[1], "agreed": agreed})
-    return rows
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except AbnnError as error:
-        sys.exit(f"agreement: {error}")
+    run("agreement", main)

@@ -1,41 +1,41 @@
-"""What a defended answer costs as the batch, the image and the number of adaptive layers grow, with fitted lines.
+"""How does the cost of a defended answer grow with the batch, the image and the number of adaptive layers?
 
-python benchmarks/scaling.py --out benchmarks/results/scaling-cpu
+python -m benchmarks.scaling --out benchmarks/results/scaling-cpu
+
+Fits a line to the median times of each series.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
-from pathlib import Path
+from dataclasses import asdict
 
 import numpy as np
-from common.pairs import add_pair_options, pair_graphs
-from common.report import write_record
-from common.timing import Call, interleaved, medians
-from matplotlib.figure import Figure
 
-from abnn_serve.errors import AbnnError
 from abnn_serve.runtime.engine import OnnxEngine
+from benchmarks.common.command import add_out_option, new_parser, run
+from benchmarks.common.fits import Line, fit_line
+from benchmarks.common.plots import draw_scaling
+from benchmarks.common.report import Bar, write_record
+from benchmarks.common.timing import Call, interleaved, medians
+from benchmarks.pair.graphs import add_pair_options, pair_graphs
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 SIZES = (32, 64, 96, 128, 176, 224)
 LAYERS = (1, 5, 10, 15, 20)
-_AXES = {
+AXIS_LABELS = {
     "batch size": "images at 32x32",
-    "image size": "thousands of pixels of one image",
-    "adaptive layers": "of 20, one image at 64x64",
+    "image size": "thousands of pixels, batch 1",
+    "adaptive layers": "layers of 20, one image at 64x64",
 }
-Line = tuple[list[float], list[float], float, float, float]
 
 
-def main() -> None:
-    """Time each series interleaved, fit, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> list[Bar]:
+    """Time and fit each series, print and write the results."""
+    parser = new_parser("scaling", __doc__)
     add_pair_options(parser)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=30.0, help="of each series")
-    parser.add_argument("--out", type=Path, help="stem of the JSON and PNG files to write")
+    parser.add_argument("--threads", type=int, default=1, help="threads of one run")
+    parser.add_argument("--seconds", type=float, default=30.0, help="seconds for each series")
+    add_out_option(parser, "JSON and PNG")
     options = parser.parse_args()
     network, rank, form, threads = options.network, options.rank, options.form, options.threads
     small = pair_graphs(network, 32, rank, form)["fused"]
@@ -49,44 +49,28 @@ def main() -> None:
             float(n): _case(pair_graphs(network, 64, rank, form, n)["fused"], 64, 1, threads) for n in LAYERS
         },
     }
-    lines = {name: _line(cases, options.seconds) for name, cases in series.items()}
-    for name, (at, cost, slope, start, fit) in lines.items():
-        print(f"{name} ({_AXES[name]}): {start:.2f} ms + {slope:.3f} ms each, r2 {fit:.4f}")
-        print("   " + "  ".join(f"{x:g}: {y:.2f}" for x, y in zip(at, cost, strict=True)))
+    lines = {name: _fitted(cases, options.seconds) for name, cases in series.items()}
+    for name, line in lines.items():
+        fitted = f"{line.intercept:.2f} ms + {line.slope:.3f} ms each, r2 {line.r2:.4f}"
+        print(f"{name} ({AXIS_LABELS[name]}): {fitted}")
+        print("   " + "  ".join(f"{x:g}: {y:.2f}" for x, y in zip(line.at, line.milliseconds, strict=True)))
     if options.out:
-        fields = ("at", "milliseconds", "slope", "intercept", "r2")
-        figures = {name: dict(zip(fields, line, strict=True)) for name, line in lines.items()}
-        write_record(options.out.with_suffix(".json"), vars(options), series=figures)
-        _draw(lines, options.out.with_suffix(".png"))
+        write_record(options.out, vars(options), series={name: asdict(line) for name, line in lines.items()})
+        draw_scaling(lines, AXIS_LABELS, options.out.with_suffix(".png"))
+    return []
 
 
 def _case(model: bytes, size: int, batch: int, threads: int) -> Call:
     engine = OnnxEngine(model, threads)
-    image = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
-    return lambda: engine.run(image)
+    images = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
+    return lambda: engine.run(images)
 
 
-def _line(cases: dict[float, Call], seconds: float) -> Line:
-    """Abscissae, median milliseconds, and slope, intercept and r2 of the least-squares line."""
-    middle = medians(interleaved({str(at): call for at, call in cases.items()}, seconds))
-    at, cost = list(cases), [1000 * middle[str(at)] for at in cases]
-    slope, start = np.polyfit(at, cost, 1)
-    fit = float(np.corrcoef(at, cost)[0, 1] ** 2)
-    return at, cost, float(slope), float(start), fit
-
-
-def _draw(lines: dict[str, Line], path: Path) -> None:
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    for axis, (name, (at, cost, slope, start, fit)) in zip(figure.subplots(1, len(lines)), lines.items(), strict=True):
-        axis.plot(at, cost, "o")
-        axis.plot(at, [start + slope * x for x in at], label=f"{start:.1f} + {slope:.2f} x, r2 {fit:.3f}")
-        axis.set(title=name, xlabel=_AXES[name], ylabel="median ms")
-        axis.legend()
-    figure.savefig(path, dpi=110)
+def _fitted(cases: dict[float, Call], seconds: float) -> Line:
+    """Time the cases, keyed by abscissa, and fit a line."""
+    times = medians(interleaved({str(at): call for at, call in cases.items()}, seconds))
+    return fit_line(list(cases), [1000 * times[str(at)] for at in cases])
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except AbnnError as error:
-        sys.exit(f"scaling: {error}")
+    run("scaling", main)

@@ -1,23 +1,20 @@
-"""Offline scoring beside the raw session, decoding by picture size, more workers, Ray, and memory over many rows.
+"""How fast is offline scoring beside the raw session, and how much memory does it need?
 
-python benchmarks/score.py --quick                                  # the bar, in a minute; exits 1 if it is missed
-python benchmarks/score.py --ray --out benchmarks/results/score-cpu.json
-python benchmarks/score.py --memory 1000000 --bundle models/mine    # peak memory of all processes; bar: 1.5 GB
+python -m benchmarks.score --quick                                  # the bar and decoding, in a minute
+python -m benchmarks.score --ray --out benchmarks/results/score-cpu
+python -m benchmarks.score --memory 1000000 --bundle models/mine    # peak memory of all processes
 
-Where decoding has cores of its own, what bounds the engine is the work of the process that predicts. So the bar is on
-that process's CPU seconds for each image against those of the raw session, in interleaved rounds: it does not depend on
-how many cores there are, nor on who else uses them. Wall-clock rates stand beside it.
+If decoding has its own cores, the process that predicts limits the speed. The bar is therefore on that process's CPU
+seconds per image, against those of the raw session, in interleaved rounds: it depends neither on the number of cores
+nor on other load. Wall-clock rates are reported too. A full run adds decoding by image size, several workers and, with
+--ray, one Ray actor.
 """
 
 from __future__ import annotations
 
-import argparse
-import io
 import json
 import multiprocessing as mp
-import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,95 +25,90 @@ import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
-from common.report import write_record
-from PIL import Image
 
-from abnn_serve.errors import AbnnError
+from abnn_serve.arrays import batch_slices
 from abnn_serve.media.image import load_image
 from abnn_serve.runtime.predictor import Predictor
-from abnn_serve.runtime.session import MAX_BATCH
 from abnn_serve.runtime.settings import default_bundle
 from abnn_serve.scoring.on_ray import RayPool
 from abnn_serve.scoring.score import score
+from benchmarks.common.command import add_out_option, new_parser, run
+from benchmarks.common.images import smooth_jpeg
+from benchmarks.common.memory import resident_bytes
+from benchmarks.common.report import Bar, write_record
 
-BAR = 0.90
-MEMORY_BAR = 1.5e9
+SHARE_LIMIT = 0.90
+MEMORY_LIMIT = 1.5e9
 _ROUNDS = 3
 
 
-def main() -> None:
-    """Measure, print, write; exit with 1 where a bar is missed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="the bar and decoding only, on fewer rows")
-    parser.add_argument("--ray", action="store_true", help="Ray too, on one actor (extra ray)")
-    parser.add_argument("--memory", type=int, metavar="ROWS", help="only this: peak memory over so many rows")
+def main() -> list[Bar]:
+    """Measure, print and write the results."""
+    parser = new_parser("score", __doc__)
+    parser.add_argument("--quick", action="store_true", help="only the bar and decoding, on fewer rows")
+    parser.add_argument("--ray", action="store_true", help="also score on one Ray actor (extra `ray`)")
+    parser.add_argument("--memory", type=int, metavar="ROWS", help="measure only peak memory, over this many rows")
     parser.add_argument("--bundle", type=Path, default=default_bundle())
-    parser.add_argument("--out", type=Path, help="JSON file to write")
+    add_out_option(parser)
     options = parser.parse_args()
     predictor = Predictor.open(options.bundle, device="cpu", threads=1)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         if options.memory:
-            found = _memory(predictor, folder, options.memory)
-            held = found["peak_bytes"] < MEMORY_BAR
+            figures = _memory(predictor, folder, options.memory)
+            bars = [Bar(name="peak memory, GB", value=figures["peak_bytes"] / 1e9, limit=MEMORY_LIMIT / 1e9)]
         else:
             rows = 2048 if options.quick else 16_384
             _write_rows(folder / "rows.parquet", rows, 32)
-            found = {"bar": _beside_the_session(predictor, folder, rows), "decoding": _decoding(predictor)}
+            figures = {"rates": _rates(predictor, folder, rows), "decoding": _decoding(predictor)}
             if not options.quick:
-                found["workers"] = _workers(predictor, folder, rows)
+                figures["workers"] = _workers(predictor, folder, rows)
             if options.ray:
-                found["ray"] = _ray(predictor, folder, rows)
-            held = found["bar"]["ratio"] >= BAR
-    print(json.dumps(found, indent=2))
+                figures["ray"] = _ray(predictor, folder, rows)
+            share = figures["rates"]["ratio"]
+            name = "scored images per CPU second / raw session's"
+            bars = [Bar(name=name, value=share, limit=SHARE_LIMIT, better="larger")]
+    print(json.dumps(figures, indent=2))
     if options.out:
-        write_record(options.out, vars(options), **found)
-    sys.exit(not held)
-
-
-def _picture(size: int, rng: np.random.Generator) -> bytes:
-    """A JPEG of smooth noise, about as hard to decode as a photograph."""
-    small = rng.integers(0, 256, (max(size // 8, 2),) * 2 + (3,), dtype=np.uint8)
-    out = io.BytesIO()
-    Image.fromarray(small).resize((size, size), Image.Resampling.BICUBIC).save(out, "JPEG", quality=90)
-    return out.getvalue()
+        write_record(options.out, vars(options), bars, **figures)
+    return bars
 
 
 def _write_rows(path: Path, rows: int, size: int) -> None:
-    """One row group, as most writers make it, of pictures that repeat."""
+    """Write repeated images as one row group, as most writers do."""
     rng = np.random.default_rng(0)
-    pictures = [_picture(size, rng) for _ in range(256)]
+    images = [smooth_jpeg(size, rng) for _ in range(256)]
     schema = pa.schema([("image", pa.binary()), ("label", pa.int64())])
     with pq.ParquetWriter(path, schema, use_dictionary=False) as writer:
-        table = pa.table({"image": (pictures * (rows // 256 + 1))[:rows], "label": [0] * rows}, schema=schema)
+        table = pa.table({"image": (images * (rows // 256 + 1))[:rows], "label": [0] * rows}, schema=schema)
         writer.write_table(table, row_group_size=rows)
 
 
 @contextmanager
-def _clocked(into: list[tuple[float, float]]) -> Iterator[None]:
-    """Wall and CPU seconds of this process."""
+def _timed(samples: list[tuple[float, float]]) -> Iterator[None]:
+    """Append the block's wall seconds and this process's CPU seconds."""
     wall, cpu = time.perf_counter(), time.process_time()
     yield
-    into.append((time.perf_counter() - wall, time.process_time() - cpu))
+    samples.append((time.perf_counter() - wall, time.process_time() - cpu))
 
 
-def _beside_the_session(predictor: Predictor, folder: Path, rows: int) -> dict[str, float]:
-    raw = predictor.session._engine  # noqa: SLF001 - the very session that the predictor runs
+def _rates(predictor: Predictor, folder: Path, rows: int) -> dict[str, float]:
+    """Images per second of scoring (`engine`) and of the session alone on decoded images (`raw`)."""
+    session = predictor.session.engine
     content = pq.read_table(folder / "rows.parquet")["image"].to_pylist()
     pixels = np.stack([predictor.decode(data) for data in content])
     raw_times: list[tuple[float, float]] = []
     engine_times: list[tuple[float, float]] = []
     for turn in range(_ROUNDS):
-        with _clocked(raw_times):
-            for start in range(0, rows, MAX_BATCH):
-                raw.run(pixels[start : start + MAX_BATCH])
-        with _clocked(engine_times):
+        with _timed(raw_times):
+            for batch in batch_slices(rows, predictor.session.max_batch):
+                session.run(pixels[batch])
+        with _timed(engine_times):
             score(predictor, str(folder / "rows.parquet"), folder / f"bar-{turn}", workers=1)
     (raw_wall, raw_cpu), (wall, cpu) = (np.median(times, axis=0) for times in (raw_times, engine_times))
     return {
         "rows": rows,
         "ratio": round(float(raw_cpu / cpu), 4),
-        "limit": BAR,
         "wall_ratio": round(float(raw_wall / wall), 4),
         "raw_images_per_cpu_second": round(float(rows / raw_cpu), 1),
         "engine_images_per_cpu_second": round(float(rows / cpu), 1),
@@ -126,27 +118,27 @@ def _beside_the_session(predictor: Predictor, folder: Path, rows: int) -> dict[s
 
 
 def _decoding(predictor: Predictor) -> dict[str, float]:
-    """CPU milliseconds to bring one JPEG to the model's input, by its side: what one decoding process can feed."""
+    """CPU milliseconds to decode one JPEG and fit it to the model's input, by the JPEG's height and width."""
     rng, spec = np.random.default_rng(0), predictor.bundle.manifest.input
-    found = {}
+    milliseconds = {}
     for size in (32, 224, 640, 1920):
-        data = _picture(size, rng)
+        data = smooth_jpeg(size, rng)
         repeats = max(20_000 // size, 10)
         start = time.process_time()
         for _ in range(repeats):
             load_image(data, spec, predictor.limits)
-        found[f"{size}px_ms"] = round(1000 * (time.process_time() - start) / repeats, 3)
-    return found
+        milliseconds[f"{size}px_ms"] = round(1000 * (time.process_time() - start) / repeats, 3)
+    return milliseconds
 
 
-def _seconds(run: Callable[[], object]) -> float:
+def _seconds(call: Callable[[], object]) -> float:
     start = time.perf_counter()
-    run()
+    call()
     return round(time.perf_counter() - start, 2)
 
 
 def _workers(predictor: Predictor, folder: Path, rows: int) -> dict[str, float]:
-    """Wall-clock seconds, the start of the processes included; pictures of 640 pixels, which are decode-bound."""
+    """Wall seconds with one and two workers, including their start, on images of 640 px: decoding limits the speed."""
     _write_rows(folder / "large.parquet", rows // 8, 640)
     source = str(folder / "large.parquet")
     return {
@@ -156,49 +148,28 @@ def _workers(predictor: Predictor, folder: Path, rows: int) -> dict[str, float]:
 
 
 def _ray(predictor: Predictor, folder: Path, rows: int) -> dict[str, float]:
-    """Wall-clock seconds of the same rows here and on one actor; Ray's own start is counted apart."""
+    """Wall seconds for the same rows in this process and on one actor; starting Ray is timed separately."""
     import ray
 
     source = str(folder / "rows.parquet")
     start = _seconds(lambda: ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False))
-    here = _seconds(lambda: score(predictor, source, folder / "here", shard_rows=rows // 8))
-    there = _seconds(lambda: score(predictor, source, folder / "ray", shard_rows=rows // 8, ray=RayPool()))
+    local = _seconds(lambda: score(predictor, source, folder / "local", shard_rows=rows // 8))
+    actor = _seconds(lambda: score(predictor, source, folder / "ray", shard_rows=rows // 8, ray=RayPool()))
     ray.shutdown()
-    return {"start_seconds": start, "local_seconds": here, "one_actor_seconds": there}
+    return {"start_seconds": start, "local_seconds": local, "one_actor_seconds": actor}
 
 
 def _memory(predictor: Predictor, folder: Path, rows: int) -> dict[str, Any]:
-    """Resident bytes of this process and its decoders, sampled all along: the peak, and the mean of each tenth."""
+    """Resident bytes of this process and its decoders: the peak, and the mean over each tenth of the run."""
     writer = mp.get_context("spawn").Process(target=_write_rows, args=(folder / "rows.parquet", rows, 32))
-    writer.start()  # what it takes to write them is not ours
+    writer.start()  # in a subprocess, so that its memory does not count
     writer.join()
-    samples: list[int] = []
-    stop = threading.Event()
-
-    def watch() -> None:
-        own = psutil.Process()
-        while not stop.wait(0.2):
-            total = 0
-            for process in (own, *own.children(recursive=True)):
-                try:
-                    total += process.memory_info().rss
-                except psutil.NoSuchProcess:
-                    continue
-            samples.append(total)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
+    process = psutil.Process()
+    with resident_bytes(lambda: [process, *process.children(recursive=True)], interval=0.2) as samples:
         seconds = _seconds(lambda: score(predictor, str(folder / "rows.parquet"), folder / "out", workers=1))
-    finally:
-        stop.set()
-        thread.join()
     tenths = [round(float(np.mean(part)) / 1e6) for part in np.array_split(samples, 10)]
-    return {"rows": rows, "seconds": seconds, "peak_bytes": max(samples), "limit": MEMORY_BAR, "tenths_mb": tenths}
+    return {"rows": rows, "seconds": seconds, "peak_bytes": max(samples), "tenths_mb": tenths}
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except AbnnError as error:
-        sys.exit(f"score: {error}")
+    run("score", main)

@@ -1,4 +1,4 @@
-"""What tests share: a drawn data set, networks trained on it in seconds, their bundles, and the project's real data."""
+"""Fixtures: a drawn data set, networks trained on it in seconds, their bundles, and the project's real data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 if (_worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
-    _cores = sorted(os.sched_getaffinity(0))  # one for each worker, before libraries size their thread pools by them
+    _cores = sorted(os.sched_getaffinity(0))  # one core per worker, set before libraries size their thread pools
     os.sched_setaffinity(0, {_cores[int(_worker.removeprefix("gw")) % len(_cores)]})
 
 import numpy as np
@@ -28,10 +28,10 @@ from tests.drawing import SHAPES, draw_shape, encode_video, passing_square, png,
 
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 
-settings.register_profile("abnn", deadline=None)  # a first call loads libraries; timings are the benchmarks' business
+settings.register_profile("abnn", deadline=None)  # a first call loads libraries
 settings.load_profile("abnn")
 
-torch.cpu._is_avx512_bf16_supported = lambda: False  # so that a run of seconds ends alike on every CPU
+torch.cpu._is_avx512_bf16_supported = lambda: False  # so that trainings give the same result on every CPU
 
 SPEC = InputSpec(height=32, width=32)
 CLIPS = InputSpec(height=16, width=16, sampling=Sampling(frames=4, stride=2, clips=2))
@@ -97,7 +97,7 @@ def val_data(shapes: dict[str, str]) -> ImageData:
 
 
 def request_for(shapes: dict[str, str], recipe: str = "standard", **options: object) -> TrainRequest:
-    """A request for a run of seconds on the drawn shapes."""
+    """A request to train on the drawn shapes for seconds."""
     from dataclasses import replace
 
     settings = {
@@ -141,20 +141,20 @@ def predictor(bundle: Bundle) -> Predictor:
 
 @pytest.fixture(scope="session")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Folders of drawn videos, a square that passes to the left or to the right: `train`, `val`."""
+    """Folders of drawn videos of a square that moves to the left or to the right: `train`, `val`."""
     folder, rng = tmp_path_factory.mktemp("videos"), np.random.default_rng(SEED)
     for split, count in (("train", 16), ("val", 6)):
         for name in ("left", "right"):
-            place = folder / split / name
-            place.mkdir(parents=True)
+            class_folder = folder / split / name
+            class_folder.mkdir(parents=True)
             for i in range(count):
                 frames = passing_square(rng, rightwards=name == "right")
-                (place / f"{name}{i:02}.avi").write_bytes(encode_video(frames, container="avi", codec="mpeg4"))
+                (class_folder / f"{name}{i:02}.avi").write_bytes(encode_video(frames, container="avi", codec="mpeg4"))
     return {split: str(folder / split) for split in ("train", "val")}
 
 
 def clip_request(videos: dict[str, str], recipe: str = "standard", **options: object) -> TrainRequest:
-    """A request for a run of seconds on the drawn videos."""
+    """A request to train on the drawn videos for seconds."""
     return request_for(videos, recipe, **{"target": "resnet3d7-w4", "input": CLIPS, "batch_size": 16, **options})
 
 

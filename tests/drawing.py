@@ -1,4 +1,4 @@
-"""Pictures and videos that the tests draw themselves."""
+"""Draws the images and videos of the tests, and encodes them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHAPES = ("circle", "square", "triangle")
 
 
 def draw_shape(label: int, rng: np.random.Generator, size: int = 32) -> Image.Image:
-    """A shape of a random colour, place and size on noise."""
+    """A shape of random colour, position and size on noise."""
     noise = rng.integers(0, 90, (size, size, 3), dtype=np.uint8)
     image = Image.fromarray(noise)
     half = int(rng.integers(size // 5, size // 3))
@@ -36,14 +36,14 @@ def draw_shape(label: int, rng: np.random.Generator, size: int = 32) -> Image.Im
 
 
 def png(image: Image.Image) -> bytes:
-    """Encoded as PNG."""
+    """Encode an image as PNG."""
     out = io.BytesIO()
     image.save(out, "PNG")
     return out.getvalue()
 
 
 def write_parquet(path: Path, images: Sequence[bytes], labels: Sequence[int], classes: Sequence[str] = SHAPES) -> None:
-    """A data set as the lab reads it."""
+    """Write a Parquet data set as `load_data` reads it."""
     schema = pa.schema(
         [("image", pa.binary()), ("label", pa.int64())], metadata={"classes": "\n".join(classes)} if classes else None
     )
@@ -72,7 +72,7 @@ def encode_video(
     rotation: int | None = None,
     options: dict[str, str] | None = None,
 ) -> bytes:
-    """Frames, uint8 (H, W, 3 or 4), as a video file; `times` are multiples of 1/1000 s."""
+    """Encode frames, uint8 (H, W, 3 or 4), as a video file; `times` are in milliseconds."""
     out = io.BytesIO()
     with av.open(out, "w", format=container) as file:
         stream = file.add_stream(codec, rate=fps, options=options or {})
@@ -82,21 +82,21 @@ def encode_video(
         if rotation is not None:
             stream.set_display_rotation(rotation)
         for i, frame in enumerate(frames):
-            shown = av.VideoFrame.from_ndarray(frame, format="rgba" if frame.shape[2] == 4 else "rgb24")
-            shown.pts, shown.time_base = (times[i], Fraction(1, 1000)) if times else (i, Fraction(1, fps))
-            file.mux(stream.encode(shown))
+            picture = av.VideoFrame.from_ndarray(frame, format="rgba" if frame.shape[2] == 4 else "rgb24")
+            picture.pts, picture.time_base = (times[i], Fraction(1, 1000)) if times else (i, Fraction(1, fps))
+            file.mux(stream.encode(picture))
         file.mux(stream.encode(None))
     return out.getvalue()
 
 
 def claiming_rate(flv: bytes, rate: float) -> bytes:
-    """An FLV file whose metadata claim so many frames a second."""
+    """An FLV file with another frame rate in its metadata."""
     head, key, rest = flv.partition(b"framerate\0")
     return head + key + struct.pack(">d", rate) + rest[8:]
 
 
 def passing_square(rng: np.random.Generator, *, rightwards: bool, count: int = 12, side: int = 32) -> list[np.ndarray]:
-    """Frames of a bright square that passes over noise."""
+    """Frames of a bright square that moves over noise."""
     noise, y = rng.integers(0, 90, (side, side, 3), dtype=np.uint8), int(rng.integers(0, side - 12))
     colour = rng.integers(160, 256, 3)
     frames = []

@@ -1,12 +1,12 @@
-"""What a graph must keep to so that CUDA can capture it and TensorRT can take it whole."""
+"""Rules for a graph that CUDA can capture and TensorRT can run without other providers."""
 
 from __future__ import annotations
 
 import onnx
 from onnx import TensorProto
 
-CONCAT_INPUTS = 32  # ONNX Runtime captures no Concat of more
-_INDEX_ARITHMETIC = {"Shape", "Range", "Size", "NonZero"}  # ONNX Runtime leaves it to the CPU
+CONCAT_INPUTS = 32  # ONNX Runtime captures no larger Concat
+_INDEX_ARITHMETIC = {"Shape", "Range", "Size", "NonZero"}  # ONNX Runtime runs these on the CPU
 
 
 def broken_rules(model: onnx.ModelProto) -> list[str]:

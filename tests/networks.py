@@ -1,4 +1,4 @@
-"""A user's own networks, as `tests.networks:NAME`: good ones and ones that must be refused."""
+"""Networks of a user, named as `tests.networks:NAME`; some of them must be refused."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def returns_tuple(num_classes: int) -> nn.Module:
 
 
 class _NanLater(nn.Module):
-    """Its logits are NaN in training from the third step of the second epoch of six steps."""
+    """Returns NaN logits in training from step 9 on: the third step of the second epoch, of six steps each."""
 
     steps: Tensor
 
@@ -60,7 +60,7 @@ def nan_in_second_epoch(num_classes: int) -> nn.Module:
 
 
 class _Shared(nn.Module):
-    """One BatchNorm used at two places, under two names."""
+    """Uses one BatchNorm twice, under two names."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()

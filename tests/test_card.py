@@ -38,6 +38,13 @@ def test_a_card_loses_nothing_in_json():
     assert from_json(RobustnessCard, to_json(card), "card", ConfigError) == card
 
 
+def test_a_sanity_check_has_a_name_and_passed_and_keeps_its_keys_on_disk():
+    check = SanityCheck.of("queries alone do not beat gradients", passed=False, detail="d")
+    assert (check.name, check.passed) == ("queries alone do not beat gradients", False)
+    assert to_json(check) == {"check": "queries alone do not beat gradients", "raised": True, "detail": "d"}
+    assert from_json(SanityCheck, {"check": "c", "raised": False, "detail": ""}, "card", ConfigError).passed
+
+
 @given(st.integers(1, 10**6).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_the_interval_holds_the_share_and_stays_within_0_and_1(counts):
     accuracy = Accuracy(correct=counts[0], n=counts[1])

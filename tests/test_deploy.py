@@ -1,4 +1,4 @@
-"""What is deployed: the manifests against their schemas, and against the code that they run."""
+"""The deployment manifests, against their schemas and against the code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import yaml
 ROOT = Path(__file__).parents[1]
 MANIFESTS = list(yaml.safe_load_all((ROOT / "deploy" / "kubernetes.yaml").read_text()))
 COMPOSE = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())
-README = (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda manifest: manifest["kind"])
@@ -54,9 +53,10 @@ def test_a_host_waits_longer_for_the_end_than_an_accepted_request_may_take():
     assert int(COMPOSE["x-service"]["stop_grace_period"].removesuffix("s")) >= longest + limits.drain_seconds
 
 
-def test_every_variable_that_is_set_is_one_that_the_readme_lists():
+def test_every_variable_that_is_set_is_documented():
     text = (ROOT / "deploy" / "kubernetes.yaml").read_text() + (ROOT / "deploy" / "compose.yaml").read_text()
-    known = set(re.findall(r"`(ABNN_[A-Z_]+)`", README)) | {"ABNN_MODELS", "ABNN_PORT"}
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    known = set(re.findall(r"`(ABNN_[A-Z_]+)`", page)) | {"ABNN_MODELS", "ABNN_PORT"}
     assert set(re.findall(r"ABNN_[A-Z_]+", text)) <= known
 
 
@@ -69,6 +69,17 @@ def test_an_image_installs_what_the_package_needs(name):
 
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     assert names(yaml.safe_load((ROOT / name).read_text())["python"]["packages"]) == names(wanted)
+
+
+@pytest.mark.parametrize("name", ["bentofile.yaml", "bentofile.cuda.yaml"])
+def test_packages_whose_internals_are_used_have_the_same_bounds_everywhere(name):
+    import tomllib
+
+    from abnn_serve.service.compatibility import VERSIONS
+
+    bounded = {f"{package}{versions}" for package, versions in VERSIONS.items()}
+    assert bounded <= set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"])
+    assert bounded <= set(yaml.safe_load((ROOT / name).read_text())["python"]["packages"])
 
 
 def test_what_is_installed_for_cuda_can_replay_cuda_graphs():

@@ -99,6 +99,7 @@ def test_the_public_names_are_these():
         "RobustnessCard",
         "SurgeryPlan",
         "build_network",
+        "evaluate",
         "export_bundle",
         "load_bundle",
         "train",

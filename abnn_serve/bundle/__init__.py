@@ -1,1 +1,1 @@
-"""The bundle: one directory, fixed format, where training and serving meet."""
+"""The bundle: the directory format in which training hands a model to serving."""

@@ -1,4 +1,4 @@
-"""Manifest: what `bundle.json` says, parsed strictly."""
+"""The manifest, `bundle.json`: strict parsing and canonical bytes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,20 @@ REQUIRED = ("model.onnx", "labels.json", "card.json", "golden.npz")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
-def format_of(spec: InputSpec) -> int:
-    """The format that a bundle is written in: 1 for pictures, which older readers know; 2 for videos."""
+def format_version_of(spec: InputSpec) -> int:
+    """Format version of a bundle: 2 for videos; 1 for images, so that older versions can read them."""
     return FORMAT_VERSION if spec.sampling else 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """One target BatchNorm (`channels`) driven by one substitute BatchNorm (`statistics` channels), by module name."""
+    """A target BatchNorm, and the substitute BatchNorm whose statistics drive it.
+
+    Attributes:
+        target, substitute: module names of the two layers.
+        channels: channels of the target layer.
+        statistics: channels of the substitute layer.
+    """
 
     target: str
     substitute: str
@@ -35,13 +41,13 @@ class Pair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parity:
-    """How the exported graph compared with torch, in the session that serves.
+    """Comparison of the exported graph with torch.
 
     Attributes:
-        tolerance: largest difference of any logit that was allowed.
-        max_error: largest difference that was found.
-        images: how many real images were compared; the argmax agreed on each.
-        batch_sizes: at which the images were run.
+        tolerance: largest allowed absolute difference of a logit.
+        max_error: largest measured absolute difference of a logit.
+        images: number of images compared; the predicted class was the same for each.
+        batch_sizes: batch sizes at which the images were run.
     """
 
     tolerance: float
@@ -52,7 +58,7 @@ class Parity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileEntry:
-    """sha256 (lower-case hexadecimal) and size of one file."""
+    """SHA-256 (lower-case hexadecimal) and size in bytes of a file."""
 
     sha256: str
     bytes: int
@@ -60,7 +66,7 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """The whole of `bundle.json`; the sha256 of its bytes is the bundle's identity."""
+    """The contents of `bundle.json`; the SHA-256 of its bytes is the bundle's digest."""
 
     name: str
     version: str
@@ -75,9 +81,10 @@ class Manifest:
     format_version: int = 1
 
     def __post_init__(self) -> None:
-        if self.format_version != format_of(self.input):
+        if self.format_version != format_version_of(self.input):
             raise ConfigError(
-                f"format_version is {self.format_version}, expected {format_of(self.input)} for {self.input.modality}s"
+                f"format_version is {self.format_version}, expected {format_version_of(self.input)} for "
+                f"{self.input.modality}s"
             )
         if not _NAME.fullmatch(self.name):
             raise ConfigError(
@@ -88,13 +95,13 @@ class Manifest:
                 raise ConfigError(f"files has no {name!r}, expected at least {', '.join(REQUIRED)}")
         for precision in self.precisions:
             if model_file(precision) not in self.files:
-                raise ConfigError(f"precisions names {precision!r}, expected a file {model_file(precision)!r} for it")
+                raise ConfigError(f"precisions has {precision!r}, expected {model_file(precision)!r} in files")
         for name in self.files:
             if name == MANIFEST or not _NAME.fullmatch(name):
-                raise ConfigError(f"files names {name!r}, expected a plain file name inside the bundle")
+                raise ConfigError(f"files has {name!r}, expected a plain file name inside the bundle")
 
     def to_bytes(self) -> bytes:
-        """The canonical bytes of `bundle.json`; its `checksum` is the sha256 of the same bytes without it."""
+        """Canonical bytes of `bundle.json`. Its `checksum` is the SHA-256 of the canonical bytes without `checksum`."""
         value = to_json(self)
         return canonical({**value, "checksum": _checksum(value)})
 
@@ -103,25 +110,26 @@ class Manifest:
         """Parse strictly.
 
         Raises:
-            BundleVersionError: a newer format.
-            BundleIntegrityError: not JSON, unknown or missing keys, wrong types, or not in canonical form.
+            BundleVersionError: the format version is newer.
+            BundleIntegrityError: not JSON, unknown or missing keys, wrong types, wrong checksum, or not canonical.
         """
         try:
             value: Any = json.loads(data)
-            canonical(value)  # numbers that JSON lacks, text that is no Unicode
+            canonical(value)  # fails for NaN, infinity and lone surrogates
         except (ValueError, RecursionError) as error:
-            raise BundleIntegrityError(f"{where} is not JSON ({error}); get the bundle again") from error
+            raise BundleIntegrityError(f"{where} is not JSON ({error}); download or export the bundle again") from error
         version = value.get("format_version") if isinstance(value, dict) else None
         if type(version) is int and version > FORMAT_VERSION:
             raise BundleVersionError(
-                f"{where} has format_version {version}, this abnn_serve reads up to {FORMAT_VERSION}; "
+                f"{where} has format_version {version}, but this abnn_serve reads up to {FORMAT_VERSION}; "
                 "upgrade abnn_serve"
             )
         checksum = value.pop("checksum", None) if isinstance(value, dict) else None
         manifest = from_json(cls, value, where, BundleIntegrityError)
         if checksum != _checksum(value) or manifest.to_bytes() != data:
             raise BundleIntegrityError(
-                f"{where} is damaged or was edited: its checksum or form is wrong; get the bundle again"
+                f"{where} is damaged or was edited: its checksum is wrong or it is not canonical; download or export "
+                "the bundle again"
             )
         return manifest
 

@@ -1,4 +1,4 @@
-"""Bundles on disk: written whole or not at all, and verified before they are returned."""
+"""Reads and writes bundles: loading verifies every file, writing is atomic."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from abnn_serve.files import atomic_write, sync_directory
 from abnn_serve.spec import Labels
 
 T = TypeVar("T")
-_AGAIN = "get the bundle again, or export it again"
+_REMEDY = "download or export the bundle again"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Golden:
-    """A few inputs, uint8 (n, H, W, 3) or (n, T, H, W, 3), and the logits they must give, float32 (n, classes)."""
+    """Golden vectors: inputs, uint8 (n, H, W, 3) or (n, T, H, W, 3), and their logits, float32 (n, classes)."""
 
     inputs: NDArray[np.uint8]
     logits: NDArray[np.float32]
@@ -37,7 +37,7 @@ class Golden:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
-    """A verified bundle. `digest` is its identity: the sha256 of bundle.json, which covers every file."""
+    """A verified bundle. `digest` is the SHA-256 of bundle.json, which contains the SHA-256 of every other file."""
 
     path: Path
     digest: str
@@ -47,40 +47,44 @@ class Bundle:
     golden: Golden
 
     def read(self, name: str) -> bytes:
-        """The bytes of a declared file, verified again: what is used is what was declared."""
+        """Read a file of the bundle and verify it again.
+
+        Raises:
+            BundleIntegrityError: the file changed since the bundle was loaded.
+        """
         return _read_verified(self.path, name, self.manifest.files[name])
 
 
 def load_bundle(path: str | Path, *, digest: str | None = None) -> Bundle:
-    """Verify a bundle and return it.
+    """Load a bundle and verify every file.
 
     Args:
         path: the bundle's directory.
-        digest: the identity it must have, as `abnn show` prints it; None accepts any.
+        digest: required digest, as `abnn show` prints it; None accepts any.
 
     Raises:
-        BundleError: there is no bundle at `path`.
-        BundleVersionError: written by a newer abnn_serve.
-        BundleIntegrityError: a file is changed, missing, undeclared or a link, or the identity is another.
+        BundleError: `path` has no bundle.
+        BundleVersionError: a newer abnn_serve wrote the bundle.
+        BundleIntegrityError: a file is changed, missing, undeclared or a symbolic link, or the digest differs.
     """
     path = Path(path)
     if not (path / MANIFEST).is_file():
-        raise BundleError(f"{path}: no bundle here ({MANIFEST} not found); give the directory that `abnn export` wrote")
+        raise BundleError(f"{path} is not a bundle ({MANIFEST} not found); give a directory that `abnn export` wrote")
     data = (path / MANIFEST).read_bytes()
-    found = hashlib.sha256(data).hexdigest()
-    if digest is not None and found != digest.lower().removeprefix("sha256:"):
+    actual_digest = hashlib.sha256(data).hexdigest()
+    if digest is not None and actual_digest != digest.lower().removeprefix("sha256:"):
         raise BundleIntegrityError(
-            f"{path} has the identity {found}, but {digest} is required; serve the bundle you pinned"
+            f"{path} has digest {actual_digest}, but {digest} is required; check ABNN_BUNDLE and ABNN_BUNDLE_DIGEST"
         )
     manifest = Manifest.from_bytes(data, str(path / MANIFEST))
-    _refuse_strangers(path, manifest)
+    _check_no_extra_files(path, manifest)
     contents = {name: _read_verified(path, name, entry) for name, entry in manifest.files.items()}
     card = _parse(RobustnessCard, contents, "card.json", path)
     if card.model_sha256 != manifest.files["model.onnx"].sha256:
-        raise BundleIntegrityError(f"{path / 'card.json'} was measured on another model.onnx; {_AGAIN}")
+        raise BundleIntegrityError(f"{path / 'card.json'} describes another model.onnx; {_REMEDY}")
     return Bundle(
         path=path,
-        digest=found,
+        digest=actual_digest,
         manifest=manifest,
         labels=_parse(Labels, contents, "labels.json", path),
         card=card,
@@ -94,42 +98,45 @@ def write_bundle(
     describe: Callable[[dict[str, FileEntry]], Manifest],
     check: Callable[[Bundle], object] = lambda _: None,
 ) -> Bundle:
-    """Write a bundle in one step: everything, verified, or nothing.
+    """Write a bundle atomically, and verify it.
 
     Args:
-        path: where it shall be; a bundle that is there is replaced, anything else is refused.
-        files: contents of every file but bundle.json.
-        describe: makes the manifest from the files' entries.
-        check: looks at the finished bundle before it takes its place; what it raises leaves `path` as it was.
+        path: target directory; an existing bundle is replaced, anything else is an error.
+        files: contents of all files except bundle.json.
+        describe: returns the manifest for the files' entries.
+        check: called with the finished bundle before it replaces `path`; if it raises, `path` stays unchanged.
+
+    Raises:
+        BundleError: `path` exists and is not a bundle.
     """
     path = Path(path)
     if path.exists():
-        _refuse_to_replace(path)
+        _check_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         entries = {
             name: FileEntry(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data)) for name, data in files.items()
         }
         for name, data in [*files.items(), (MANIFEST, describe(entries).to_bytes())]:
-            with atomic_write(aside / name) as file:
+            with atomic_write(staging / name) as file:
                 file.write(data)
-        aside.chmod(0o755)
-        check(load_bundle(aside))
-        _put_in_place(aside, path)
+        staging.chmod(0o755)
+        check(load_bundle(staging))
+        _swap_in(staging, path)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
     return load_bundle(path)
 
 
 def with_card(bundle: Bundle, card: RobustnessCard) -> Bundle:
-    """`bundle` with another card, in its place on disk; its identity changes with it."""
+    """Replace the card of a bundle on disk. This changes the bundle's digest."""
     files = {name: bundle.read(name) for name in bundle.manifest.files} | {"card.json": pack_json(card)}
     return write_bundle(bundle.path, files, lambda entries: replace(bundle.manifest, files=entries))
 
 
 def pack_golden(golden: Golden) -> bytes:
-    """The bytes of golden.npz; the same arrays give the same bytes."""
+    """Bytes of golden.npz; deterministic."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
         for name, array in (("inputs", golden.inputs), ("logits", golden.logits)):
@@ -140,41 +147,41 @@ def pack_golden(golden: Golden) -> bytes:
 
 
 def pack_json(value: Labels | RobustnessCard) -> bytes:
-    """The bytes of labels.json or card.json."""
+    """Bytes of labels.json or card.json."""
     return canonical(to_json(value))
 
 
-def _refuse_to_replace(path: Path) -> None:
-    """A directory is deleted only if it holds a bundle and nothing else."""
+def _check_replaceable(path: Path) -> None:
+    """Check that a directory holds a bundle and nothing else, since replacing it deletes it."""
     try:
-        _refuse_strangers(path, Manifest.from_bytes((path / MANIFEST).read_bytes(), str(path / MANIFEST)))
+        _check_no_extra_files(path, Manifest.from_bytes((path / MANIFEST).read_bytes(), str(path / MANIFEST)))
     except (BundleError, OSError) as error:
         raise BundleError(
-            f"{path} exists and is not just a bundle ({one_line(error)}); choose another place"
+            f"{path} exists and is not just a bundle ({one_line(error)}); choose another directory"
         ) from error
 
 
-def _refuse_strangers(path: Path, manifest: Manifest) -> None:
+def _check_no_extra_files(path: Path, manifest: Manifest) -> None:
     declared = {MANIFEST, *manifest.files}
     for entry in sorted(path.iterdir()):
         if entry.is_symlink():
-            raise BundleIntegrityError(f"{entry} is a symbolic link, expected a plain file; copy the bundle whole")
+            raise BundleIntegrityError(
+                f"{entry} is a symbolic link, expected a plain file; copy the bundle with its files"
+            )
         if entry.name not in declared:
-            raise BundleIntegrityError(f"{entry} is not declared in {MANIFEST}; remove it, or {_AGAIN}")
+            raise BundleIntegrityError(f"{entry} is not declared in {MANIFEST}; remove it, or {_REMEDY}")
 
 
 def _read_verified(path: Path, name: str, entry: FileEntry) -> bytes:
     file = path / name
     if not file.is_file():
-        raise BundleIntegrityError(f"{file} is missing; {_AGAIN}")
+        raise BundleIntegrityError(f"{file} is missing; {_REMEDY}")
     size = file.stat().st_size
     if size != entry.bytes:
-        raise BundleIntegrityError(f"{file} has {size:,} bytes, {MANIFEST} says {entry.bytes:,}; {_AGAIN}")
+        raise BundleIntegrityError(f"{file} has {size:,} bytes, but {MANIFEST} says {entry.bytes:,}; {_REMEDY}")
     data = file.read_bytes()
     if hashlib.sha256(data).hexdigest() != entry.sha256:
-        raise BundleIntegrityError(
-            f"{file} is damaged or was changed: its sha256 is not the one in {MANIFEST}; {_AGAIN}"
-        )
+        raise BundleIntegrityError(f"{file} is damaged or was changed: its SHA-256 differs from {MANIFEST}; {_REMEDY}")
     return data
 
 
@@ -183,7 +190,7 @@ def _parse(kind: type[T], contents: Mapping[str, bytes], name: str, path: Path) 
     try:
         value = json.loads(contents[name])
     except ValueError as error:
-        raise BundleIntegrityError(f"{where} is not JSON ({error}); {_AGAIN}") from error
+        raise BundleIntegrityError(f"{where} is not JSON ({error}); {_REMEDY}") from error
     return from_json(kind, value, where, BundleIntegrityError)
 
 
@@ -191,29 +198,31 @@ def _golden(data: bytes, path: Path) -> Golden:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             golden = Golden(inputs=arrays["inputs"], logits=arrays["logits"])
-    except Exception as error:  # numpy and zipfile raise many classes on damaged archives
-        raise BundleIntegrityError(f"{path / 'golden.npz'}: {one_line(error)}; {_AGAIN}") from error
+    except Exception as error:  # NumPy and zipfile raise many classes on damaged archives
+        raise BundleIntegrityError(f"{path / 'golden.npz'}: {one_line(error)}; {_REMEDY}") from error
     if (
         golden.inputs.dtype != np.uint8
         or golden.logits.dtype != np.float32
         or not len(golden.inputs) == len(golden.logits) > 0
     ):
-        raise BundleIntegrityError(f"{path / 'golden.npz'}: expected uint8 inputs and as many float32 logits; {_AGAIN}")
+        raise BundleIntegrityError(
+            f"{path / 'golden.npz'}: expected uint8 inputs and as many float32 logits; {_REMEDY}"
+        )
     return golden
 
 
-def _put_in_place(aside: Path, path: Path) -> None:
-    sync_directory(aside)
+def _swap_in(staging: Path, path: Path) -> None:
+    sync_directory(staging)
     if path.exists():
         old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         path.replace(old / "old")
         try:
-            aside.replace(path)
+            staging.replace(path)
         except OSError:
             (old / "old").replace(path)
             raise
         finally:
             shutil.rmtree(old)
     else:
-        aside.replace(path)
+        staging.replace(path)
     sync_directory(path.parent)

@@ -1,1 +1,1 @@
-"""The `abnn` command line: one small module for each command."""
+"""The `abnn` command line: one module per command."""

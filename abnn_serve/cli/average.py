@@ -1,4 +1,4 @@
-"""abnn average: several finished runs of one network to one."""
+"""abnn average: average the weights of finished runs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ def average(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            help="finished runs of one network, best each started from another; repeat one to weigh it more"
+            help="finished runs of one network, ideally fine-tuned from one another; repeat a run to weight it more"
         ),
     ],
-    data: Annotated[str, typer.Option(help="training data, for BatchNorm statistics, as abnn train takes it")],
+    data: Annotated[str, typer.Option(help="training data, for BatchNorm statistics; same forms as in abnn train")],
     val: Annotated[str, typer.Option(help="validation data, in the same forms")],
     out: Annotated[Path, typer.Option(help="directory of the new run")],
 ) -> None:
-    """Average the weights of finished runs into a new one, which can be exported, attacked or trained further.
+    """Average the weights of finished runs into a new run.
+
+    The new run can be exported, attacked or trained further.
 
     Example: abnn average runs/a runs/b --data 'data/train-*.parquet' --val data/test.parquet --out runs/ab
     """

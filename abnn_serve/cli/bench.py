@@ -1,4 +1,4 @@
-"""abnn bench: the benchmarks of the checkout, by name."""
+"""abnn bench: run one of the checkout's benchmarks by name."""
 
 from __future__ import annotations
 
@@ -18,21 +18,25 @@ _CHECKOUT = Path(__file__).parents[2]
 
 def bench(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="a file of benchmarks/, such as latency")],
+    name: Annotated[str, typer.Argument(help="benchmark, such as latency")],
 ) -> None:
-    """Run a benchmark with the arguments that follow its name; `-- --help` after it lists them. Needs a checkout.
+    """Run a benchmark of the checkout.
+
+    Arguments after NAME are passed on; `abnn bench NAME -- --help` lists them. Installed packages have no benchmarks.
 
     Example: abnn bench latency --quick
     """
-    folder = _CHECKOUT / "benchmarks"
-    known = sorted(path.stem for path in folder.glob("*.py"))
-    if not known:
-        raise ConfigError(
-            f"no benchmarks in {_CHECKOUT}: they come with a checkout of the project, not with an install"
-        )
-    if name not in known:
-        raise ConfigError(f"no benchmark named {name!r}, expected one of {', '.join(known)}")
+    names = sorted(path.stem for path in (_CHECKOUT / "benchmarks").glob("*.py") if _has_main(path))
+    if not names:
+        raise ConfigError(f"no benchmarks in {_CHECKOUT}; run abnn from a checkout of the project")
+    if name not in names:
+        raise ConfigError(f"no benchmark named {name!r}, expected one of {', '.join(names)}")
     require_lab()
     path = os.pathsep.join(filter(None, [str(_CHECKOUT), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, str(folder / f"{name}.py"), *context.args]
+    # -P: else a folder `benchmarks` in the working directory would come first
+    command = [sys.executable, "-P", "-m", f"benchmarks.{name}", *context.args]
     raise typer.Exit(subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, check=False).returncode)  # noqa: S603
+
+
+def _has_main(path: Path) -> bool:
+    return "\ndef main(" in path.read_text()

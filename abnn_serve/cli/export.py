@@ -1,4 +1,4 @@
-"""abnn export: a finished run to a bundle."""
+"""abnn export: write a finished run as a bundle."""
 
 from __future__ import annotations
 
@@ -20,35 +20,34 @@ if TYPE_CHECKING:
 
 def export(
     run: Annotated[Path, typer.Argument(help="directory of a finished run")],
-    out: Annotated[Path, typer.Option(help="directory of the bundle; its last part is the name")],
-    data: Annotated[str, typer.Option(help="held-out images: parity and clean accuracy are measured on them")],
-    version: Annotated[str, typer.Option(help="version to write into the bundle")] = "1",
+    out: Annotated[Path, typer.Option(help="directory of the bundle; its last part becomes the name")],
+    data: Annotated[str, typer.Option(help="held-out images for measuring parity and clean accuracy")],
+    version: Annotated[str, typer.Option(help="version to record in the bundle")] = "1",
     parity_images: Annotated[
-        int, typer.Option(help="images on which torch and the serving session must agree", min=1)
+        int, typer.Option(help="number of images on which torch and the exported graph must agree", min=1)
     ] = 1000,
-    tolerance: Annotated[float, typer.Option(help="largest difference of a logit", min=0.0)] = 1e-4,
+    tolerance: Annotated[float, typer.Option(help="largest allowed difference between logits", min=0.0)] = 1e-4,
     precision: Annotated[
-        str, typer.Option(help="fp32, then variants: int8 (CPU), fp16 (CUDA), bf16 (OpenVINO)")
+        str, typer.Option(help="fp32, optionally followed by variants: int8 (CPU), fp16 (CUDA), bf16 (OpenVINO)")
     ] = "fp32",
     calibration: Annotated[
-        str | None, typer.Option(help="images that set the ranges of int8; 256 of --data if not given")
+        str | None, typer.Option(help="images that calibrate the int8 ranges; default: 256 of --data")
     ] = None,
     allow_loss: Annotated[
-        bool, typer.Option("--allow-loss", help="write a variant that loses over 0.5 points of clean accuracy")
+        bool, typer.Option("--allow-loss", help="keep variants that lose over 0.5 points of clean accuracy")
     ] = False,
     bento_store: Annotated[
-        bool, typer.Option("--bento-store", help="also put it into BentoML's model store, to be served by tag")
+        bool, typer.Option("--bento-store", help="also import the bundle into BentoML's model store")
     ] = False,
 ) -> None:
-    """Export target and substitute as one ONNX graph, prove it against torch, and write the bundle; or write nothing.
+    """Export a finished run as a bundle with one ONNX graph.
+
+    Writes the bundle only if the graph agrees with torch on held-out images.
 
     Example: abnn export runs/abnn --out models/mine --data data/test.parquet
     """
     require_lab()
-    wanted = tuple(precision.split(","))
-    known = get_args(Precision)
-    if wanted[0] != "fp32" or len(set(wanted)) < len(wanted) or not set(wanted) <= set(known):
-        raise ConfigError(f"--precision is {precision!r}, expected fp32, then any of {', '.join(known[1:])}: fp32,int8")
+    precisions = _read_precisions(precision)
     from abnn_serve.export.bundle import export_bundle
     from abnn_serve.export.int8 import CALIBRATION_IMAGES
     from abnn_serve.lab.data.load import load_data
@@ -66,8 +65,8 @@ def export(
             version=version,
             parity_images=parity_images,
             tolerance=tolerance,
-            precisions=wanted,  # type: ignore[arg-type]
-            calibration=ranges.spread(CALIBRATION_IMAGES) if "int8" in wanted else None,
+            precisions=precisions,
+            calibration=ranges.spread(CALIBRATION_IMAGES) if "int8" in precisions else None,
             allow_loss=allow_loss,
             on_stage=status.update,
             on_passes=lambda gains: _print_gains(gains, console),
@@ -76,15 +75,24 @@ def export(
     if bento_store:
         from abnn_serve.service.model_store import put_in_store
 
-        typer.echo(f"in BentoML's model store: abnn serve --bundle bento:{put_in_store(bundle)}")
+        typer.echo(f"imported into BentoML's model store; abnn serve --bundle bento:{put_in_store(bundle)} serves it")
+
+
+def _read_precisions(text: str) -> tuple[Precision, ...]:
+    precisions, variants = text.split(","), get_args(Precision)[1:]
+    if precisions[0] != "fp32" or len(set(precisions)) < len(precisions) or not set(precisions[1:]) <= set(variants):
+        raise ConfigError(
+            f"--precision is {text!r}, expected fp32, optionally followed by {', '.join(variants)}, such as fp32,int8"
+        )
+    return tuple(precisions)  # type: ignore[arg-type]
 
 
 def _print_gains(gains: list[Gain], console: Console) -> None:
     from abnn_serve.export.passes import PASSES
 
-    table = Table("graph pass", "nodes", "time of one sample, one thread", "of the exported graph's")
+    table = Table("graph pass", "nodes", "time per sample, one thread", "relative to the exported graph")
     for gain in gains:
         table.add_row(gain.name, f"{gain.nodes:,}", f"{1000 * gain.seconds:.2f} ms", f"{gain.ratio:.3f}")
     console.print(table)
-    if left := [name for name in PASSES if name not in {gain.name for gain in gains}]:
-        console.print(f"left out, as parity with torch is lost with them: {', '.join(left)}", markup=False)
+    if skipped := [name for name in PASSES if name not in {gain.name for gain in gains}]:
+        console.print(f"skipped, because they break parity with torch: {', '.join(skipped)}", markup=False)

@@ -1,4 +1,4 @@
-"""abnn key: a new API key."""
+"""abnn key: generate an API key."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ import typer
 
 
 def key(
-    name: Annotated[str, typer.Argument(help="who will use it; the log names it")],
-    file: Annotated[Path, typer.Option(help="key file to add it to; ABNN_API_KEY_FILE of the service")],
+    name: Annotated[str, typer.Argument(help="name of the key's user; it appears in the logs")],
+    file: Annotated[Path, typer.Option(help="key file to append to; the service reads it from ABNN_API_KEY_FILE")],
 ) -> None:
-    """Make an API key, print it once, and add its hash to the key file; a service that runs takes it up.
+    """Generate an API key, print it once, and append its hash to the key file.
+
+    A running service reloads the file, so no restart is needed.
 
     Example: abnn key alice --file keys.txt
     """
     from abnn_serve.service.auth import new_key
 
-    made, line = new_key(name)
+    api_key, line = new_key(name)
     with file.open("a") as out:
         out.write(f"{line}\n")
     file.chmod(0o600)
-    typer.echo(made)
+    typer.echo(api_key)

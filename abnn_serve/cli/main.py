@@ -1,4 +1,4 @@
-"""The `abnn` command: its sub-commands, and errors as one plain line on stderr."""
+"""The `abnn` command: registers the subcommands and prints errors as one line on stderr."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from abnn_serve.errors import AbnnError, one_line
 from abnn_serve.media.image import quiet_pillow
 
 app = typer.Typer(
-    help="Image and video classifiers that resist adversarial examples: train, export, serve.",
+    help=(
+        "Train, attack, export and serve image and video classifiers defended by ABNN, "
+        "each bundle with its measured robustness."
+    ),
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -32,7 +35,7 @@ app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options"
 
 
 def main() -> None:
-    """Run `abnn`: exit 0, 1 on an error in the work, 2 on wrong usage."""
+    """Run `abnn`; exits 0 on success, 1 on an error and 2 on wrong usage."""
     quiet_pillow()
     try:
         app()

@@ -1,4 +1,4 @@
-"""Files and values that commands read."""
+"""Parsers for option values: surgery plans and video sampling."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def read_plan(path: Path) -> SurgeryPlan:
-    """A surgery plan from a JSON file."""
+    """Read a surgery plan from a JSON file."""
     from abnn_serve.lab.abnn.plan import SurgeryPlan
 
     try:
@@ -26,10 +26,10 @@ def read_plan(path: Path) -> SurgeryPlan:
 
 
 def read_sampling(text: str) -> Sampling:
-    """A sampling of videos from a text such as `frames=16,stride=2`."""
-    value: dict[str, object] = {}
+    """Parse a text such as `frames=16,stride=2`; the keys are the fields of `Sampling`."""
+    values: dict[str, object] = {}
     for setting in text.split(","):
-        name, _, given = setting.partition("=")
-        number = float(given) if given.replace(".", "", 1).isdecimal() else None
-        value[name.strip()] = given if number is None else int(number) if number.is_integer() else number
-    return from_json(Sampling, value, "--sampling", ConfigError)
+        name, _, value = setting.partition("=")
+        number = float(value) if value.replace(".", "", 1).isdecimal() else None
+        values[name.strip()] = value if number is None else int(number) if number.is_integer() else number
+    return from_json(Sampling, values, "--sampling", ConfigError)

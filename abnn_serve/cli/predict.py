@@ -14,7 +14,7 @@ import typer
 
 from abnn_serve.errors import InputError
 from abnn_serve.media.container import is_video
-from abnn_serve.runtime.answer import DIGITS, answer, video_answer
+from abnn_serve.runtime.prediction_json import DIGITS, prediction_json, video_prediction_json
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.runtime.settings import Settings
 
@@ -26,42 +26,42 @@ def predict(
     bundle: Annotated[
         Path | None,
         typer.Option(
-            help="bundle directory; if not given ABNN_BUNDLE, for videos ABNN_VIDEO_BUNDLE, or the default bundles"
+            help="bundle directory; default: ABNN_BUNDLE (videos: ABNN_VIDEO_BUNDLE), or else the default bundles"
         ),
     ] = None,
-    top_k: Annotated[int, typer.Option(help="classes to show for each file", min=1)] = 5,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
+    top_k: Annotated[int, typer.Option(help="number of classes to print for each file", min=1)] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object per line")] = False,
 ) -> None:
-    """Classify images and videos. One that cannot be read is reported on stderr, the others are answered; then exit 1.
+    """Classify image and video files. Files that cannot be read are reported on stderr; the exit status is then 1.
 
     Example: abnn predict cat.png clip.mp4 --top-k 3
     """
     failed = False
-    for path, shown in zip(files, _answers(files, _Predictors(bundle), top_k), strict=True):
-        if isinstance(shown, InputError):
-            typer.echo(f"abnn: {path}: {shown}", err=True)
+    for path, result in zip(files, _answers(files, _Predictors(bundle), top_k), strict=True):
+        if isinstance(result, InputError):
+            typer.echo(f"abnn: {path}: {result}", err=True)
             failed = True
         elif as_json:
-            typer.echo(json.dumps({"file": str(path), **shown}))
+            typer.echo(json.dumps({"file": str(path), **result}))
         else:
-            classes = "  ".join(f"{row['label']} {row['probability']:.{DIGITS}f}" for row in shown["top"])
+            classes = "  ".join(f"{row['label']} {row['probability']:.{DIGITS}f}" for row in result["top"])
             typer.echo(f"{path}: {classes}")
     if failed:
         sys.exit(1)
 
 
 class _Predictors:
-    """The bundle that was named, or the default one for pictures and that for videos; opened when first needed."""
+    """Predictors by file type: of `bundle` if given, otherwise of the default bundles; each opened on first use."""
 
     def __init__(self, bundle: Path | None) -> None:
-        self._settings, self._named = Settings.from_environment(), bundle
+        self._settings, self._bundle = Settings.from_environment(), bundle
         self._opened: dict[Path, Predictor] = {}
 
-    def of(self, data: bytes) -> Predictor:
-        """The one that classifies such a file."""
+    def for_file(self, data: bytes) -> Predictor:
+        """The predictor for a file with this content."""
         settings = self._settings
-        if self._named:
-            settings = replace(settings, bundle=self._named)
+        if self._bundle:
+            settings = replace(settings, bundle=self._bundle)
         elif is_video(data):
             settings = settings.for_video()
         if settings.bundle not in self._opened:
@@ -70,26 +70,26 @@ class _Predictors:
 
 
 def _answers(files: list[Path], predictors: _Predictors, top_k: int) -> Iterator[Answer | InputError]:
-    """Each file's answer, or what is wrong with it; the next file is decoded while one is classified."""
-    with ThreadPoolExecutor(max_workers=1) as decoding:
-        ahead = decoding.submit(_decoded, files[0], predictors)
-        for following in [*files[1:], None]:
-            current = ahead.result()
-            if following is not None:
-                ahead = decoding.submit(_decoded, following, predictors)
-            yield current if isinstance(current, InputError) else current(top_k)
+    """Yield the answer for each file, or the error; decodes the next file while the current one is classified."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        decoding = pool.submit(_decode, files[0], predictors)
+        for next_file in [*files[1:], None]:
+            classify = decoding.result()
+            if next_file is not None:
+                decoding = pool.submit(_decode, next_file, predictors)
+            yield classify if isinstance(classify, InputError) else classify(top_k)
 
 
-def _decoded(path: Path, predictors: _Predictors) -> Callable[[int], Answer] | InputError:
-    """What classifies a file that was decoded."""
+def _decode(path: Path, predictors: _Predictors) -> Callable[[int], Answer] | InputError:
+    """Decode a file; returns a function from `top_k` to its answer."""
     try:
         data = _read(path)
-        predictor = predictors.of(data)
+        predictor = predictors.for_file(data)
         if predictor.bundle.manifest.input.modality == "image":
             image = predictor.decode(data)
-            return lambda top_k: answer(predictor.predict(image[None], top_k=top_k)[0])
+            return lambda top_k: prediction_json(predictor.predict(image[None], top_k=top_k)[0])
         video = predictor.decode_video(data)
-        return lambda top_k: video_answer(predictor.predict_video(video, top_k=top_k), video)
+        return lambda top_k: video_prediction_json(predictor.predict_video(video, top_k=top_k), video)
     except InputError as error:
         return error
 

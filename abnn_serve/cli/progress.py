@@ -7,11 +7,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 
 def progress_bar(console: Console) -> Progress:
-    """A bar with a description, the field `shown` and the time left; silent where there is no terminal."""
+    """A bar with the task's description, its field `status` and the remaining time; hidden without a terminal."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=12),
-        TextColumn("{task.fields[shown]}", markup=False),
+        TextColumn("{task.fields[status]}", markup=False),
         TimeRemainingColumn(compact=True),
         TextColumn("left"),
         console=console,

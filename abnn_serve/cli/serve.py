@@ -1,4 +1,4 @@
-"""abnn serve: check the bundles, then hand over to `bentoml serve`."""
+"""abnn serve: check the bundles, then run `bentoml serve`."""
 
 from __future__ import annotations
 
@@ -18,38 +18,42 @@ from abnn_serve.service.model_store import PREFIX
 def serve(
     bundle: Annotated[
         str | None,
-        typer.Option(help="bundle, folder of bundles, several with commas, or bento:TAG; else ABNN_BUNDLE"),
+        typer.Option(help="bundle, folder of bundles, bento:TAG, or a comma-separated list; default: ABNN_BUNDLE"),
     ] = None,
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="port to listen on", min=1, max=65_535)] = 3000,
 ) -> None:
-    """Serve bundles over HTTP until interrupted; the first is the default. The README lists the ABNN_* variables.
+    """Serve bundles over HTTP until interrupted. The first bundle is the default model.
+
+    ABNN_* environment variables set devices and limits; docs/configuration.md lists them.
 
     Example: abnn serve --bundle models/cifar10-abnn-robust --port 3000
     """
     from abnn_serve.service.auth import KeyRing
-    from abnn_serve.service.catalog import check_video, find_bundles, find_sources, locate
+    from abnn_serve.service.catalog import bundle_path, check_video, find_bundles, find_sources
+    from abnn_serve.service.connections import check_uvicorn
     from abnn_serve.service.settings import ServiceSettings
 
+    check_uvicorn()
     environment = {"BENTOML_DO_NOT_TRACK": "True", **os.environ}
     if bundle:
         environment["ABNN_BUNDLE"] = bundle
     settings, limits = Settings.from_environment(environment), ServiceSettings.from_environment(environment)
-    for source, own in find_sources(settings).items():
-        # What cannot serve is said here, in one line.
-        found = Predictor.from_settings(replace(own, bundle=locate(source))).bundle.manifest
-        check_video(settings, source, found.input.modality)
-        typer.echo(f"serving {found.name} version {found.version} on http://{host}:{port}", err=True)
+    for source, source_settings in find_sources(settings).items():
+        # Loading each bundle here, too, reports errors in one line instead of from a worker.
+        manifest = Predictor.from_settings(replace(source_settings, bundle=bundle_path(source))).bundle.manifest
+        check_video(settings, source, manifest.input.modality)
+        typer.echo(f"serving {manifest.name} version {manifest.version} on http://{host}:{port}", err=True)
     if limits.api_key_file:
         KeyRing(limits.api_key_file)
         environment["ABNN_API_KEY_FILE"] = str(limits.api_key_file.resolve())
-    environment["ABNN_BUNDLE"] = ",".join(map(_resolved, find_bundles(settings.bundle)))
-    if settings.video_bundle:  # the service has none by itself where ABNN_BUNDLE is set
-        environment["ABNN_VIDEO_BUNDLE"] = _resolved(str(settings.video_bundle))
+    environment["ABNN_BUNDLE"] = ",".join(map(_resolve, find_bundles(settings.bundle)))
+    if settings.video_bundle:  # with ABNN_BUNDLE set, the service has no default video bundle
+        environment["ABNN_VIDEO_BUNDLE"] = _resolve(str(settings.video_bundle))
     service = "abnn_serve.service:AbnnService"
     arguments = [sys.executable, "-m", "bentoml", "serve", service, "--host", host, "--port", str(port)]
     os.execve(sys.executable, arguments, environment)  # noqa: S606
 
 
-def _resolved(source: str) -> str:
+def _resolve(source: str) -> str:
     return source if source.startswith(PREFIX) else str(Path(source).resolve())

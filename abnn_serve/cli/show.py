@@ -1,7 +1,8 @@
-"""abnn show and abnn verify: what a bundle is, and whether it is whole."""
+"""abnn show and abnn verify: print a bundle's manifest and card, and verify its files and graphs."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -15,51 +16,46 @@ from abnn_serve.runtime.verify import check_graphs
 
 
 def show(
-    bundle: Annotated[Path | None, typer.Argument(help="bundle directory; the default bundle if not given")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="manifest and card as JSON")] = False,
+    bundle: Annotated[Path | None, typer.Argument(help="bundle directory; the default bundle if omitted")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the manifest and the card as JSON")] = False,
 ) -> None:
     """Print a bundle's identity, input, origin and robustness card.
 
     Example: abnn show models/cifar10-abnn-robust
     """
-    found = load_bundle(bundle or default_bundle())
+    loaded = load_bundle(bundle or default_bundle())
     if as_json:
-        import json
-
-        typer.echo(
-            json.dumps(
-                {"digest": found.digest, "manifest": to_json(found.manifest), "card": to_json(found.card)}, indent=2
-            )
-        )
+        value = {"digest": loaded.digest, "manifest": to_json(loaded.manifest), "card": to_json(loaded.card)}
+        typer.echo(json.dumps(value, indent=2))
     else:
-        print_bundle(found)
+        print_bundle(loaded)
 
 
 def verify(
-    bundle: Annotated[Path | None, typer.Argument(help="bundle directory; the default bundle if not given")] = None,
-    digest: Annotated[str | None, typer.Option(help="identity that the bundle must have")] = None,
+    bundle: Annotated[Path | None, typer.Argument(help="bundle directory; the default bundle if omitted")] = None,
+    digest: Annotated[str | None, typer.Option(help="expected identity of the bundle")] = None,
 ) -> None:
-    """Check every byte of a bundle, load its graph on the CPU and replay the golden vectors; exit 1 if any differs.
+    """Check every file of a bundle against its sha256 and replay the golden vectors on the CPU; exit 1 on a difference.
 
     Example: abnn verify models/cifar10-abnn-robust
     """
-    found = load_bundle(bundle or default_bundle(), digest=digest)
-    check_graphs(found)
-    files, vectors = len(found.manifest.files), len(found.golden.inputs)
-    typer.echo(f"{found.path}: whole; {files} files, {vectors} golden vectors; identity {found.digest}")
+    loaded = load_bundle(bundle or default_bundle(), digest=digest)
+    check_graphs(loaded)
+    files, vectors = len(loaded.manifest.files), len(loaded.golden.inputs)
+    typer.echo(f"{loaded.path}: verified {files} files and {vectors} golden vectors; identity {loaded.digest}")
 
 
 def print_bundle(bundle: Bundle) -> None:
-    """Print what a reader wants to know of a bundle first."""
+    """Print a bundle's identity, input, classes, training cost and robustness card, one item a line."""
     manifest, card, cost = bundle.manifest, bundle.card, bundle.card.training
     spec = manifest.input
     size = sum(entry.bytes for entry in manifest.files.values())
-    before = "".join(
-        f", {seconds:,.0f} s before that for its {what}"
-        for what, seconds in (("initial weights", cost.init_seconds), ("substitute", cost.substitute_seconds))
+    earlier = "".join(
+        f", plus {seconds:,.0f} s for its {part}"
+        for part, seconds in (("initial weights", cost.init_seconds), ("substitute", cost.substitute_seconds))
         if seconds is not None
     )
-    epochs = f"{cost.epochs} epoch{'s' * (cost.epochs > 1)}" if cost.epochs else "a mean of finished runs"
+    epochs = f"{cost.epochs} epoch{'s' * (cost.epochs > 1)}" if cost.epochs else "average of finished runs"
     rows = [
         (
             "bundle",
@@ -75,21 +71,21 @@ def print_bundle(bundle: Bundle) -> None:
             "classes",
             f"{len(bundle.labels)}: {', '.join(bundle.labels.names[:10])}{', ...' if len(bundle.labels) > 10 else ''}",
         ),
-        ("adaptive", f"{len(manifest.pairs)} layers" if manifest.pairs else "none: an undefended network"),
+        ("adaptive", f"{len(manifest.pairs)} layers" if manifest.pairs else "none: a plain network"),
         ("parity", f"largest logit error {manifest.parity.max_error:.1e} on {manifest.parity.images:,} images"),
         (
             "training",
-            f"{cost.recipe}, {epochs}, {cost.passes_per_step}N, {cost.seconds:,.0f} s{before}; " + cost.hardware,
+            f"{cost.recipe}, {epochs}, {cost.passes_per_step}N, {cost.seconds:,.0f} s{earlier}; " + cost.hardware,
         ),
         ("clean", str(card.clean) if card.clean else "not measured"),
         *((f"{a.threat_model}", f"{a.attack}, {a.norm} eps {a.eps:.4g}: {a.accuracy}") for a in card.attacks),
-        *((threat, f"worst of all attacks but patches: {accuracy}") for threat, accuracy in card.worst.items()),
+        *((threat, f"worst case without patches: {accuracy}") for threat, accuracy in card.worst.items()),
         *(
-            (v.precision, f"on {v.provider}: clean {v.clean}; white-box images {v.robust or 'not measured'}")
+            (v.precision, f"on {v.provider}: clean {v.clean}; white-box images: {v.robust or 'not measured'}")
             for v in card.variants
         ),
         *_drift_rows(card),
-        *(("sanity", f"{check.check}: {check.detail}") for check in card.sanity if check.raised),
+        *(("FAILED", f"{check.name} ({check.detail})") for check in card.sanity if not check.passed),
         *(("limit", limit) for limit in card.limits),
     ]
     width = max(len(name) for name, _ in rows)

@@ -1,1 +1,1 @@
-"""Runs and bundles attacked, to a robustness card; needs both torch and the runtime."""
+"""Attack runs and bundles, and write their robustness cards; needs both torch and the runtime."""

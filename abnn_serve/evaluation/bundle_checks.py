@@ -1,4 +1,4 @@
-"""What else a bundle's card says after an attack: its other precisions on the attacked images, and its drift."""
+"""Attacked images on a bundle: the accuracy of its other precisions, and how well drift detects the attack."""
 
 from __future__ import annotations
 
@@ -22,29 +22,32 @@ _DEVICES: dict[str, Device] = {CPU: "cpu", OPENVINO: "openvino", CUDA: "cuda"}
 
 
 def with_robust_accuracy(bundle: Bundle, evaluation: Evaluation) -> tuple[Variant, ...]:
-    """The card's variants, judged on the white-box images of `evaluation`, rounded to uint8.
+    """The card's variants with their accuracy on the white-box images of `evaluation`, rounded to uint8.
 
-    Without such images, or on an engine which this machine lacks, the figure is that nothing was measured.
+    `robust` is None without such images, and for a variant whose engine this machine lacks.
     """
     trials = [o for o in evaluation.outcomes if o.trial.threat_model == "whitebox" and o.trial.attack.norm != "patch"]
     if not trials:
         return tuple(replace(variant, robust=None) for variant in bundle.card.variants)
-    judged = []
+    variants = []
     for variant in bundle.card.variants:
         is_correct = np.ones(len(evaluation.data), bool)
         try:
             session = Session(bundle, _DEVICES.get(variant.provider, "cuda"), precision=variant.precision)
         except DeviceError:
-            judged.append(replace(variant, robust=None))
+            variants.append(replace(variant, robust=None))
             continue
         for outcome in trials:
             is_correct &= session.run(outcome.pixels).argmax(axis=1) == evaluation.data.labels
-        judged.append(replace(variant, robust=Accuracy.of(is_correct)))
-    return tuple(judged)
+        variants.append(replace(variant, robust=Accuracy.of(is_correct)))
+    return tuple(variants)
 
 
 def with_attacked_drift(bundle: Bundle, evaluation: Evaluation) -> Drift | None:
-    """The card's drift with the AUROC of every white-box trial: images answered rightly, before and after, as uint8."""
+    """The card's drift with the AUROC of every white-box trial, over correctly classified images, as uint8.
+
+    None if the card has no drift; without white-box trials, `attacks` is empty.
+    """
     recorded, is_correct = bundle.card.drift, evaluation.clean
     trials = [outcome for outcome in evaluation.outcomes if outcome.trial.threat_model == "whitebox"]
     if recorded is None or not trials or not is_correct.any():
@@ -60,7 +63,7 @@ def with_attacked_drift(bundle: Bundle, evaluation: Evaluation) -> Drift | None:
 
 
 def auroc(low: NDArray[np.float32], high: NDArray[np.float32]) -> float:
-    """Share of pairs in which the second's value is the larger, ties counting half: the area under the ROC curve."""
+    """Area under the ROC curve: the share of pairs whose second value is larger; ties count half."""
     ordered = np.sort(low)
     below, not_above = (np.searchsorted(ordered, high, side=side) for side in ("left", "right"))
     return float((below + not_above).mean() / (2 * len(low)))

@@ -1,8 +1,9 @@
-"""What is asked of an evaluation and what came of it: trials, their outcomes, and those kept on disk."""
+"""Trials of an evaluation, their outcomes, and the store that keeps finished batches on disk."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from abnn_serve.lab.data.dataset import ImageData
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """One attack in one threat model."""
+    """One attack in one threat model; `seed` decides every random choice of the attack."""
 
     threat_model: ThreatModel
     attack: Attack
@@ -28,7 +29,14 @@ class Trial:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a trial did: which samples stayed right, bool (N,), and its images, float32 (N, 3, [T,] H, W)."""
+    """The result of a trial on N samples.
+
+    Attributes:
+        is_correct: samples that are still classified correctly, bool (N,).
+        images: the attacked samples, float32 (N, 3, [T,] H, W) in [0, 1].
+        seconds: time that the attack took.
+        flags: warnings that AutoAttack raised about its own figure.
+    """
 
     trial: Trial
     is_correct: NDArray[np.bool_]
@@ -36,14 +44,25 @@ class Outcome:
     seconds: float
     flags: tuple[str, ...] = ()
 
+    @classmethod
+    def join(cls, batches: Sequence[Outcome]) -> Outcome:
+        """The outcome of a trial from those of its batches, in order."""
+        return cls(
+            trial=batches[0].trial,
+            is_correct=np.concatenate([batch.is_correct for batch in batches]),
+            images=np.concatenate([batch.images for batch in batches]),
+            seconds=sum(batch.seconds for batch in batches),
+            flags=tuple(sorted({flag for batch in batches for flag in batch.flags})),
+        )
+
     @property
     def pixels(self) -> NDArray[np.uint8]:
-        """Its images as they are sent: the nearest uint8 (N, [T,] H, W, 3)."""
+        """The attacked samples as a client sends them: the nearest uint8 (N, [T,] H, W, 3)."""
         return to_uint8(torch.from_numpy(self.images))
 
     @property
     def row(self) -> AttackResult:
-        """The card's line."""
+        """The row of the card."""
         attack = self.trial.attack
         return AttackResult(
             threat_model=self.trial.threat_model,
@@ -58,8 +77,20 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far an evaluation is: `done` of `samples` in trial `number` (from 1) of `trials`; `accuracy` is on `done`."""
+
+    trial: Trial
+    number: int
+    trials: int
+    done: int
+    samples: int
+    accuracy: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """Clean answers and every trial's outcome on the same N samples."""
+    """Every trial's outcome on the same N samples; `clean` flags those classified correctly unattacked, bool (N,)."""
 
     data: ImageData
     clean: NDArray[np.bool_]
@@ -67,7 +98,7 @@ class Evaluation:
 
     @property
     def worst(self) -> dict[ThreatModel, Accuracy]:
-        """Accuracy under the worst of a threat model's Linf and L2 trials for each sample; patches stand apart."""
+        """Accuracy per threat model under the worst of its Linf and L2 trials for each sample; patches are excluded."""
         is_correct: dict[ThreatModel, NDArray[np.bool_]] = {}
         for outcome in self.outcomes:
             if outcome.trial.attack.norm != "patch":
@@ -77,7 +108,7 @@ class Evaluation:
 
 
 class OutcomeStore:
-    """Finished batches of one trial on disk, named after everything that decides them."""
+    """Finished batches of one trial in a folder; file names contain a digest of the trial and of `identity`."""
 
     def __init__(self, folder: Path, trial: Trial, identity: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -88,25 +119,25 @@ class OutcomeStore:
         return self.stem.with_name(f"{self.stem.name}-{start:06}.npz")
 
     def load(self, start: int) -> Outcome | None:
-        """The batch that begins at sample `start`, if it was finished."""
+        """The batch that begins at sample `start`, or None if it is not finished."""
         if not self._path(start).is_file():
             return None
-        with np.load(self._path(start), allow_pickle=False) as kept:
+        with np.load(self._path(start), allow_pickle=False) as arrays:
             return Outcome(
                 trial=self.trial,
-                is_correct=kept["right"],
-                images=kept["images"],
-                seconds=float(kept["seconds"]),
-                flags=tuple(map(str, kept["flags"])),
+                is_correct=arrays["right"],
+                images=arrays["images"],
+                seconds=float(arrays["seconds"]),
+                flags=tuple(map(str, arrays["flags"])),
             )
 
-    def save(self, start: int, part: Outcome) -> None:
-        """Keep a batch."""
+    def save(self, start: int, batch: Outcome) -> None:
+        """Write the batch that begins at sample `start`, atomically."""
         with atomic_write(self._path(start)) as file:
             np.savez(
                 file,
-                is_correct=part.is_correct,
-                images=part.images,
-                seconds=np.asarray(part.seconds),
-                flags=np.asarray(part.flags, dtype=np.str_),
+                right=batch.is_correct,
+                images=batch.images,
+                seconds=np.asarray(batch.seconds),
+                flags=np.asarray(batch.flags, dtype=np.str_),
             )

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: accuracy against the attack's strength, and attacked samples."""
+"""Plots of an evaluation: accuracy against the attack's strength, and attacked samples."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from abnn_serve.files import atomic_write
 
 
 def draw_robustness(curves: Sequence[Curve], path: Path) -> None:
-    """Draw white-box accuracy against eps and against steps, with 95% intervals, to a PNG file, atomically."""
+    """Write a PNG of white-box accuracy against eps and steps, with 95% intervals."""
     figure = Figure(figsize=(4.8 * len(curves), 3.6), layout="constrained")
     axes = figure.subplots(1, len(curves), squeeze=False)[0]
     for axis, curve in zip(axes, curves, strict=True):
         scale = 255 if curve.parameter == "eps" else 1
-        at = [scale * position for position, _ in curve.points]
-        shares = [accuracy for _, accuracy in curve.points]
-        axis.plot(at, [100 * share.value for share in shares], "o-", markersize=3)
-        low, high = zip(*(share.interval for share in shares), strict=True)
-        axis.fill_between(at, [100 * value for value in low], [100 * value for value in high], alpha=0.2)
+        positions = [scale * position for position, _ in curve.points]
+        accuracies = [accuracy for _, accuracy in curve.points]
+        axis.plot(positions, [100 * accuracy.value for accuracy in accuracies], "o-", markersize=3)
+        low, high = zip(*(accuracy.interval for accuracy in accuracies), strict=True)
+        axis.fill_between(positions, [100 * value for value in low], [100 * value for value in high], alpha=0.2)
         axis.set(xlabel="eps, in 1/255" if curve.parameter == "eps" else "steps", ylabel="accuracy, %", ylim=(0, 100))
         axis.set_xscale("symlog", linthresh=1)
         axis.margins(x=0)
@@ -40,14 +40,14 @@ def draw_samples(
     caption: str,
     path: Path,
 ) -> None:
-    """Draw images, (n, 3, H, W) in [0, 1], their attacked forms and ten times the difference, to a PNG file.
+    """Write a PNG of clean images, attacked images and ten times their difference, in three rows.
 
     Args:
-        clean: up to eight images.
-        adversarial: the same after an attack.
-        titles: for each, the answer before and the answer after.
-        caption: which attack.
-        path: of the file; written atomically.
+        clean: float32 (n, 3, H, W) in [0, 1], with n at most 8.
+        adversarial: the attacked images, of the same shape.
+        titles: for each image, its true class and its class after the attack.
+        caption: name of the attack.
+        path: the file to write, atomically.
     """
     rows = (clean, adversarial, np.clip(0.5 + 10 * (adversarial - clean), 0, 1))
     figure = Figure(figsize=(1.3 * len(clean), 4.6), layout="constrained")

@@ -1,4 +1,4 @@
-"""A robustness card: trials, curves and sanity checks on one subject, and what a reader must know of them."""
+"""Measure a subject (trials, curves, sanity checks), fill its card with the report, and draw the plots."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ import torch
 from numpy.typing import NDArray
 
 from abnn_serve.card import Accuracy, Curve, RobustnessCard, SanityCheck
-from abnn_serve.evaluation.outcomes import Evaluation, Trial
+from abnn_serve.evaluation.outcomes import Evaluation, Progress, Trial
 from abnn_serve.evaluation.plots import draw_robustness, draw_samples
 from abnn_serve.evaluation.sanity import check_evaluation, check_network
 from abnn_serve.evaluation.suites import eps_curve, steps_curve
 from abnn_serve.evaluation.threats import Subject
-from abnn_serve.evaluation.trials import evaluate
+from abnn_serve.evaluation.trials import run_trials
 from abnn_serve.lab.data.dataset import ImageData
 from abnn_serve.lab.device import exact_fp32
 from abnn_serve.lab.training.batches import to_input
 
 _ONLY_THESE = (
-    "Robust figures hold for the listed attacks, norms and budgets. Corruptions, rotations, larger budgets and attacks "
-    "that are yet to be invented were not measured."
+    "Robust accuracies hold for the listed attacks, norms and budgets only. Corruptions, rotations, larger budgets and "
+    "future attacks were not measured."
 )
 _MASKED = (
-    "Graybox and transfer figures describe attackers who lack the substitute's gradient or the weights. It is public "
-    "and weights leak: the white-box figure is the one to rely on."
+    "Graybox and transfer figures assume an attacker without the substitute's gradient or without the weights. "
+    "Substitutes are public and weights leak: rely on the white-box figure."
 )
 _SANITY_IMAGES = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What an evaluation found."""
+    """The results of an evaluation before they are on a card."""
 
     evaluation: Evaluation
     curves: tuple[Curve, ...]
@@ -51,31 +51,31 @@ def measure(
     curve_images: int = 200,
     device: str = "cpu",
     store: Path | None = None,
-    on_progress: Callable[[Trial, int, float], None] = lambda *_: None,
+    on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> Report:
     """Run the trials, the curves and the sanity checks.
 
     Args:
-        subject: what is attacked.
-        data: labelled samples.
+        subject: the networks to attack.
+        data: labelled samples; the trials attack all of them.
         trials: see `suites.choose_trials`.
-        eps: budget of the steps curve.
-        curve_images: samples of the curves, evenly spaced; 0 leaves the curves out.
-        device: of torch.
-        store: where finished batches are kept, to go on from after a kill.
-        on_progress: told of a trial, its samples so far and the accuracy on them.
+        eps: Linf budget of the steps curve and of the sanity checks, in units of [0, 1] pixels.
+        curve_images: samples for the curves, evenly spaced; 0 omits the curves.
+        device: torch device.
+        store: directory that keeps the trials' finished batches: after a kill, the same call resumes from them.
+        on_progress: called after each batch of the trials.
     """
-    evaluation = evaluate(subject, data, trials, device=device, store=store, on_progress=on_progress)
+    evaluation = run_trials(subject, data, trials, device=device, store=store, on_progress=on_progress)
     subset = data.spread(curve_images)
     curves: tuple[Curve, ...] = ()
     if curve_images and subject.network is not None:
         curves = eps_curve(subject, subset, device=device), steps_curve(subject, subset, eps=eps, device=device)
-    own = check_network(subject.own, data.spread(data.chunk(_SANITY_IMAGES)), eps=eps)
-    return Report(evaluation=evaluation, curves=curves, sanity=(*own, *check_evaluation(evaluation, *curves)))
+    sanity = check_network(subject.model, data.spread(data.chunk(_SANITY_IMAGES)), eps=eps)
+    return Report(evaluation=evaluation, curves=curves, sanity=(*sanity, *check_evaluation(evaluation, *curves)))
 
 
-def filled(card: RobustnessCard, report: Report, data: ImageData) -> RobustnessCard:
-    """`card` with what was found on a part of `data`."""
+def fill_card(card: RobustnessCard, report: Report, data: ImageData) -> RobustnessCard:
+    """`card` with the figures of `report`, whose samples are a part of `data`."""
     evaluation = report.evaluation
     n = len(evaluation.data)
     masked = any(threat != "whitebox" for threat in evaluation.worst)
@@ -89,36 +89,37 @@ def filled(card: RobustnessCard, report: Report, data: ImageData) -> RobustnessC
         limits=(
             f"Attacks were run on {n:,} of {len(data):,} images, evenly spaced."
             if data.frames == 1
-            else f"Attacks were run on {n:,} of {len(data):,} clips, at most one of each video, the middle one.",
+            else f"Attacks were run on {n:,} of {len(data):,} clips: at most one per video, its middle clip.",
             _ONLY_THESE,
             *((_MASKED,) if masked else ()),
         ),
     )
 
 
-def draw(subject: Subject, report: Report, folder: Path) -> None:
-    """Write curves.png and samples.png into `folder`."""
+def draw_report(subject: Subject, report: Report, folder: Path) -> None:
+    """Write samples.png and, if there are curves, curves.png into `folder`."""
     if report.curves:
         draw_robustness(report.curves, folder / "curves.png")
-    white = [o for o in report.evaluation.outcomes if o.trial.threat_model == "whitebox"] or report.evaluation.outcomes
-    outcome = min(white, key=lambda o: (o.trial.attack.norm == "patch", o.is_correct.mean()))
-    data, names = report.evaluation.data, report.evaluation.data.classes.names
-    broken = np.flatnonzero(report.evaluation.clean & ~outcome.is_correct)
-    shown = (broken if len(broken) else np.arange(len(data)))[:8]
-    clean = _middle(to_input(data.images[shown]).numpy())
+    evaluation = report.evaluation
+    white = [outcome for outcome in evaluation.outcomes if outcome.trial.threat_model == "whitebox"]
+    outcome = min(white or evaluation.outcomes, key=lambda o: (o.trial.attack.norm == "patch", o.is_correct.mean()))
+    data, names = evaluation.data, evaluation.data.classes.names
+    broken = np.flatnonzero(evaluation.clean & ~outcome.is_correct)
+    samples = (broken if len(broken) else np.arange(len(data)))[:8]
     judge = subject.judge(outcome.trial.threat_model)
-    place = next((p.device for p in judge.parameters()), None) if isinstance(judge, torch.nn.Module) else None
+    parameter = next(judge.parameters(), None) if isinstance(judge, torch.nn.Module) else None
+    x_adv = torch.from_numpy(outcome.images[samples]).to(None if parameter is None else parameter.device)
     with torch.no_grad():
-        after = judge(torch.from_numpy(outcome.images[shown]).to(place)).argmax(dim=1).tolist()
+        classes = judge(x_adv).argmax(dim=1).tolist()
     draw_samples(
-        clean,
-        _middle(outcome.images[shown]),
-        [(names[data.labels[i]], names[found]) for i, found in zip(shown, after, strict=True)],
+        _middle(to_input(data.images[samples]).numpy()),
+        _middle(outcome.images[samples]),
+        [(names[data.labels[i]], names[after]) for i, after in zip(samples, classes, strict=True)],
         f"{outcome.trial.threat_model}: {outcome.trial.attack.name}, eps {outcome.trial.attack.eps:.3g}",
         folder / "samples.png",
     )
 
 
 def _middle(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Images as they are, of clips the middle frame."""
+    """Images unchanged; of clips, (n, 3, T, H, W), the middle frame."""
     return samples if samples.ndim == 4 else samples[:, :, samples.shape[2] // 2]

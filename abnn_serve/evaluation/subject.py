@@ -1,4 +1,4 @@
-"""From a run or a bundle on disk to what `evaluate` attacks."""
+"""Open a run or a bundle on disk as the subject of an evaluation."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ from abnn_serve.bundle.store import Bundle, load_bundle
 from abnn_serve.card import RobustnessCard
 from abnn_serve.errors import ConfigError
 from abnn_serve.evaluation.threats import Subject
-from abnn_serve.lab.abnn.network import AdaptiveNetwork, PixelNetwork, ServedNetwork, torch_logits
+from abnn_serve.lab.abnn.network import AdaptiveNetwork, Network, PixelNetwork, ServedNetwork, torch_logits
 from abnn_serve.lab.data.dataset import ImageData
 from abnn_serve.lab.training.run import Run, new_card
 from abnn_serve.runtime.session import Session
 from abnn_serve.runtime.settings import Device
 from abnn_serve.spec import InputSpec, Labels
 
-_SAME = 1e-3
+_TOLERANCE = 1e-3  # on logits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Opened:
-    """A subject with where it came from.
+class OpenedSubject:
+    """A subject, and the run or bundle on disk that it was read from.
 
     Attributes:
-        folder: where its evaluation is kept unless another is named.
-        bundle: what is served; None for a run alone.
+        run: the run that holds the network; None for a bundle without one.
+        bundle: the bundle that serves the network; None for a run alone.
+        input, labels: what the network was trained for.
     """
 
     subject: Subject
@@ -37,20 +38,19 @@ class Opened:
     bundle: Bundle | None
     input: InputSpec
     labels: Labels
-    folder: Path
 
     def check_data(self, data: ImageData) -> None:
-        """ConfigError unless the card's figures may be taken on `data`: held-out, and for a bundle the card's own."""
+        """ConfigError if `data` is the training data or, for a bundle, not the data of its card."""
         if self.run and data.digest == self.run.config.data_digest:
-            raise ConfigError(f"{data.source} is what the network was trained on; give held-out samples")
+            raise ConfigError(f"{data.source} is the network's training data; give held-out data")
         if self.bundle and data.digest != self.bundle.card.data_digest:
             raise ConfigError(
-                f"{data.source} is not what the card of {self.bundle.path} is about, {self.bundle.card.data}; attack "
-                "that, or export the run again with this data"
+                f"the card of {self.bundle.path} was measured on {self.bundle.card.data}, and {data.source} is other "
+                "data; give the card's data, or export the run again with this data"
             )
 
     def card(self, data: ImageData) -> RobustnessCard:
-        """The card to fill: the bundle's own, or a new one for a run."""
+        """The card to fill in: the bundle's own, or a new one for a run."""
         if self.bundle:
             return self.bundle.card
         assert self.run is not None  # noqa: S101
@@ -65,35 +65,28 @@ def open_subject(
     twin: str | Path | None = None,
     probe: str | Path | None = None,
     device: Device = "cpu",
-) -> Opened:
-    """Open what is to be attacked, and what its attackers hold.
+) -> OpenedSubject:
+    """Load the network to attack, and the networks that its attackers have.
 
     Args:
         path: a finished run, or a bundle.
-        run: for a bundle, the run that it was exported from: without it there is no gradient and only `blackbox`.
+        run: for a bundle, the run it was exported from; without it no gradients, and only `blackbox`, are available.
         twin: the undefended run of the same architecture.
         probe: the run of a classifier made from the substitute alone.
-        device: of the bundle's session, which answers black-box queries.
+        device: device of a bundle's session, which answers black-box queries.
 
     Raises:
-        ConfigError: `run` is not what the bundle was exported from, or `twin` or `probe` is no plain network.
+        ConfigError: the bundle was not exported from `run`, or `twin` or `probe` is an ABNN run.
     """
     path = Path(path)
     plain = {name: _plain(name, source) for name, source in (("twin", twin), ("probe", probe)) if source}
     if not (path / MANIFEST).is_file():
         if run:
-            raise ConfigError(f"--run goes with a bundle, and {path} is none; leave --run out")
-        found = Run(path)
-        config = found.config
-        subject = Subject(network=found.network(), twin=plain.get("twin"), probe=plain.get("probe"))
-        return Opened(
-            subject=subject,
-            run=found,
-            bundle=None,
-            input=config.input,
-            labels=config.labels,
-            folder=path / "evaluation",
-        )
+            raise ConfigError(f"--run is for a bundle, and {path} is not a bundle; omit --run")
+        finished = Run(path)
+        config = finished.config
+        subject = Subject(network=finished.network(), twin=plain.get("twin"), probe=plain.get("probe"))
+        return OpenedSubject(subject=subject, run=finished, bundle=None, input=config.input, labels=config.labels)
     bundle = load_bundle(path)
     session = Session(bundle, device)
     network = Run(run).network() if run else None
@@ -106,30 +99,36 @@ def open_subject(
         served=session.run,
         served_digest=bundle.manifest.files["model.onnx"].sha256,
     )
-    return Opened(
+    return OpenedSubject(
         subject=subject,
         run=Run(run) if run else None,
         bundle=bundle,
         input=bundle.manifest.input,
         labels=bundle.labels,
-        folder=Path(run) / "evaluation" if run else Path(f"{path.name}-evaluation"),
     )
+
+
+def output_folder(path: str | Path, run: str | Path | None = None) -> Path:
+    """Where `evaluate` writes the results of a run, or of a bundle with or without its run, by default."""
+    if run or not (Path(path) / MANIFEST).is_file():
+        return Path(run or path) / "evaluation"
+    return Path(f"{Path(path).name}-evaluation")
 
 
 def _plain(name: str, source: str | Path) -> PixelNetwork:
     network = Run(source).network()
     if isinstance(network, AdaptiveNetwork):
-        raise ConfigError(f"--{name} is {source}, an ABNN run; expected a plain network's")
+        raise ConfigError(f"--{name} is {source}, an ABNN run; expected the run of a plain network")
     return network
 
 
-def _check_same(network: AdaptiveNetwork | PixelNetwork, bundle: Bundle, run: Path) -> None:
+def _check_same(network: Network, bundle: Bundle, run: Path) -> None:
     golden = bundle.golden
     try:
         error = float(np.abs(torch_logits(ServedNetwork(network).eval(), golden.inputs) - golden.logits).max())
     except (RuntimeError, ValueError) as problem:
-        raise ConfigError(f"{run} is not what {bundle.path} was exported from: other shapes") from problem
-    if not error <= _SAME:
+        raise ConfigError(f"{bundle.path} was not exported from {run}: their shapes differ") from problem
+    if not error <= _TOLERANCE:
         raise ConfigError(
-            f"{run} is not what {bundle.path} was exported from: on the golden inputs logits differ by {error:.2g}"
+            f"{bundle.path} was not exported from {run}: their logits on the golden inputs differ by {error:.2g}"
         )

@@ -1,4 +1,4 @@
-"""Which attacks are run in which threat model, by name, and the curves that go with them."""
+"""Attacks by name, the usual ones of each threat model, and the curves over eps and steps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from abnn_serve.card import Accuracy, Curve, ThreatModel
 from abnn_serve.errors import ConfigError
 from abnn_serve.evaluation.outcomes import Trial
 from abnn_serve.evaluation.threats import Subject
-from abnn_serve.evaluation.trials import evaluate
+from abnn_serve.evaluation.trials import run_trials
 from abnn_serve.lab.attacks.autoattack import AutoAttack
 from abnn_serve.lab.attacks.base import Attack
 from abnn_serve.lab.attacks.ensemble import worst_case
@@ -22,7 +22,7 @@ ATTACKS: dict[str, Callable[[float], Attack]] = {
     "fgsm": lambda eps: FGSM(eps=eps),
     "pgd": lambda eps: PGD(eps=eps, step_size=eps / 4),
     "pgd-margin": lambda eps: PGD(eps=eps, step_size=eps / 4, loss="margin"),
-    "pgd-l2": lambda eps: PGD(eps=eps * 16, norm="L2"),  # 8/255 goes with 0.5, as in the field's usual pair
+    "pgd-l2": lambda eps: PGD(eps=eps * 16, norm="L2"),  # L2 0.5 is the usual counterpart of Linf 8/255
     "worst": worst_case,
     "square": lambda eps: Square(eps=eps, queries=1000),
     "roa": lambda _: ROA(),
@@ -30,7 +30,7 @@ ATTACKS: dict[str, Callable[[float], Attack]] = {
     "autoattack": lambda eps: AutoAttack(eps=eps),
 }
 
-_DEFAULT: dict[ThreatModel, tuple[str, ...]] = {
+_USUAL: dict[ThreatModel, tuple[str, ...]] = {
     "whitebox": ("fgsm", "pgd", "worst", "square", "roa"),
     "graybox": ("fgsm", "pgd", "pgd-margin"),
     "transfer": ("fgsm", "pgd", "pgd-margin"),
@@ -59,25 +59,32 @@ def choose_trials(
     quick: bool = False,
     autoattack: bool = False,
 ) -> list[Trial]:
-    """The trials for `subject`: those named, or the usual ones in every threat model that can be evaluated.
+    """The trials for `subject`: by default the usual attacks of every available threat model.
 
-    `autoattack` adds AutoAttack in the white-box one.
+    Args:
+        subject: decides which threat models are available.
+        eps: Linf budget, in units of [0, 1] pixels; L2 attacks use 16 times as much, ROA 10% of the area.
+        seed: random seed of every trial.
+        attacks: names from ATTACKS, to run in every threat model.
+        threats: names of threat models.
+        quick: fewer attacks, and fewer queries for Square.
+        autoattack: add AutoAttack in the white-box threat model.
 
     Raises:
-        ConfigError: an attack or a threat model that is not there, or one that needs gradients where there are none.
+        ConfigError: an unknown attack or threat model, or an attack that needs gradients in `blackbox`.
     """
     if unknown := [name for name in attacks if name not in ATTACKS]:
         raise ConfigError(f"no attack named {unknown[0]!r}, expected one of {', '.join(ATTACKS)}")
-    if unknown_threats := [threat for threat in threats if threat not in _DEFAULT]:
-        raise ConfigError(f"no threat model named {unknown_threats[0]!r}, expected one of {', '.join(_DEFAULT)}")
-    usual = _QUICK if quick else _DEFAULT
+    if unknown_threats := [threat for threat in threats if threat not in _USUAL]:
+        raise ConfigError(f"no threat model named {unknown_threats[0]!r}, expected one of {', '.join(_USUAL)}")
+    usual = _QUICK if quick else _USUAL
     trials = []
     for threat in threats or subject.threat_models:
         for name in attacks or usual[threat]:
             attack = ATTACKS[name](eps)
             if threat == "blackbox" and attack.needs_gradient:
                 if threats or subject.network is None:
-                    raise ConfigError(f"attack {name!r} needs gradients and {threat} has none; choose square")
+                    raise ConfigError(f"attack {name!r} needs gradients, which {threat} does not give; choose square")
                 continue
             if quick and isinstance(attack, Square):
                 attack = replace(attack, queries=_QUERIES_QUICK)
@@ -88,19 +95,19 @@ def choose_trials(
 
 
 def eps_curve(subject: Subject, data: ImageData, *, device: str = "cpu", steps: int = 20) -> Curve:
-    """White-box accuracy of PGD against its budget, from none to all of [0, 1]."""
+    """White-box accuracy under PGD at ten values of eps from 0 to 1."""
     budgets = [0.0, *(level / 255 for level in (1, 2, 4, 8, 12, 16, 32, 64, 255))]
     trials = [Trial(threat_model="whitebox", attack=PGD(eps=eps, steps=steps, loss="margin")) for eps in budgets]
-    outcomes = evaluate(subject, data, trials, device=device).outcomes
+    outcomes = run_trials(subject, data, trials, device=device).outcomes
     points = tuple((eps, Accuracy.of(outcome.is_correct)) for eps, outcome in zip(budgets, outcomes, strict=True))
     return Curve(parameter="eps", attack=trials[0].attack.name, points=points)
 
 
 def steps_curve(subject: Subject, data: ImageData, *, device: str = "cpu", eps: float = 8 / 255) -> Curve:
-    """White-box accuracy of PGD against its steps."""
+    """White-box accuracy under PGD with 1 to 50 steps at budget `eps`."""
     numbers = (1, 2, 5, 10, 20, 50)
     trials = [Trial(threat_model="whitebox", attack=PGD(eps=eps, steps=steps, loss="margin")) for steps in numbers]
-    outcomes = evaluate(subject, data, trials, device=device).outcomes
+    outcomes = run_trials(subject, data, trials, device=device).outcomes
     points = tuple(
         (float(steps), Accuracy.of(outcome.is_correct)) for steps, outcome in zip(numbers, outcomes, strict=True)
     )

@@ -1,4 +1,4 @@
-"""Threat models: what an attacker holds, as the model that the attack differentiates or queries."""
+"""Threat models: the model that an attacker differentiates or queries, and the model that judges its images."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from torch import Tensor, nn
 from abnn_serve.card import ThreatModel
 from abnn_serve.errors import ConfigError
 from abnn_serve.evaluation.gradient_check import TOLERANCE, gradient_error
-from abnn_serve.lab.abnn.network import AdaptiveNetwork, PixelNetwork
+from abnn_serve.lab.abnn.network import AdaptiveNetwork, Network, PixelNetwork
 from abnn_serve.lab.attacks.base import Model
 
 ServedLogits = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # uint8 (N, [T,] H, W, 3) to logits (N, classes)
 
 MEANINGS: dict[ThreatModel, str] = {
-    "transfer": "made on the undefended twin",
-    "substitute-transfer": "made on a linear probe of the public substitute, without the target",
-    "graybox": "gradient through the target only; the substitute's statistics are recomputed and not differentiated",
-    "whitebox": "gradient through both networks",
-    "blackbox": "queries to the served bundle",
-    "artifact": "made through both networks, rounded to uint8, judged again on the exported file",
+    "transfer": "images attacked on the undefended twin",
+    "substitute-transfer": "images attacked on a linear probe of the public substitute, without the target",
+    "graybox": "gradients through the target only; the substitute's statistics are recomputed but not differentiated",
+    "whitebox": "gradients through both networks",
+    "blackbox": "queries to the served bundle, without gradients",
+    "artifact": "white-box images, rounded to uint8 and judged on the exported file",
 }
 
 
 class DetachedStatistics(nn.Module):
-    """An adaptive network whose substitute gives its statistics and no gradient: the graybox attacker's view."""
+    """An adaptive network with no gradient through its substitute: the model that a graybox attacker differentiates."""
 
     def __init__(self, network: AdaptiveNetwork) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits equal to the network's own."""
+        """The network's logits."""
         with torch.no_grad():
             statistics = self.network.statistics(x)
         return self.network(x, statistics)  # type: ignore[no-any-return]
@@ -44,7 +44,7 @@ class DetachedStatistics(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """A served model as an attacker sees it: pixels are rounded to uint8 on the way, and there is no gradient."""
+    """A served model as its clients see it: pixels are rounded to uint8, and gradients are unavailable."""
 
     logits: ServedLogits
 
@@ -61,17 +61,17 @@ def to_uint8(x: Tensor) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """What is evaluated, and what its attackers may hold.
+    """The classifier under evaluation, and the models that its attackers may have.
 
     Attributes:
-        network: the defended network, or a plain one; None where only the served bundle is at hand.
+        network: the defended network, or a plain one; None if only the served bundle is available.
         twin: the undefended network of the same architecture, for `transfer`.
         probe: a classifier made from the substitute alone, for `substitute-transfer`.
         served: the exported bundle's logits, for `blackbox` and `artifact`.
-        served_digest: the bundle's identity.
+        served_digest: sha256 of the served graph; "" without one.
     """
 
-    network: AdaptiveNetwork | PixelNetwork | None
+    network: Network | None
     twin: PixelNetwork | None = None
     probe: PixelNetwork | None = None
     served: ServedLogits | None = None
@@ -79,8 +79,8 @@ class Subject:
 
     @property
     def threat_models(self) -> tuple[ThreatModel, ...]:
-        """Those that can be evaluated with what is at hand, white-box first."""
-        there: dict[ThreatModel, bool] = {
+        """The available threat models, white-box first."""
+        available: dict[ThreatModel, bool] = {
             "whitebox": self.network is not None,
             "graybox": isinstance(self.network, AdaptiveNetwork),
             "transfer": self.twin is not None,
@@ -88,55 +88,55 @@ class Subject:
             "blackbox": self.served is not None,
             "artifact": self.served is not None and self.network is not None,
         }
-        return tuple(threat for threat, is_there in there.items() if is_there)
+        return tuple(threat for threat, is_available in available.items() if is_available)
 
     def attacked(self, threat: ThreatModel) -> Model:
-        """The model that the attack is run on; ConfigError where it is missing."""
+        """The model that the attack differentiates or queries; ConfigError if the threat model is unavailable."""
         if threat not in self.threat_models:
-            raise ConfigError(f"threat model {threat!r} ({MEANINGS[threat]}) cannot be evaluated: {_MISSING[threat]}")
+            raise ConfigError(f"threat model {threat!r} ({MEANINGS[threat]}) is unavailable: {_REMEDIES[threat]}")
         if threat == "graybox" and isinstance(self.network, AdaptiveNetwork):
             return DetachedStatistics(self.network)
         if threat == "blackbox" and self.served is not None:
             return ServedModel(self.served)
-        held = {"transfer": self.twin, "substitute-transfer": self.probe}.get(threat)
-        return held or self.own
+        surrogate = {"transfer": self.twin, "substitute-transfer": self.probe}.get(threat)
+        return surrogate or self.model
 
     @property
-    def own(self) -> Model:
-        """The subject as it answers: the network, or where there is none what is served."""
+    def model(self) -> Model:
+        """The network, or without one the served model."""
         if self.network is not None:
             return self.network
         if self.served is not None:
             return ServedModel(self.served)
-        raise ConfigError("nothing to evaluate; give a finished run or a bundle")
+        raise ConfigError("the subject has neither a network nor a served bundle; give a finished run or a bundle")
 
     def judge(self, threat: ThreatModel) -> Model:
-        """The model whose answer decides whether an attack succeeded."""
+        """The model whose classes decide whether an attack succeeded."""
         if threat in ("blackbox", "artifact") and self.served is not None:
             return ServedModel(self.served)
-        return self.own
+        return self.model
 
     def is_final(self, threat: ThreatModel) -> bool:
-        """The attacked model's answers are the judge's, so that an attack may stop at its first success."""
+        """Whether the attacked model and the judge give the same classes: an attack may then stop at a success."""
         return threat in ("whitebox", "graybox", "blackbox")
 
     def check_whitebox(self, x: Tensor) -> None:
-        """ConfigError if the network's gradient does not run through its substitute, on x, float (N, 3, H, W)."""
+        """ConfigError if gradients do not pass through the substitute, on x, float (N, 3, [T,] H, W) in [0, 1]."""
         if not isinstance(self.network, AdaptiveNetwork):
             return
         error = float(gradient_error(self.network, x).median())
         if error > TOLERANCE:
             raise ConfigError(
-                f"this is not a white-box evaluation: the gradient is off by {error:.0%} from finite differences, so a "
-                "path to the logits (the substitute's?) is detached; evaluate the plain AdaptiveNetwork"
+                f"not a white-box evaluation: the gradient differs by {error:.0%} from finite differences, so a path "
+                "to the logits, perhaps the substitute's, is detached; evaluate the plain AdaptiveNetwork"
             )
 
 
-_MISSING: dict[ThreatModel, str] = {
+_REMEDIES: dict[ThreatModel, str] = {
     "transfer": "give the undefended twin with --twin RUN",
     "substitute-transfer": "give a probe of the substitute with --probe RUN",
-    "graybox": "there is no substitute, or no --run",
-    "whitebox": "give the run that the bundle was exported from with --run",
-    "blackbox": "give the exported bundle",
-    "artifact": "give the exported bundle, and its run with --run",
+    "graybox": "it needs a network with a substitute; for a bundle, give the run it was exported from with --run RUN",
+    "whitebox": "give the run that the bundle was exported from with --run RUN",
+    "blackbox": "give an exported bundle",
+    "artifact": "give an exported bundle, and its run with --run RUN",
 }

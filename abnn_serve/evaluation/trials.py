@@ -1,11 +1,11 @@
-"""Robust accuracy: attacks in threat models, each judged again, worst case per sample; resumable batch by batch."""
+"""Run trials on a subject: each attack's images are projected, judged again, and kept batch by batch to resume from."""
 
 from __future__ import annotations
 
 import hashlib
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from abnn_serve.arrays import batch_slices
-from abnn_serve.evaluation.outcomes import Evaluation, Outcome, OutcomeStore, Trial
+from abnn_serve.evaluation.outcomes import Evaluation, Outcome, OutcomeStore, Progress, Trial
 from abnn_serve.evaluation.threats import ServedModel, Subject
 from abnn_serve.lab.attacks.autoattack import AutoAttackWarning
 from abnn_serve.lab.attacks.base import Attack, Model, evaluating
@@ -23,32 +23,32 @@ from abnn_serve.lab.data.dataset import ImageData
 from abnn_serve.lab.device import exact_fp32
 from abnn_serve.lab.training.batches import to_input
 
-_BATCH = 250  # images; clips by their frames
-_CHECKED = 16  # images on which the white-box gradient is compared with finite differences
+_BATCH = 250  # images; for clips, frames
+_GRADIENT_CHECK_IMAGES = 16
 
 
 @exact_fp32()
-def evaluate(
+def run_trials(
     subject: Subject,
     data: ImageData,
     trials: Sequence[Trial],
     *,
     device: str = "cpu",
     store: Path | None = None,
-    on_progress: Callable[[Trial, int, float], None] = lambda *_: None,
+    on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> Evaluation:
     """Run every trial on all of `data`.
 
     Args:
-        subject: what is attacked; moved to `device`.
+        subject: the networks, which are moved to `device`.
         data: labelled samples.
         trials: attacks in threat models that `subject` allows.
-        device: of torch.
-        store: a directory where finished batches are kept: the same call after a kill goes on from there.
-        on_progress: told of a trial, its samples so far and the accuracy on them.
+        device: torch device.
+        store: directory that keeps finished batches: after a kill, the same call resumes from them.
+        on_progress: called after each batch.
 
     Raises:
-        ConfigError: a threat model that cannot be evaluated, or a white-box one whose substitute gives no gradient.
+        ConfigError: an unavailable threat model, or a white-box trial on a network that detaches its substitute.
     """
     for network in (subject.network, subject.twin, subject.probe):
         if network is not None:
@@ -56,53 +56,48 @@ def evaluate(
     for trial in trials:
         subject.attacked(trial.threat_model)
     if any(trial.threat_model == "whitebox" for trial in trials):
-        subject.check_whitebox(to_input(data.spread(data.chunk(_CHECKED)).images, device))
-    clean = _right(subject.own, data, device)
+        subject.check_whitebox(to_input(data.spread(data.chunk(_GRADIENT_CHECK_IMAGES)).images, device))
+    clean = _clean_accuracy(subject.model, data, device)
     identity = _identity(subject, data)
-    outcomes = tuple(
-        _run(trial, subject, data, device, OutcomeStore(store, trial, identity) if store else None, on_progress)
-        for trial in trials
-    )
-    return Evaluation(data=data, clean=clean, outcomes=outcomes)
+    outcomes = []
+    for number, trial in enumerate(trials, start=1):
+        batches: list[Outcome] = []
+        for batch in _run(trial, subject, data, device, OutcomeStore(store, trial, identity) if store else None):
+            batches.append(batch)
+            is_correct = np.concatenate([batch.is_correct for batch in batches])
+            on_progress(
+                Progress(
+                    trial=trial,
+                    number=number,
+                    trials=len(trials),
+                    done=len(is_correct),
+                    samples=len(data),
+                    accuracy=float(is_correct.mean()),
+                )
+            )
+        outcomes.append(Outcome.join(batches))
+    return Evaluation(data=data, clean=clean, outcomes=tuple(outcomes))
 
 
-def _right(model: Model, data: ImageData, device: str) -> NDArray[np.bool_]:
-    size = data.chunk(_BATCH)
+def _clean_accuracy(model: Model, data: ImageData, device: str) -> NDArray[np.bool_]:
     with torch.no_grad():
-        found = [
-            model(to_input(data.images[part], device)).argmax(dim=1).cpu().numpy()
-            for part in batch_slices(len(data), size)
+        classes = [
+            model(to_input(data.images[batch], device)).argmax(dim=1).cpu().numpy()
+            for batch in batch_slices(len(data), data.chunk(_BATCH))
         ]
-    is_correct: NDArray[np.bool_] = np.concatenate(found) == data.labels
+    is_correct: NDArray[np.bool_] = np.concatenate(classes) == data.labels
     return is_correct
 
 
-def _run(
-    trial: Trial,
-    subject: Subject,
-    data: ImageData,
-    device: str,
-    store: OutcomeStore | None,
-    on_progress: Callable[[Trial, int, float], None],
-) -> Outcome:
-    parts: list[Outcome] = []
-    size = data.chunk(_BATCH)
-    for batch in batch_slices(len(data), size):
-        part = store.load(batch.start) if store else None
-        if part is None:
-            part = _attack(trial, subject, data.part(batch), device, batch.start)
+def _run(trial: Trial, subject: Subject, data: ImageData, device: str, store: OutcomeStore | None) -> Iterator[Outcome]:
+    """The trial's batches in order, from `store` where it has them."""
+    for batch in batch_slices(len(data), data.chunk(_BATCH)):
+        outcome = store.load(batch.start) if store else None
+        if outcome is None:
+            outcome = _attack(trial, subject, data.part(batch), device, batch.start)
             if store:
-                store.save(batch.start, part)
-        parts.append(part)
-        done = np.concatenate([part.is_correct for part in parts])
-        on_progress(trial, len(done), float(done.mean()))
-    return Outcome(
-        trial=trial,
-        is_correct=np.concatenate([part.is_correct for part in parts]),
-        images=np.concatenate([part.images for part in parts]),
-        seconds=sum(part.seconds for part in parts),
-        flags=tuple(sorted({flag for part in parts for flag in part.flags})),
-    )
+                store.save(batch.start, outcome)
+        yield outcome
 
 
 def _attack(trial: Trial, subject: Subject, data: ImageData, device: str, offset: int) -> Outcome:
@@ -116,7 +111,7 @@ def _attack(trial: Trial, subject: Subject, data: ImageData, device: str, offset
     if is_correct.any():
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            x_adv = _servable(trial.attack, attacked)(
+            x_adv = _within_uint8(trial.attack, attacked)(
                 attacked,
                 x[is_correct],
                 y[is_correct],
@@ -127,7 +122,8 @@ def _attack(trial: Trial, subject: Subject, data: ImageData, device: str, offset
         for warning in caught:
             if warning.category is not AutoAttackWarning:
                 warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-        adversarial[is_correct] = inside(trial.attack, x[is_correct], x_adv, whole=isinstance(judge, ServedModel))
+        as_uint8 = isinstance(judge, ServedModel)
+        adversarial[is_correct] = project_to_budget(trial.attack, x[is_correct], x_adv, as_uint8=as_uint8)
         with torch.no_grad(), evaluating(judge):
             is_correct[is_correct.clone()] = judge(adversarial[is_correct]).argmax(dim=1) == y[is_correct]
     return Outcome(
@@ -139,33 +135,41 @@ def _attack(trial: Trial, subject: Subject, data: ImageData, device: str, offset
     )
 
 
-def _servable(attack: Attack, attacked: Model) -> Attack:
-    """`attack` with a budget of whole uint8 steps where it is run on what is served, so that rounding keeps inside."""
+def _within_uint8(attack: Attack, attacked: Model) -> Attack:
+    """`attack`, with its eps rounded down to a multiple of 1/255 where it attacks a served model, which rounds."""
     if isinstance(attacked, ServedModel) and attack.norm == "Linf":
-        return replace(attack, eps=_whole_steps(attack.eps))
+        return replace(attack, eps=_whole_levels(attack.eps))
     return attack
 
 
-def _whole_steps(eps: float) -> float:
+def _whole_levels(eps: float) -> float:
     return int(eps * 255 + 1e-6) / 255
 
 
-def inside(attack: Attack, x: torch.Tensor, x_adv: torch.Tensor, *, whole: bool) -> torch.Tensor:
-    """`moved` put back into the attack's budget around x, whatever the attack did; `whole` also rounds it to uint8."""
+def project_to_budget(attack: Attack, x: torch.Tensor, x_adv: torch.Tensor, *, as_uint8: bool) -> torch.Tensor:
+    """The images nearest to `x_adv` within the attack's budget around x, whatever the attack returned.
+
+    Args:
+        attack: its norm and eps are the budget; a patch that exceeds its area is replaced by x.
+        x: clean images, float (N, 3, [T,] H, W) in [0, 1].
+        x_adv: the attack's images, of the same shape.
+        as_uint8: round to multiples of 1/255, within the budget.
+    """
     if attack.norm == "patch":
-        x_adv = (x_adv.clamp(0, 1) * 255).round() / 255 if whole else x_adv.clamp(0, 1)
+        x_adv = (x_adv.clamp(0, 1) * 255).round() / 255 if as_uint8 else x_adv.clamp(0, 1)
         area = (x_adv != x).any(dim=1).float().mean(dim=(-2, -1)).view(len(x), -1).amax(dim=1)  # of the worst frame
         return torch.where((area <= attack.eps + 1e-6).view(-1, *[1] * (x.dim() - 1)), x_adv, x)
     x_adv = ball(attack.norm, attack.eps).project(x, x_adv)
-    if not whole:
+    if not as_uint8:
         return x_adv
-    steps = ((x_adv - x) * 255).round()
+    levels = ((x_adv - x) * 255).round()
     if attack.norm == "Linf":
-        return Linf(_whole_steps(attack.eps)).project(x, x + steps / 255)
+        return Linf(_whole_levels(attack.eps)).project(x, x + levels / 255)
     return x + ((x_adv - x) * 255).trunc() / 255
 
 
 def _identity(subject: Subject, data: ImageData) -> str:
+    """A digest of everything but the trial that decides a batch's outcome."""
     state = hashlib.sha256(f"{subject.served_digest} {data.digest} {_BATCH}".encode())
     for network in (subject.network, subject.twin, subject.probe):
         for name, value in sorted(network.state_dict().items()) if network is not None else ():

@@ -1,1 +1,1 @@
-"""A trained run to a bundle: torch to ONNX, parity in the session that serves, one atomic write."""
+"""Exports a trained run as a bundle: torch to ONNX, graph passes, parity checks, one atomic write."""

@@ -1,4 +1,4 @@
-"""export_bundle: a finished run to a bundle that has proved itself, or to nothing."""
+"""export_bundle(): export a finished run as a bundle whose graph agrees with torch, or write nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime
 
 from abnn_serve.arrays import batch_slices
-from abnn_serve.bundle.manifest import FileEntry, Manifest, Parity, format_of
+from abnn_serve.bundle.manifest import FileEntry, Manifest, Parity, format_version_of
 from abnn_serve.bundle.store import Bundle, Golden, pack_golden, pack_json, write_bundle
 from abnn_serve.card import Accuracy, RobustnessCard, Variant
 from abnn_serve.errors import BundleIntegrityError, ExportError, ParityError
@@ -23,11 +23,12 @@ from abnn_serve.export.graph import OPSET, export_stages
 from abnn_serve.export.parity import TOLERANCE, check_parity
 from abnn_serve.export.pass_timing import Gain, measure_gains
 from abnn_serve.export.passes import Stage
-from abnn_serve.export.variants import Yardstick, make_variant, measure_variant
+from abnn_serve.export.variants import Reference, make_variant, measure_variant
 from abnn_serve.lab.abnn.network import ServedNetwork, torch_logits
 from abnn_serve.lab.data.dataset import ImageData
 from abnn_serve.lab.data.load import agree
 from abnn_serve.lab.training.run import Run, RunConfig, new_card
+from abnn_serve.lab.training.weights_file import WEIGHTS_FILE, pack_weights
 from abnn_serve.runtime.drift import DRIFT_FILE
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.runtime.session import Session
@@ -35,7 +36,7 @@ from abnn_serve.runtime.verify import check_graphs
 from abnn_serve.spec import Precision, model_file
 from abnn_serve.version import __version__
 
-_GOLDEN = 4
+_GOLDEN_IMAGES = 4
 
 
 def export_bundle(
@@ -52,33 +53,34 @@ def export_bundle(
     on_stage: Callable[[str], None] = lambda _: None,
     on_passes: Callable[[list[Gain]], None] | None = None,
 ) -> Bundle:
-    """Export a finished run.
+    """Export a finished run; its fp32 weights go along, up to 25 MB, so that training can go on from the bundle.
 
     Args:
-        run: where `abnn train` worked.
-        out: the bundle's directory; its last part is the bundle's name. A bundle that is there is replaced.
-        data: held-out images: parity is checked on `parity_images` of them, clean accuracy on all of them.
-        version: of the bundle, for its readers.
-        parity_images: at least 1.
-        tolerance: largest difference of a logit between torch and the serving session.
-        precisions: fp32 first, then variants to write beside it.
-        calibration: images whose activations set the ranges of an int8 variant.
-        allow_loss: write a variant even if it loses more than half a point of clean accuracy.
-        on_stage: told what is being done.
-        on_passes: given what every graph pass that was kept gained, which is measured only then.
+        run: a finished run of `abnn train`.
+        out: directory of the bundle, replaced if it exists; its last part becomes the bundle's name.
+        data: held-out images, all of them used to measure clean accuracy.
+        version: version to record in the bundle.
+        parity_images: number of images of `data` on which to check parity, at least 1.
+        tolerance: largest allowed difference between the logits of torch and of the serving session.
+        precisions: fp32, optionally followed by variants.
+        calibration: images that calibrate the ranges of an int8 variant.
+        allow_loss: keep a variant that loses more than half a point of clean accuracy.
+        on_stage: called with a description of each stage as it starts.
+        on_passes: if given, the graph passes are timed and it is called with the result.
 
     Raises:
-        ExportError: the network cannot be exported, or disagrees with torch (ParityError); `out` is as it was.
+        ExportError: the network cannot be exported or a variant is not accurate enough; `out` is unchanged.
+        ParityError: the exported graph disagrees with torch; `out` is unchanged.
     """
     config = run.config
     _check_data(config, data)
     data = agree(config.labels, data)
     if calibration is not None and config.input.sampling:
-        raise ExportError("int8 is for images; export a network of clips in fp32 alone")
+        raise ExportError("int8 is for images; export networks for clips without it")
     on_stage("exporting the graph")
     network = run.network()
     served = ServedNetwork(network).eval()
-    inputs, images = data.spread(_GOLDEN).images, data.spread(parity_images).images
+    inputs, images = data.spread(_GOLDEN_IMAGES).images, data.spread(parity_images).images
     golden = Golden(inputs=inputs, logits=torch_logits(served, inputs))
     name = Path(out).name
     stages = export_stages(network, config.input)
@@ -86,13 +88,13 @@ def export_bundle(
 
         def open_draft(stage: Stage) -> Session:
             card = new_card(run, data, hashlib.sha256(stage.model).hexdigest())
-            unproved = Parity(tolerance=tolerance, max_error=0.0, images=0, batch_sizes=())
+            unchecked = Parity(tolerance=tolerance, max_error=0.0, images=0, batch_sizes=())
             files = _files({"model.onnx": stage.model}, config, card, golden)
-            draft = write_bundle(Path(scratch) / name, files, _describe(config, name, version, unproved, ("fp32",)))
+            draft = write_bundle(Path(scratch) / name, files, _describe(config, name, version, unchecked, ("fp32",)))
             return Session(draft, "cpu")
 
         on_stage(f"comparing with torch on {len(images):,} images")
-        kept, session, parity = _last_that_agrees(
+        kept, session, parity = _last_stage_in_parity(
             stages, open_draft, lambda session: check_parity(served, session, images, tolerance), on_stage
         )
         on_stage(f"measuring clean accuracy on {len(data):,} images")
@@ -103,17 +105,19 @@ def export_bundle(
         on_passes(measure_gains(kept, inputs[:1]))
     models = {"model.onnx": kept[-1].model}
     variants: list[Variant] = []
-    yardstick = Yardstick(data=data, clean=clean, images=images, logits=torch_logits(served, images))
+    reference = Reference(data=data, clean=clean, images=images, logits=torch_logits(served, images))
     for precision in precisions[1:]:
-        on_stage(f"making {precision}, measuring it on {len(data):,} images")
+        on_stage(f"converting to {precision} and measuring it on {len(data):,} images")
         models[model_file(precision)] = model = make_variant(kept[-1].model, precision, calibration)
         source = calibration.name if calibration else ""
-        variants += measure_variant(model, precision, source, yardstick, allow_loss=allow_loss)
+        variants += measure_variant(model, precision, source, reference, allow_loss=allow_loss)
     card = replace(card, variants=tuple(variants))
-    on_stage(f"recording the target's statistics on {len(data):,} images")
-    if recorded := record_drift(kept[-1].model, data.images):
-        models[DRIFT_FILE] = recorded[0]
-        card = replace(card, drift=recorded[1])
+    on_stage(f"recording clean statistics for drift on {len(data):,} images")
+    if drift := record_drift(kept[-1].model, data.images):
+        models[DRIFT_FILE] = drift[0]
+        card = replace(card, drift=drift[1])
+    if (weights := pack_weights(run)) is not None:
+        models[WEIGHTS_FILE] = weights
     on_stage("writing the bundle")
     return write_bundle(
         out,
@@ -123,13 +127,16 @@ def export_bundle(
     )
 
 
-def _last_that_agrees(
+def _last_stage_in_parity(
     stages: list[Stage],
     open_draft: Callable[[Stage], Session],
     check: Callable[[Session], Parity],
     on_stage: Callable[[str], None],
 ) -> tuple[list[Stage], Session, Parity]:
-    """The stages up to the last whose graph agrees with torch: a pass that costs parity is left out, and said."""
+    """The stages up to the last one whose graph passes `check`, its session and its parity.
+
+    A pass that breaks parity is skipped, together with those after it, and reported to `on_stage`.
+    """
     for kept in range(len(stages), 0, -1):
         try:
             session = open_draft(stages[kept - 1])
@@ -137,15 +144,17 @@ def _last_that_agrees(
         except (ParityError, BundleIntegrityError) as error:
             if kept == 1:
                 raise
-            on_stage(f"without {stages[kept - 1].name!r}: {error}")
+            on_stage(f"skipping graph pass {stages[kept - 1].name!r}: {error}")
     raise ExportError("torch exported nothing")
 
 
 def _check_data(config: RunConfig, data: ImageData) -> None:
     if data.images.shape[1:] != config.input.shape:
-        raise ExportError(f"the data has images of {data.images.shape[1:]}, the network takes {config.input.shape}")
+        raise ExportError(
+            f"the data has images of shape {data.images.shape[1:]}, the network expects {config.input.shape}"
+        )
     if data.digest == config.data_digest:
-        raise ExportError("the data is what the network was trained on; give held-out images")
+        raise ExportError("the network was trained on this data; give held-out images")
 
 
 def _files(models: dict[str, bytes], config: RunConfig, card: RobustnessCard, golden: Golden) -> dict[str, bytes]:
@@ -171,7 +180,7 @@ def _describe(
             toolchain=_toolchain(),
             parity=parity,
             files=files,
-            format_version=format_of(config.input),
+            format_version=format_version_of(config.input),
         )
 
     return describe
@@ -179,9 +188,12 @@ def _describe(
 
 def _toolchain() -> dict[str, str]:
     packages = ("torch", "onnx", "onnxscript", "numpy")
-    found = {package: importlib.metadata.version(package) for package in packages}
-    own = {"abnn_serve": __version__, "python": platform.python_version()}
-    return {**own, **found, "onnxruntime": str(onnxruntime.__version__)}
+    return {
+        "abnn_serve": __version__,
+        "python": platform.python_version(),
+        **{package: importlib.metadata.version(package) for package in packages},
+        "onnxruntime": str(onnxruntime.__version__),
+    }
 
 
 def _clean_accuracy(predictor: Predictor, data: ImageData) -> Accuracy:

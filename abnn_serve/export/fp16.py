@@ -1,7 +1,6 @@
-"""The fused graph in half precision, for CUDA: convolutions and what lies between them.
+"""Converts the fused graph to half precision, for CUDA: the convolutions and the operations between them.
 
-Statistics, maps and adaptive layers that take them stay float32: a sum over a feature map leaves float16's range at
-65,504.
+Statistics, maps and adaptive layers stay float32, because a sum over a feature map can exceed float16's 65,504.
 """
 
 from __future__ import annotations
@@ -10,19 +9,19 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from abnn_serve.export.passes.rules import add_constant, constant, known, tidy
+from abnn_serve.export.passes.rules import add_constant, constant, dims, tidy
 
 _TRUNK = ("Conv", "Relu", "Add", "MaxPool", "Mul")
 
 
 def to_fp16(model: bytes) -> bytes:
-    """The graph with its trunk in float16; inputs and outputs keep their types.
+    """Convert the trunk to float16; inputs and outputs keep their types.
 
     Args:
-        model: serialised, as `export_stages` gives it.
+        model: serialised graph, from `export_stages`.
     """
-    found = ir.serde.deserialize_model(onnx.load_from_string(model))
-    graph = found.graph
+    converted = ir.serde.deserialize_model(onnx.load_from_string(model))
+    graph = converted.graph
     trunk = [node for node in graph if _is_trunk(node)]
     halves = {node.outputs[0]: node.outputs[0] for node in trunk}
     for node in trunk:
@@ -40,17 +39,17 @@ def to_fp16(model: bytes) -> bytes:
         for use in readers:
             use.node.replace_input_with(use.idx, single)
     graph.sort()
-    tidy(found)
-    return bytes(ir.serde.serialize_model(found).SerializeToString())
+    tidy(converted)
+    return bytes(ir.serde.serialize_model(converted).SerializeToString())
 
 
 def _is_trunk(node: ir.Node) -> bool:
-    """Whether a node makes a feature map, (N, C, *S), by arithmetic that half precision serves: no square of one."""
+    """Whether a node computes a feature map (N, C, *S) within float16's range; squares may exceed it."""
     value = node.outputs[0]
     if node.op_type == "Mul" and node.inputs[0] is node.inputs[1]:
         return False
     inside = value.dtype == ir.DataType.FLOAT and not value.is_graph_output()
-    return node.op_type in _TRUNK and inside and len(known(value)) >= 4
+    return node.op_type in _TRUNK and inside and len(dims(value)) >= 4
 
 
 def _half(graph: ir.Graph, value: ir.Value) -> ir.Value:

@@ -1,4 +1,4 @@
-"""Torch to one ONNX graph: uint8 pixels in, logits out, target and substitute together."""
+"""Exports target and substitute from torch as one ONNX graph, from uint8 pixels to logits."""
 
 from __future__ import annotations
 
@@ -23,25 +23,29 @@ OPSET = 20
 
 
 def export_graph(network: nn.Module, spec: InputSpec) -> bytes:
-    """The serialised ONNX model of a network in eval mode: input `image` or `video`, output `logits`."""
+    """Serialise a network in eval mode as an ONNX model with the input `image` or `video` and the output `logits`.
+
+    Raises:
+        ExportError: as `export_stages`.
+    """
     return export_stages(network, spec)[-1].model
 
 
 def export_stages(network: nn.Module, spec: InputSpec) -> list[Stage]:
-    """The same model as torch exports it and after each graph pass; the last is the one to serve.
+    """The model as torch exports it, and after each graph pass; the last stage is the one to serve.
 
     Raises:
-        ExportError: batch statistics, which would make an answer depend on its neighbours, or an operation that
-            cannot be exported.
+        ExportError: a layer uses batch statistics, so that a sample's logits would depend on its batch, or the network
+            has an operation that cannot be exported.
     """
     for name, module in network.named_modules():
         if isinstance(module, _BatchNorm) and module.running_mean is None:
             raise ExportError(
-                f"layer {name!r} takes statistics over the batch, so answers would depend on their neighbours; "
+                f"layer {name!r} uses batch statistics, so a sample's logits would depend on its batch; "
                 "train with track_running_stats=True"
             )
     served = ServedNetwork(network).eval().cpu()
-    example = torch.zeros(2, *spec.shape, dtype=torch.uint8)  # a batch of 1 would be taken for a constant
+    example = torch.zeros(2, *spec.shape, dtype=torch.uint8)  # torch would export a batch of 1 as a constant
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
@@ -54,11 +58,11 @@ def export_stages(network: nn.Module, spec: InputSpec) -> list[Stage]:
                 opset_version=OPSET,
                 verbose=False,
             )
-    except Exception as error:  # the exporter raises classes of its own, and what the network raised
+    except Exception as error:  # the exporter has its own exceptions, and the network raises any
         raise ExportError(f"torch cannot export this network: {one_line(error)}") from error
     if program is None:
         raise ExportError("torch exported nothing")
-    ClearMetadataAndDocStringPass()(program.model)  # stack traces of the machine that exported
+    ClearMetadataAndDocStringPass()(program.model)  # they hold stack traces with local paths
     stages = run_passes(program.model)
     model = onnx.load_from_string(stages[-1].model)
     onnx.checker.check_model(model)
@@ -69,7 +73,7 @@ def export_stages(network: nn.Module, spec: InputSpec) -> list[Stage]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's progress lines and deprecation warnings from the user."""
+    """Hide the exporter's progress lines and deprecation warnings."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""The fused graph in 8-bit integers, for the CPU."""
+"""Quantises the fused graph to 8-bit integers, for the CPU."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _BATCH = 32
 
 
 def to_int8(model: bytes, images: NDArray[np.uint8]) -> bytes:
-    """The graph with its convolutions in 8-bit integers, QDQ form; statistics, maps and adaptive layers stay float32.
+    """Quantise the convolutions, in QDQ form; statistics, maps and adaptive layers stay float32.
 
-    Weights are signed and scaled by output channel, activations unsigned with one scale each for all samples, so that
-    an answer still depends on nothing but its own sample.
+    Weights are signed, with one scale per output channel. Activations are unsigned, with fixed scales, so a sample's
+    logits still depend on that sample alone.
 
     Args:
-        model: serialised, as `export_graph` gives it.
-        images: uint8 (N, H, W, 3), whose activations set the ranges.
+        model: serialised graph, from `export_graph`.
+        images: calibration images, uint8 (N, H, W, 3).
 
     Raises:
         ExportError: ONNX Runtime cannot quantise the graph.
@@ -46,13 +46,13 @@ def to_int8(model: bytes, images: NDArray[np.uint8]) -> bytes:
                 activation_type=ort_quantization.QuantType.QUInt8,
                 weight_type=ort_quantization.QuantType.QInt8,
             )
-        except Exception as error:  # its many parts raise classes of their own
-            raise ExportError(f"ONNX Runtime cannot bring this graph to int8: {one_line(error)}") from error
+        except Exception as error:  # the quantiser has no common base exception
+            raise ExportError(f"ONNX Runtime cannot quantise this graph to int8: {one_line(error)}") from error
         return after.read_bytes()
 
 
 class _Images(ort_quantization.CalibrationDataReader):  # type: ignore[misc]
-    """Batches of calibration images, once."""
+    """Yields the calibration images once, in batches."""
 
     def __init__(self, images: NDArray[np.uint8]) -> None:
         self._batches = (images[batch] for batch in batch_slices(len(images), _BATCH))
@@ -64,7 +64,7 @@ class _Images(ort_quantization.CalibrationDataReader):  # type: ignore[misc]
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the quantiser's advice about preprocessing, which the graph passes have done, from the user."""
+    """Hide the quantiser's advice to preprocess the model, which the graph passes have done."""
     level = logging.getLogger().level
     logging.getLogger().setLevel(logging.ERROR)
     try:

@@ -1,4 +1,4 @@
-"""Parity: the exported file, in the session that serves it, against torch on real images."""
+"""Parity: compares the exported graph, in the session that serves it, with torch on real images."""
 
 from __future__ import annotations
 
@@ -21,25 +21,31 @@ BATCH_SIZES = (1, 7)
 def check_parity(
     served: nn.Module, session: Session, images: NDArray[np.uint8], tolerance: float = TOLERANCE
 ) -> Parity:
-    """Compare logits at every batch size of BATCH_SIZES.
+    """Compare the logits at every batch size of BATCH_SIZES.
+
+    Args:
+        served: torch network from uint8 pixels to logits.
+        session: of the exported graph.
+        images: uint8 (n, [T,] H, W, 3).
+        tolerance: largest allowed difference between logits.
 
     Raises:
-        ParityError: a logit differs by more than `tolerance`, or an argmax differs.
+        ParityError: logits differ by more than `tolerance`, or a predicted class differs.
     """
     expected = torch_logits(served, images)
     worst = 0.0
     for size in BATCH_SIZES:
-        found = _in_batches(session.run, images, size)
-        error = float(np.abs(found - expected).max())
+        logits = _in_batches(session.run, images, size)
+        error = float(np.abs(logits - expected).max())
         if not error <= tolerance:
             raise ParityError(
-                f"at batch {size} the exported logits differ from torch's by {error:.2g}, {tolerance:g} is allowed; "
-                "nothing was written"
+                f"the exported logits differ from torch's by {error:.2g} at batch size {size}, "
+                f"{tolerance:g} is allowed; nothing was written"
             )
-        if differing := int((found.argmax(axis=1) != expected.argmax(axis=1)).sum()):
+        if differing := int((logits.argmax(axis=1) != expected.argmax(axis=1)).sum()):
             raise ParityError(
-                f"at batch {size} the exported graph decides {differing} of {len(images)} images otherwise than torch; "
-                "nothing was written"
+                f"the exported graph and torch predict different classes for {differing} of {len(images)} images "
+                f"at batch size {size}; nothing was written"
             )
         worst = max(worst, error)
     return Parity(tolerance=tolerance, max_error=worst, images=len(images), batch_sizes=BATCH_SIZES)

@@ -1,4 +1,4 @@
-"""What every graph pass gained, timed side by side."""
+"""Times the graph after each pass."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gain:
-    """A stage of the graph: its nodes, the median seconds of one run, and their ratio to the exported graph's."""
+    """The cost of a stage: its nodes, its median seconds per run, and their ratio to those of the exported graph."""
 
     name: str
     nodes: int
@@ -27,12 +27,12 @@ class Gain:
 
 
 def measure_gains(stages: Sequence[Stage], image: NDArray[np.uint8], *, seconds: float = _SECONDS) -> list[Gain]:
-    """Run all stages in turn on one CPU thread, about `seconds` each; medians of what was seen.
+    """Time all stages on one CPU thread, taking turns.
 
     Args:
-        stages: of one graph, the first as it was exported.
+        stages: of one graph, the first as torch exported it.
         image: uint8 (1, [T,] H, W, 3).
-        seconds: for each stage.
+        seconds: approximate time to spend on each stage.
     """
     sessions = [open_graph(stage.model, 1) for stage in stages]
     samples: list[list[float]] = []

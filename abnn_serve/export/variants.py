@@ -1,4 +1,4 @@
-"""The bundle's other precisions: made from the fp32 graph, and measured where they will run."""
+"""Variants of the fp32 graph in other precisions: converts them and measures them on every engine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from abnn_serve.export.int8 import to_int8
 from abnn_serve.hardware import has_cuda_device, usable_cores
 from abnn_serve.lab.data.dataset import ImageData
 from abnn_serve.runtime.engine import Engine, max_batch
-from abnn_serve.runtime.open_vino import openvino_is_there
+from abnn_serve.runtime.open_vino import has_openvino
 from abnn_serve.runtime.providers import open_engine
 from abnn_serve.runtime.settings import Device
 from abnn_serve.spec import Precision
@@ -26,14 +26,14 @@ _BATCH = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Yardstick:
-    """What a variant is measured against.
+class Reference:
+    """The reference that variants are compared with.
 
     Attributes:
         data: for clean accuracy.
-        clean: of the fp32 graph, on `data`.
-        images: uint8 (n, [T,] H, W, 3), for parity.
-        logits: what torch gives for them, float32 (n, classes).
+        clean: accuracy of the fp32 graph on `data`.
+        images: for parity, uint8 (n, [T,] H, W, 3).
+        logits: torch's logits for `images`, float32 (n, classes).
     """
 
     data: ImageData
@@ -43,42 +43,49 @@ class Yardstick:
 
 
 def make_variant(model: bytes, precision: Precision, calibration: ImageData | None) -> bytes:
-    """The fp32 graph `model` in another precision; bf16 is its own bytes.
+    """Convert the fp32 graph `model` to another precision; bf16 is converted by OpenVINO on load, so it is unchanged.
 
     Raises:
-        ExportError: int8 without images to calibrate on, or a graph that cannot be quantised.
+        ExportError: int8 without calibration images, or a graph that cannot be quantised.
     """
     if precision == "int8":
         if calibration is None:
-            raise ExportError("int8 needs images that set its ranges; give calibration data")
+            raise ExportError("int8 needs calibration images")
         return to_int8(model, calibration.images)
     return to_fp16(model) if precision == "fp16" else model
 
 
 def measure_variant(
-    model: bytes, precision: Precision, calibration: str, yardstick: Yardstick, *, allow_loss: bool
+    model: bytes, precision: Precision, calibration: str, reference: Reference, *, allow_loss: bool
 ) -> Iterator[Variant]:
-    """What a variant is worth on each engine of this machine that serves it.
+    """Measure a variant on each engine of this machine that supports it.
+
+    Args:
+        model: serialised graph of the variant.
+        precision: of the variant.
+        calibration: name of the calibration data, for the card.
+        reference: what to compare it with.
+        allow_loss: accept any loss of clean accuracy.
 
     Raises:
-        ExportError: it loses more than ALLOWED_LOSS of clean accuracy, and that is not allowed.
-        DeviceError: bf16, and no engine here has it.
+        ExportError: the variant loses more than ALLOWED_LOSS of clean accuracy and `allow_loss` is off.
+        DeviceError: no engine of this machine supports the precision.
     """
     for device in _devices(precision):
         engine = open_engine(model, device, usable_cores(), precision)
-        found, expected = _logits(engine, yardstick.images), yardstick.logits
-        scores, labels = yardstick.data.by_video(_logits(engine, yardstick.data.images))
+        logits, expected = _logits(engine, reference.images), reference.logits
+        scores, labels = reference.data.by_video(_logits(engine, reference.data.images))
         variant = Variant(
             precision=precision,
             provider="+".join(engine.placement),
             calibration=calibration if precision == "int8" else "",
-            max_error=float(np.abs(found - expected).max()),
-            same_class=int((found.argmax(axis=1) == expected.argmax(axis=1)).sum()),
+            max_error=float(np.abs(logits - expected).max()),
+            same_class=int((logits.argmax(axis=1) == expected.argmax(axis=1)).sum()),
             images=len(expected),
             clean=Accuracy.of(scores.argmax(axis=1) == labels),
         )
         if not allow_loss:
-            _check_loss(variant, yardstick.clean)
+            _check_loss(variant, reference.clean)
         yield variant
 
 
@@ -86,8 +93,8 @@ def _devices(precision: Precision) -> list[Device]:
     if precision == "bf16":
         return ["openvino"]
     if precision == "fp16":
-        return ["auto" if has_cuda_device() else "cpu"]  # its libraries may still be missing
-    return ["cpu", "openvino"] if openvino_is_there() else ["cpu"]
+        return ["auto" if has_cuda_device() else "cpu"]  # auto: the CUDA libraries may be missing
+    return ["cpu", "openvino"] if has_openvino() else ["cpu"]
 
 
 def _logits(engine: Engine, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -100,6 +107,6 @@ def _check_loss(variant: Variant, clean: Accuracy) -> None:
     if loss > ALLOWED_LOSS:
         raise ExportError(
             f"{variant.precision} on {variant.provider} has {variant.clean.value:.2%} clean accuracy, "
-            f"{100 * loss:.2f} points below fp32's {clean.value:.2%}, {100 * ALLOWED_LOSS:.1f} are allowed; calibrate "
-            "on other images, or add --allow-loss; nothing was written"
+            f"{100 * loss:.2f} points below fp32's {clean.value:.2%} (allowed: {100 * ALLOWED_LOSS:.1f}); use other "
+            "calibration images, or add --allow-loss; nothing was written"
         )

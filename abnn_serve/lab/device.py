@@ -1,4 +1,4 @@
-"""Which device torch works on."""
+"""The torch device by name."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from abnn_serve.hardware import describe_cpu
 
 
 def pick_device(name: str) -> str:
-    """`auto`, `cpu` or `cuda` to a torch device; DeviceError for a `cuda` that is not there."""
+    """`auto`, `cpu` or `cuda` to a torch device; DeviceError if `cuda` is unavailable."""
     if name not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"device is {name!r}, expected auto, cpu or cuda")
     if name == "cuda" and not torch.cuda.is_available():
         raise DeviceError(
-            "device is 'cuda' but torch sees no CUDA device; use --device cpu, or check the driver and torch's build"
+            "device is 'cuda' but torch finds no CUDA device; use --device cpu, or check the driver and torch's build"
         )
     return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
 
@@ -26,8 +26,8 @@ def pick_device(name: str) -> str:
 def exact_fp32() -> Iterator[None]:
     """Compute float32 convolutions and products on CUDA without TF32, as ONNX Runtime does here.
 
-    torch's default for convolutions keeps 10 bits of the mantissa: its logits then differ from the served ones, and
-    from themselves in another batch.
+    torch's default for convolutions keeps 10 bits of the mantissa, so logits differ from the served ones and depend on
+    the batch size.
     """
     backends = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
     before = [backend.fp32_precision for backend in backends]
@@ -41,5 +41,5 @@ def exact_fp32() -> Iterator[None]:
 
 
 def describe_device(device: str) -> str:
-    """The hardware behind a torch device, for records of what a run took."""
+    """Name of the hardware of a torch device."""
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else describe_cpu()

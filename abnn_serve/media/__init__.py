@@ -1,1 +1,1 @@
-"""Bytes to pixels, under limits: the one decoder that training, scoring and serving share."""
+"""Decoding of images and videos under limits, shared by training, scoring and serving."""

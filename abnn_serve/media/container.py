@@ -1,4 +1,4 @@
-"""A video file to its packets, under limits: what is in it, when each frame is shown, and nothing decoded yet."""
+"""Reads the packets of a video file under limits, with the time of each frame; decodes nothing."""
 
 from __future__ import annotations
 
@@ -17,92 +17,90 @@ from numpy.typing import NDArray
 
 from abnn_serve.errors import (
     InputError,
-    InputTooLargeError,
     UnreadableInputError,
     UnsupportedFormatError,
     one_line,
 )
-from abnn_serve.media.limits import VideoLimits, Watch
+from abnn_serve.media.limits import Interrupt, VideoLimits
 
 SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".ogv", ".flv")
 FORMATS = ("MP4", "MOV", "WebM", "Matroska", "AVI", "MPEG", "Ogg", "FLV")
-_PICTURES = (b"avif", b"avis", b"heic", b"heix", b"heif", b"mif1", b"msf1")  # brands of pictures in the MP4 container
+_IMAGE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"heif", b"mif1", b"msf1")  # images in an MP4 container
 _Packet: TypeAlias = "av.Packet[VideoStream]"
-_USUAL_RATE = 25.0
-_STAMPED = ("mov", "matroska")  # containers whose packets carry the time at which their frame is shown
+_DEFAULT_FPS = 25.0
+_TIMESTAMPED = ("mov", "matroska")  # containers whose packets carry presentation times
 
 
-class _Watched(io.BytesIO):
-    """Bytes in memory; FFmpeg's reads stop when the watch says so."""
+class _InterruptibleBytes(io.BytesIO):
+    """A file in memory whose reads raise once the interrupt is due."""
 
-    def __init__(self, data: bytes, watch: Watch) -> None:
+    def __init__(self, data: bytes, interrupt: Interrupt) -> None:
         super().__init__(data)
-        self._watch = watch
+        self._interrupt = interrupt
 
     def read(self, size: int | None = -1, /) -> bytes:
-        self._watch.check()
+        self._interrupt.check()
         return super().read(size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packets:
-    """A video stream before it is decoded.
+    """The packets of a video stream.
 
     Attributes:
-        stream: decodes the packets.
-        packets: in decoding order.
-        order: packets whose frames are shown, in the order in which they are, int64 (n,).
-        times: when each of these frames is shown, in seconds from the first, float64 (n,).
-        stamped: a decoded frame can be told by its time; else only by counting from the first.
-        keys: positions in `packets` from which decoding can begin; only the first where frames are counted.
-        declared: frames that the header promises; 0 where it promises none.
+        stream: the stream, whose codec context decodes the packets.
+        packets: packets in decoding order.
+        order: indices into `packets` of the frames to show, in presentation order, int64 (n,).
+        times: presentation times of these frames, in seconds from the first, float64 (n,).
+        timestamped: frames are identified by their presentation time; otherwise by counting from the first frame.
+        keyframes: indices into `packets` at which decoding can start; only the first packet unless `timestamped`.
+        declared: number of frames according to the header, or 0 if it does not say.
     """
 
     stream: VideoStream
     packets: list[_Packet]
     order: NDArray[np.int64]
     times: NDArray[np.float64]
-    stamped: bool
-    keys: list[int]
+    timestamped: bool
+    keyframes: list[int]
     declared: int
 
 
 @contextmanager
-def open_packets(data: bytes, limits: VideoLimits, watch: Watch) -> Iterator[Packets]:
-    """Read a file's packets; its stream can be used as long as the block lasts.
+def open_packets(data: bytes, limits: VideoLimits, interrupt: Interrupt) -> Iterator[Packets]:
+    """Read a file's packets; the stream stays open until the block ends.
 
     Raises:
-        InputTooLargeError: beyond `limits`.
-        UnsupportedFormatError: not one of FORMATS, or a codec that cannot be decoded.
-        UnreadableInputError: empty, damaged, or without a frame.
+        InputTooLargeError: the file exceeds `limits`.
+        UnsupportedFormatError: the container is not in FORMATS, or its codec is unknown.
+        UnreadableInputError: the file is empty or damaged, or has no frames.
     """
-    if len(data) > limits.max_bytes:
-        raise InputTooLargeError(f"the file has {len(data):,} bytes, the limit is {limits.max_bytes:,}")
+    limits.check_bytes(len(data))
     if not data:
         raise UnreadableInputError("the file is empty, expected a video")
-    container = _open(_Watched(data, watch), _sniff(data))
+    container = _open(_InterruptibleBytes(data, interrupt), _detect_format(data))
     with container:
-        yield _read(container, _video_stream(container), limits, watch)
+        yield _read(container, _video_stream(container), limits, interrupt)
 
 
 def is_video(data: bytes) -> bool:
-    """Whether a file begins as a video of a supported format does."""
+    """Whether the first bytes of a file are those of a supported video format."""
     try:
-        return bool(_sniff(data))
+        return bool(_detect_format(data))
     except UnsupportedFormatError:
         return False
 
 
-def _sniff(data: bytes) -> str:
-    """FFmpeg's name of the container, from the first bytes: playlists, which name other files, are never opened.
+def _detect_format(data: bytes) -> str:
+    """FFmpeg's name for the container format. Playlists, which can refer to other files, are not accepted.
 
     Raises:
-        UnsupportedFormatError: not one of FORMATS.
+        UnsupportedFormatError: the format is not in FORMATS.
     """
-    kind, brand = data[4:8], data[8:12]
-    if kind in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot", b"styp") and brand not in _PICTURES:
+    box, brand = data[4:8], data[8:12]
+    if box in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot", b"styp") and brand not in _IMAGE_BRANDS:
         return "mov"
-    for name, found in (
+    for name, matches in (
         ("matroska", data.startswith(b"\x1a\x45\xdf\xa3")),
         ("avi", data.startswith(b"RIFF") and data[8:11] == b"AVI"),
         ("mpeg", data.startswith(b"\x00\x00\x01\xba")),
@@ -110,32 +108,32 @@ def _sniff(data: bytes) -> str:
         ("ogg", data.startswith(b"OggS")),
         ("flv", data.startswith(b"FLV\x01")),
     ):
-        if found:
+        if matches:
             return name
-    raise UnsupportedFormatError(f"not a video of a supported format ({', '.join(FORMATS)})")
+    raise UnsupportedFormatError(f"not a video in a supported format ({', '.join(FORMATS)})")
 
 
-def _open(file: _Watched, name: str) -> InputContainer:
+def _open(file: _InterruptibleBytes, name: str) -> InputContainer:
     try:
         return av.open(file, mode="r", format=name, metadata_errors="replace")
     except InputError:
         raise
-    except Exception as error:  # FFmpeg's errors, and Python's of what its header makes PyAV do
+    except Exception as error:  # FFmpeg's errors, and Python errors that odd headers cause in PyAV
         raise UnreadableInputError(f"the video's header is damaged: {_reason(error)}") from error
 
 
 def _video_stream(container: InputContainer) -> VideoStream:
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not streams:
-        raise UnreadableInputError("the file has no video stream")
+        raise UnreadableInputError("the file has no video stream, expected a video")
     best = container.streams.best("video")
     stream = next((s for s in streams if s is best), streams[0])
     if stream.codec_context is None:
-        raise UnsupportedFormatError("the video's codec is not known here; use H.264, H.265, VP9 or AV1")
+        raise UnsupportedFormatError("the video's codec is not supported; use H.264, H.265, VP9 or AV1")
     return stream
 
 
-def _read(container: InputContainer, stream: VideoStream, limits: VideoLimits, watch: Watch) -> Packets:
+def _read(container: InputContainer, stream: VideoStream, limits: VideoLimits, interrupt: Interrupt) -> Packets:
     context = stream.codec_context
     context.thread_type = "NONE"
     context.options = {"max_pixels": str(limits.max_pixels)}
@@ -145,56 +143,57 @@ def _read(container: InputContainer, stream: VideoStream, limits: VideoLimits, w
     packets: list[_Packet] = []
     try:
         for packet in container.demux(stream):
-            watch.check()
+            interrupt.check()
             if packet.size:
                 packets.append(packet)
                 limits.check_frames(len(packets))
     except InputError:
         raise
-    except Exception as error:  # as in _open; what was read until then may be all that there is
+    except Exception as error:  # as in _open; a file cut off here may still have enough packets
         if not packets:
             raise UnreadableInputError(f"the video is damaged: {_reason(error)}") from error
-    found = _index(container, stream, packets)
-    limits.check_duration(float(found.times[-1]))
-    return found
+    indexed = _index(container, stream, packets)
+    limits.check_duration(float(indexed.times[-1]))
+    return indexed
 
 
 def _index(container: InputContainer, stream: VideoStream, packets: list[_Packet]) -> Packets:
-    order = np.asarray([at for at, packet in enumerate(packets) if not packet.is_discard], np.int64)
+    order = np.asarray([index for index, packet in enumerate(packets) if not packet.is_discard], np.int64)
     if not len(order):
         raise UnreadableInputError("the video has no frames")
-    stamps = [packets[at].pts for at in order.tolist()]
-    stamped = container.format.name.startswith(_STAMPED) and None not in stamps and len(set(stamps)) == len(stamps)
-    if stamped:
-        ticks = np.asarray(stamps, np.int64)
+    timestamps = [packets[index].pts for index in order.tolist()]
+    unique = None not in timestamps and len(set(timestamps)) == len(timestamps)
+    timestamped = unique and container.format.name.startswith(_TIMESTAMPED)
+    if timestamped:
+        ticks = np.asarray(timestamps, np.int64)
         order, ticks = order[np.argsort(ticks)], np.sort(ticks)
         times = (ticks - ticks[0]) * float(stream.time_base or 1)
     else:
-        times = np.arange(len(order)) / _rate(stream)
-    keys = [at for at, packet in enumerate(packets) if at and stamped and packet.is_keyframe]
+        times = np.arange(len(order)) / _fps(stream)
+    later_keyframes = [index for index, packet in enumerate(packets) if index and timestamped and packet.is_keyframe]
     return Packets(
         stream=stream,
         packets=packets,
         order=order,
         times=times,
-        keys=[0, *keys],
-        stamped=stamped,
+        keyframes=[0, *later_keyframes],
+        timestamped=timestamped,
         declared=stream.frames,
     )
 
 
-def _rate(stream: VideoStream) -> float:
-    """Frames a second; FFmpeg reports a negative one where the file says so."""
+def _fps(stream: VideoStream) -> float:
+    """Frames per second; rates that are not positive, which a damaged header can declare, are ignored."""
     rates = (stream.average_rate, stream.guessed_rate)
-    return next((float(rate) for rate in rates if rate and rate > 0), _USUAL_RATE)
+    return next((float(rate) for rate in rates if rate and rate > 0), _DEFAULT_FPS)
 
 
 def _declared_seconds(container: InputContainer, stream: VideoStream) -> float:
-    whole = (container.duration or 0) / av.time_base
-    own = float((stream.duration or 0) * (stream.time_base or 0))
-    return max(whole, own)
+    container_seconds = (container.duration or 0) / av.time_base
+    stream_seconds = float((stream.duration or 0) * (stream.time_base or 0))
+    return max(container_seconds, stream_seconds)
 
 
 def _reason(error: Exception) -> str:
-    """FFmpeg's text without its number and file name."""
+    """FFmpeg's message without its error number and file name."""
     return one_line(error).rpartition("] ")[2].partition(": '")[0]

@@ -1,4 +1,4 @@
-"""A decoded frame to a model's input size: upright, square pixels, RGB, cropped."""
+"""Converts decoded frames to a model's input: upright, square pixels, RGB, scaled and cropped."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _FILTERS: dict[Interpolation, Filter] = {
     "lanczos": Filter.LANCZOS,
     "box": Filter.AREA,
 }
-_EXACT = Filter.ACCURATE_RND | Filter.FULL_CHR_H_INT | Filter.BITEXACT  # the same pixels on every processor
+_EXACT = Filter.ACCURATE_RND | Filter.FULL_CHR_H_INT | Filter.BITEXACT  # the same pixels on all processors
 
 
 class Fitter:
-    """Scales frames while it converts them.
+    """Converts the frames of one video.
 
     Args:
-        spec: the size to bring them to, and how.
-        sampling: how many crops.
-        aspect: width of a pixel over its height.
+        spec: the model's input.
+        sampling: number of crops.
+        aspect: width of a pixel divided by its height.
     """
 
     def __init__(self, spec: InputSpec, sampling: Sampling, aspect: float) -> None:
@@ -36,47 +36,47 @@ class Fitter:
         self._reformatter = VideoReformatter()
 
     def fit(self, frame: VideoFrame) -> Pixels:
-        """uint8 (crops, H, W, 3), upright."""
+        """Convert one frame to uint8 (crops, H, W, 3)."""
         turns = round(frame.rotation / 90) % 4 if abs(frame.rotation) <= 360 else 0
         width, height = max(frame.width * self._aspect, 1.0), float(frame.height)
         if turns % 2:
             width, height = height, width
-        width, height = self._covering(width, height)
-        upright = np.rot90(self._scaled(frame, *((height, width) if turns % 2 else (width, height))), turns)
+        width, height = self._scaled_size(width, height)
+        upright = np.rot90(self._scale(frame, *((height, width) if turns % 2 else (width, height))), turns)
         return np.stack(
-            [upright[y : y + self._spec.height, x : x + self._spec.width] for y, x in self._corners(upright)]
+            [upright[y : y + self._spec.height, x : x + self._spec.width] for y, x in self._crop_corners(upright)]
         )
 
-    def _covering(self, width: float, height: float) -> tuple[int, int]:
-        """The size to scale to: that of the input, or for `crop` the smallest of this aspect that covers it."""
+    def _scaled_size(self, width: float, height: float) -> tuple[int, int]:
+        """The input's size, or for `crop` the smallest size of the same aspect ratio that covers it."""
         spec = self._spec
         if spec.fit == "stretch":
             return spec.width, spec.height
         scale = max(spec.width / width, spec.height / height)
-        # an aspect of 1:1000 would be scaled to a frame of many megapixels, to be cut away again
+        # limits the scaled frame of extreme aspect ratios, most of which is cropped anyway
         return (
             min(max(spec.width, round(width * scale)), 16 * spec.width),
             min(max(spec.height, round(height * scale)), 16 * spec.height),
         )
 
-    def _scaled(self, frame: VideoFrame, width: int, height: int) -> Pixels:
-        alpha = len(frame.format.components) in (2, 4)
+    def _scale(self, frame: VideoFrame, width: int, height: int) -> Pixels:
+        has_alpha = len(frame.format.components) in (2, 4)
         pixels = self._reformatter.reformat(
             frame,
             width,
             height,
-            format="rgba" if alpha else "rgb24",
+            format="rgba" if has_alpha else "rgb24",
             interpolation=_FILTERS[self._spec.interpolation] | _EXACT,
             src_color_range=frame.color_range,
             threads=1,
         ).to_ndarray()
-        if not alpha:
+        if not has_alpha:
             return np.asarray(pixels, np.uint8)
-        weighted = pixels[..., :3].astype(np.uint16) * pixels[..., 3:]
-        return ((weighted + 127) // 255).astype(np.uint8)
+        premultiplied = pixels[..., :3].astype(np.uint16) * pixels[..., 3:]
+        return ((premultiplied + 127) // 255).astype(np.uint8)
 
-    def _corners(self, upright: Pixels) -> list[tuple[int, int]]:
-        down, right = upright.shape[0] - self._spec.height, upright.shape[1] - self._spec.width
+    def _crop_corners(self, upright: Pixels) -> list[tuple[int, int]]:
+        max_y, max_x = upright.shape[0] - self._spec.height, upright.shape[1] - self._spec.width
         if self._crops == 1:
-            return [(down // 2, right // 2)]
-        return [(down * part // 2, right * part // 2) for part in range(3)]
+            return [(max_y // 2, max_x // 2)]
+        return [(max_y * i // 2, max_x * i // 2) for i in range(3)]

@@ -1,4 +1,4 @@
-"""Image bytes to uint8 (H, W, 3) RGB pixels, under limits, and to a model's input size."""
+"""Decodes images under limits to RGB, and scales them to a model's input size."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from abnn_serve.spec import InputSpec
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*")
-_STRIP = 256  # rows
+_STRIP_ROWS = 256
 _JPEG_SCAN = b"\xff\xda"
-_MAX_SCANS = 100  # each goes over all pixels; encoders write about ten
-_PILLOWS_OWN_LIMIT = 178_956_970  # pixels past which Pillow itself refuses a picture
+_MAX_SCANS = 100  # each scan costs a pass over all pixels; encoders write about ten
+_PILLOW_MAX_PIXELS = 178_956_970  # larger images raise DecompressionBombError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageLimits:
-    """What is refused before any pixel is decoded.
+    """Limits that are checked before any pixel is decoded.
 
     Attributes:
-        max_bytes: of the encoded file, at least 1.
-        max_pixels: width times height of the picture as declared in its header, 1 to 178,956,970.
+        max_bytes: size of the encoded file, at least 1.
+        max_pixels: width times height as declared in the header, 1 to 178,956,970.
     """
 
     max_bytes: int = 10_000_000
@@ -46,39 +46,45 @@ class ImageLimits:
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise ConfigError(f"{name} is {value!r}, expected a whole number of at least 1")
-        if self.max_pixels > _PILLOWS_OWN_LIMIT:
-            raise ConfigError(f"max_pixels is {self.max_pixels}, expected at most {_PILLOWS_OWN_LIMIT}")
+        if self.max_pixels > _PILLOW_MAX_PIXELS:
+            raise ConfigError(f"max_pixels is {self.max_pixels:,}, expected at most {_PILLOW_MAX_PIXELS:,}")
 
 
 def open_image(data: bytes, limits: ImageLimits) -> Image.Image:
-    """Read a picture's header; no pixel is decoded yet.
+    """Read an image's header without decoding its pixels.
 
     Raises:
-        InputTooLargeError: more bytes or declared pixels than `limits`.
-        UnsupportedFormatError: not one of FORMATS.
-        UnreadableInputError: empty, or its header is damaged.
+        InputTooLargeError: the file exceeds `limits`.
+        UnsupportedFormatError: the format is not in FORMATS.
+        UnreadableInputError: the file is empty, or its header is damaged.
     """
     if len(data) > limits.max_bytes:
-        raise InputTooLargeError(f"the file has {len(data):,} bytes, the limit is {limits.max_bytes:,}")
+        raise InputTooLargeError(
+            f"the image has {len(data):,} bytes, the limit is {limits.max_bytes:,}; compress or shrink it"
+        )
     if not data:
         raise UnreadableInputError("the file is empty, expected an image")
     image = _open(data)
     scans = data.count(_JPEG_SCAN) if image.format == "JPEG" else 0
     if scans > _MAX_SCANS:
-        raise InputTooLargeError(f"the JPEG image has {scans:,} scans, the limit is {_MAX_SCANS}")
+        raise InputTooLargeError(
+            f"the JPEG image has {scans:,} scans, the limit is {_MAX_SCANS}; save it again without progressive scans"
+        )
     width, height = image.size
     if width * height > limits.max_pixels:
-        raise InputTooLargeError(f"the image is {width}x{height} pixels, the limit is {limits.max_pixels:,} in all")
+        raise InputTooLargeError(
+            f"the image has {width}x{height} = {width * height:,} pixels, the limit is {limits.max_pixels:,}; shrink it"
+        )
     return image
 
 
 def to_pixels(image: Image.Image) -> Image.Image:
-    """Decode the first frame of an opened picture, upright, as an RGB Pillow image.
+    """Decode the first frame of an opened image as an RGB Pillow image.
 
-    EXIF orientation is applied, transparency is laid over black, 16-bit greys are scaled to 8 bits.
+    Applies the EXIF orientation, composites transparency over black, and scales 16-bit greyscale to 8 bits.
 
     Raises:
-        UnreadableInputError: truncated or damaged.
+        UnreadableInputError: the image is truncated or damaged.
     """
     try:
         image.load()
@@ -91,7 +97,7 @@ def to_pixels(image: Image.Image) -> Image.Image:
 
 
 def decode_image(data: bytes, limits: ImageLimits) -> Image.Image:
-    """The first frame of a picture as RGB. Raises as `open_image` and `to_pixels` do."""
+    """Decode the first frame of an encoded image as RGB; errors as `open_image` and `to_pixels`."""
     return to_pixels(open_image(data, limits))
 
 
@@ -105,12 +111,12 @@ def fit_image(image: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
 
 
 def quiet_pillow() -> None:
-    """Keep Pillow's warnings of odd metadata off stderr: for whoever owns the process, once, at its start."""
+    """Suppress Pillow's warnings about odd metadata in this process; call once at its start."""
     warnings.filterwarnings("ignore", module=r"PIL\..*")
 
 
 def load_image(data: bytes, spec: InputSpec, limits: ImageLimits) -> NDArray[np.uint8]:
-    """Encoded bytes to a model's input, uint8 (spec.height, spec.width, 3). Raises as `decode_image` does."""
+    """Decode an encoded image to a model's input, uint8 (spec.height, spec.width, 3); errors as `decode_image`."""
     return fit_image(decode_image(data, limits), spec)
 
 
@@ -120,9 +126,11 @@ def _open(data: bytes) -> Image.Image:
     except UnidentifiedImageError:
         if data.startswith(_SIGNATURES) or data[8:12] == b"WEBP":
             raise UnreadableInputError("the image's header is damaged") from None
-        raise UnsupportedFormatError(f"not an image of a supported format ({', '.join(FORMATS)})") from None
+        raise UnsupportedFormatError(f"not an image in a supported format ({', '.join(FORMATS)})") from None
     except Image.DecompressionBombError:
-        raise InputTooLargeError(f"the image declares more than {_PILLOWS_OWN_LIMIT:,} pixels") from None
+        raise InputTooLargeError(
+            f"the image has more than {_PILLOW_MAX_PIXELS:,} pixels, which is the limit; shrink it"
+        ) from None
     except Exception as error:
         raise UnreadableInputError(f"the image's header is damaged: {one_line(error)}") from error
 
@@ -130,7 +138,7 @@ def _open(data: bytes) -> Image.Image:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         ImageOps.exif_transpose(image, in_place=True)
-    except Exception:  # a broken EXIF block says nothing about the pixels
+    except Exception:  # with a damaged EXIF block the pixels are still valid
         return image
     return image
 
@@ -144,10 +152,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _in_strips(image: Image.Image, to_rgb: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """Convert a picture strip by strip: forty megapixels with all their intermediate copies would take a gigabyte."""
+    """Convert an image strip by strip: the intermediate copies of 40 megapixels would take a gigabyte."""
     result = Image.new("RGB", image.size)
-    for top in range(0, image.height, _STRIP):
-        strip = image.crop((0, top, image.width, min(top + _STRIP, image.height)))
+    for top in range(0, image.height, _STRIP_ROWS):
+        strip = image.crop((0, top, image.width, min(top + _STRIP_ROWS, image.height)))
         result.paste(to_rgb(strip), (0, top))
     return result
 

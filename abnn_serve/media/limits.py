@@ -1,4 +1,4 @@
-"""What is refused of a video, and when decoding it must stop."""
+"""Limits for videos, and the interrupt that stops decoding."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from abnn_serve.errors import ConfigError, InputError, InputTooLargeError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoLimits:
-    """What is refused, as far as the file says before any frame is decoded.
+    """Limits that are checked against the header before any frame is decoded, and again while decoding.
 
     Attributes:
-        max_bytes: of the encoded file, at least 1.
-        max_pixels: width times height of a frame, at least 1; the default lets 4K pass and not 8K.
-        max_frames: of the whole video, at least 1.
-        max_seconds: duration, above 0.
-        decode_seconds: that reading and decoding may take, above 0.
+        max_bytes: size of the encoded file, at least 1.
+        max_pixels: width times height of a frame, at least 1; the default admits 4K but not 8K.
+        max_frames: number of frames in the video, at least 1.
+        max_seconds: duration of the video, above 0.
+        decode_seconds: time for reading and decoding, above 0.
     """
 
     max_bytes: int = 50_000_000
@@ -37,34 +37,48 @@ class VideoLimits:
             if not 0 < value < float("inf"):
                 raise ConfigError(f"{name} is {value!r}, expected a number of seconds above 0")
 
+    def check_bytes(self, count: int) -> None:
+        """Raise InputTooLargeError if the file has too many bytes."""
+        if count > self.max_bytes:
+            raise InputTooLargeError(
+                f"the video has {count:,} bytes, the limit is {self.max_bytes:,}; compress or shorten it"
+            )
+
     def check_size(self, width: int, height: int) -> None:
-        """InputTooLargeError for a frame of too many pixels."""
+        """Raise InputTooLargeError if a frame has too many pixels."""
         if width * height > self.max_pixels:
-            raise InputTooLargeError(f"the video is {width}x{height} pixels, the limit is {self.max_pixels:,} in all")
+            raise InputTooLargeError(
+                f"the video's frames have {width}x{height} = {width * height:,} pixels, the limit is "
+                f"{self.max_pixels:,}; shrink it"
+            )
 
     def check_frames(self, frames: int) -> None:
-        """InputTooLargeError for too many frames."""
+        """Raise InputTooLargeError if the video has too many frames."""
         if frames > self.max_frames:
-            raise InputTooLargeError(f"the video has {frames:,} frames or more, the limit is {self.max_frames:,}")
+            raise InputTooLargeError(
+                f"the video has at least {frames:,} frames, the limit is {self.max_frames:,}; shorten it"
+            )
 
     def check_duration(self, seconds: float) -> None:
-        """InputTooLargeError for a video that is too long."""
+        """Raise InputTooLargeError if the video is too long."""
         if seconds > self.max_seconds:
-            raise InputTooLargeError(f"the video lasts {seconds:,.0f} s, the limit is {self.max_seconds:,.0f}")
+            raise InputTooLargeError(
+                f"the video lasts {seconds:,.0f} s, the limit is {self.max_seconds:,.0f} s; shorten it"
+            )
 
 
-class Watch:
-    """Says when to stop: after a time, or when it is told to."""
+class Interrupt:
+    """Stops decoding after `seconds`, or once `is_cancelled` returns True."""
 
-    def __init__(self, seconds: float, stopped: Callable[[], bool]) -> None:
-        self.seconds, self.stopped = seconds, stopped
+    def __init__(self, seconds: float, is_cancelled: Callable[[], bool]) -> None:
+        self._seconds, self._is_cancelled = seconds, is_cancelled
         self._end = time.monotonic() + seconds
 
     def check(self) -> None:
-        """InputTooLargeError when the time is over, InputError when it was told to stop."""
-        if self.stopped():
-            raise InputError("decoding was stopped")
+        """Raise InputError if decoding is cancelled, InputTooLargeError if it takes too long."""
+        if self._is_cancelled():
+            raise InputError("decoding was cancelled")
         if time.monotonic() > self._end:
             raise InputTooLargeError(
-                f"the video takes longer than {self.seconds:g} s to decode, which is the limit; shorten or shrink it"
+                f"decoding the video takes more than {self._seconds:g} s, which is the limit; shorten or shrink it"
             )

@@ -1,1 +1,1 @@
-"""Pixels to predictions with ONNX Runtime; never imports torch."""
+"""Inference: from pixels to predictions in ONNX Runtime or OpenVINO. Never imports torch."""

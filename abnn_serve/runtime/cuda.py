@@ -1,4 +1,4 @@
-"""CUDA: fixed buffers for each batch size, one CUDA graph for each, all warmed before the first answer."""
+"""CUDA inference with fixed buffers and one CUDA graph per batch size, all warmed up at start."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from abnn_serve.errors import DeviceError, DeviceLostError, one_line
 from abnn_serve.runtime.cuda_library import clear_error, cuda_runtime, device_is_lost
 from abnn_serve.runtime.engine import (
     CPU,
-    GPU_TURN,
+    GPU_LOCK,
     Port,
     max_batch,
     open_graph,
@@ -32,22 +32,22 @@ log = logging.getLogger("abnn_serve")
 
 CUDA = "CUDAExecutionProvider"
 GRAPHS_SINCE = (1, 30)  # of onnxruntime-gpu
-_PLAIN_BATCH = 8  # without CUDA graphs: cuDNN plans only the last shape that it saw
+_PLAIN_BATCH = 8  # without CUDA graphs there is one size: cuDNN keeps the plan of the last shape only
 _REMEDY = "install its CUDA and cuDNN libraries: pip install 'abnn_serve[cuda]', or set ABNN_DEVICE=cpu"
 
 
 class CudaEngine:
-    """A graph on CUDA; a batch is padded to the next of `bucket_sizes`, whose buffers and CUDA graph are reused.
+    """Runs a graph on CUDA. A batch is padded to the next of `bucket_sizes`.
 
-    Fixed sizes keep cuDNN from searching again at every new batch, fixed addresses are what a CUDA graph needs. A graph
-    that ONNX Runtime cannot capture runs in batches of `_PLAIN_BATCH`, padded. The session lives in a thread of its
-    own; all engines of the process take turns, also while one is opened or freed.
+    Fixed batch sizes let cuDNN choose its algorithms once; a CUDA graph needs fixed addresses. If ONNX Runtime cannot
+    capture the graph, it runs in padded batches of `_PLAIN_BATCH`. Each engine has its own thread; GPU_LOCK serialises
+    all engines of the process, also while one is created or freed.
 
     Attributes:
         graphs: whether runs replay CUDA graphs.
 
     Raises:
-        DeviceError: ONNX Runtime cannot run the graph on CUDA.
+        DeviceError: ONNX Runtime cannot run the graph on CUDA, for example because CUDA or cuDNN libraries are missing.
     """
 
     def __init__(self, model: bytes) -> None:
@@ -62,10 +62,10 @@ class CudaEngine:
         return self.run_all(images)[0]
 
     def run_all(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        """Every output of the graph.
+        """Compute all outputs of the graph, in its order.
 
         Raises:
-            DeviceLostError: CUDA fails until the process ends.
+            DeviceLostError: the GPU failed, and only a new process can use it again.
         """
         return self._thread.run(self._loaded.run, images)
 
@@ -77,10 +77,10 @@ class CudaEngine:
 
 
 class _Loaded:
-    """A session and its buckets; used in their engine's thread only."""
+    """A session and its buckets, for use in their engine's thread only."""
 
     def __init__(self, model: bytes, *, graphs: bool) -> None:
-        with GPU_TURN:
+        with GPU_LOCK:
             self.session = open_graph(model, 1, _providers(graphs=graphs))
         require_provider(self.session, CUDA, _REMEDY)
         self.graphs = graphs
@@ -89,19 +89,19 @@ class _Loaded:
         self.buckets: list[_Bucket] = []
         sizes = bucket_sizes(self.inputs[0].frames)
         for size in sizes if graphs else [min(_PLAIN_BATCH, sizes[-1])]:
-            with GPU_TURN:  # not for all sizes at once: engines that answer run in between
+            with GPU_LOCK:  # per size, so that other engines can run in between
                 bucket = _Bucket(self.session, self.inputs[0], self.outputs, size)
                 for _ in range(3):  # allocate, capture, replay
                     bucket.run(np.zeros(bucket.shape, np.uint8))
             self.buckets.append(bucket)
 
     def run(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        """Every output for a batch of any size, in pieces of the largest bucket."""
+        """Compute all outputs for a batch of any size, in pieces of at most the largest bucket."""
         parts = []
         for batch in batch_slices(len(images), self.buckets[-1].shape[0]):
             piece = images[batch]
             bucket = next(bucket for bucket in self.buckets if bucket.shape[0] >= len(piece))
-            with GPU_TURN:
+            with GPU_LOCK:
                 try:
                     parts.append(bucket.run(piece))
                 except Exception as error:
@@ -114,35 +114,35 @@ class _Loaded:
 
 
 def _load(model: bytes) -> _Loaded:
-    """With CUDA graphs where ONNX Runtime can capture this graph, else without."""
+    """Load with CUDA graphs if ONNX Runtime can capture this graph, otherwise without."""
     reason = ""
-    for graphs in (True, False) if _replays_are_sound() else (False,):
+    for graphs in (True, False) if _can_replay() else (False,):
         try:
             return _Loaded(model, graphs=graphs)
         except DeviceError:
             raise
-        except Exception as error:  # ORT's exception classes share no base of their own
+        except Exception as error:  # ORT's exceptions have no common base class
             reason = one_line(error)
-            log.info("CUDA %s graphs: %s", "with" if graphs else "without", reason)
+            log.info("CUDA %s CUDA graphs failed: %s", "with" if graphs else "without", reason)
         with suppress(AttributeError, OSError):
             clear_error(cuda_runtime())
-    # raised here, where no traceback keeps the session from being freed in this thread
-    raise DeviceError(f"ONNX Runtime fails on this GPU: {reason}; see nvidia-smi, or set ABNN_DEVICE=cpu")
+    # raised outside the except block: a traceback would keep the session alive, to be freed in another thread
+    raise DeviceError(f"ONNX Runtime fails on this GPU: {reason}; check nvidia-smi, or set ABNN_DEVICE=cpu")
 
 
-def _replays_are_sound() -> bool:
-    """Before 1.30 replays of Split and Concat read another bucket's pointers (microsoft/onnxruntime 32121)."""
+def _can_replay() -> bool:
+    """Before 1.30, replays of Split and Concat read another bucket's pointers (microsoft/onnxruntime 32121)."""
     return tuple(int(part) for part in ort.__version__.split(".")[:2]) >= GRAPHS_SINCE
 
 
 def bucket_sizes(frames: int) -> list[int]:
-    """Powers of two below `max_batch`, and that."""
+    """Batch sizes for samples of `frames` frames: the powers of two below `max_batch`, and `max_batch`."""
     largest = max_batch(frames)
     return [*(1 << i for i in range((largest - 1).bit_length())), largest]
 
 
 class _Bucket:
-    """Buffers of one batch size, bound once."""
+    """Buffers and CUDA graph of one batch size."""
 
     def __init__(self, session: ort.InferenceSession, source: Port, sinks: Sequence[Port], size: int) -> None:
         self.shape = (size, *(dimension or 1 for dimension in source.shape[1:]))
@@ -162,14 +162,14 @@ class _Bucket:
         self._options.add_run_config_entry("gpu_graph_id", str(size))
 
     def run(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        self._host[: len(images)] = images  # what lies behind is another batch's; samples do not mix
+        self._host[: len(images)] = images  # rows after these keep stale samples, which affect only their own outputs
         self._input.update_inplace(self._host)
         self._session.run_with_iobinding(self._binding, self._options)
         return [output.numpy()[: len(images)] for output in self._outputs]
 
 
 def _known_shape(sink: Port) -> list[int]:
-    """The dimensions of one sample's output; its buffer is allocated once, so they must be known."""
+    """Shape of one sample's output; DeviceError if it is not fixed, as buffers are allocated once."""
     shape = [dimension for dimension in sink.shape[1:] if dimension is not None]
     if len(shape) != len(sink.shape) - 1:
         raise DeviceError(f"output {sink} has a shape that depends on its input; set ABNN_DEVICE=cpu for this graph")
@@ -178,8 +178,8 @@ def _known_shape(sink: Port) -> list[int]:
 
 def _providers(*, graphs: bool) -> list[Any]:
     settings = {
-        "use_tf32": "0",  # fp32 means what was measured
-        "cudnn_conv_algo_search": "HEURISTIC",  # exhaustive search takes minutes over all buckets
+        "use_tf32": "0",  # TF32 would not be the fp32 that was measured
+        "cudnn_conv_algo_search": "HEURISTIC",  # an exhaustive search takes minutes for all buckets
         "cudnn_conv_use_max_workspace": "1",
         "enable_cuda_graph": str(int(graphs)),
     }
@@ -187,21 +187,21 @@ def _providers(*, graphs: bool) -> list[Any]:
 
 
 def _lock_pages(buffer: NDArray[np.uint8]) -> None:
-    """Keep a buffer in place for direct copies while it lives; else they go through the CUDA runtime's own."""
+    """Page-lock a buffer until it is freed, which makes copies faster; on failure it stays pageable."""
     try:
         runtime = cuda_runtime()
         address = ctypes.c_void_p(buffer.ctypes.data)
         code = runtime.cudaHostRegister(address, ctypes.c_size_t(buffer.nbytes), 0)
     except (AttributeError, OSError) as error:
-        log.info("pageable buffers: %s", error)
+        log.info("using pageable buffers: %s", error)
         return
     if code:
-        log.info("pageable buffers: cudaHostRegister gives error %s", code)
+        log.info("using pageable buffers: cudaHostRegister returned error %s", code)
         clear_error(runtime)
         return
-    weakref.finalize(buffer, _unlock_pages, runtime, address).atexit = False  # the driver unlocks an ended process's
+    weakref.finalize(buffer, _unlock_pages, runtime, address).atexit = False  # at exit the driver unlocks them
 
 
 def _unlock_pages(runtime: ctypes.CDLL, address: ctypes.c_void_p) -> None:
-    with GPU_TURN:
+    with GPU_LOCK:
         runtime.cudaHostUnregister(address)

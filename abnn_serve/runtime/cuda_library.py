@@ -1,4 +1,4 @@
-"""The CUDA libraries that ONNX Runtime uses: which are missing, and the runtime, called directly."""
+"""Checks for the CUDA libraries that ONNX Runtime needs, and direct calls to the CUDA runtime."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def cuda_runtime() -> ctypes.CDLL:
 
 
 def clear_error(runtime: ctypes.CDLL) -> None:
-    """Reset the thread's last error, which ONNX Runtime would take for a failure of its next kernel."""
+    """Reset the thread's last error, which ONNX Runtime would report as a failure of its next kernel."""
     runtime.cudaGetLastError()
 
 
 def device_is_lost() -> bool:
-    """Whether CUDA still fails after its last error was reset: errors such as 700 stay until the process ends."""
+    """Whether CUDA still fails after a reset of its last error: errors such as 700 last until the process ends."""
     try:
         runtime = cuda_runtime()
         clear_error(runtime)
@@ -29,8 +29,8 @@ def device_is_lost() -> bool:
         return False
 
 
-def what_cuda_lacks(provider: str) -> tuple[str, str] | None:
-    """Why `provider` of ONNX Runtime cannot work here, and the remedy; None where it may work."""
+def cuda_problem(provider: str) -> tuple[str, str] | None:
+    """Why this machine cannot run an execution provider, and the remedy; None if no problem is known."""
     if not has_cuda_device():
         return "this machine has no CUDA device", "set ABNN_DEVICE=cpu, or install a driver and 'abnn_serve[cuda]'"
     if provider not in ort.get_available_providers():
@@ -38,6 +38,6 @@ def what_cuda_lacks(provider: str) -> tuple[str, str] | None:
         return problem, "set ABNN_DEVICE=cpu, or install 'abnn_serve[cuda]'"
     driver, needed = cuda_driver_version(), ort.cuda_version
     if driver and driver[0] < int(needed.partition(".")[0]):
-        problem = f"the NVIDIA driver supports CUDA {driver[0]}.{driver[1]} and this ONNX Runtime needs {needed}"
+        problem = f"the NVIDIA driver supports CUDA {driver[0]}.{driver[1]} but this ONNX Runtime needs {needed}"
         return problem, "update the driver, or set ABNN_DEVICE=cpu"
     return None

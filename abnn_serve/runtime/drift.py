@@ -1,8 +1,8 @@
-"""How far a sample's statistics in the target are from those of clean data: a sign of drift, and of an attack.
+"""Drift: distance of a sample's feature statistics in the target network from those recorded on clean data.
 
-A bundle may hold `drift.onnx`: nodes that read feature maps of `model.onnx` by name, the recorded means and deviations,
-and an output `drift`. Serialised protobuf messages merge when their bytes are joined, so the two files, one after the
-other, are the graph with both outputs; `model.onnx` stays what it is, and costs what it does, where nobody asks.
+A bundle may contain `drift.onnx`: nodes that read feature maps of `model.onnx` by name, the recorded means and
+deviations, and an output `drift`. Concatenated protobuf messages merge, so the bytes of both files together are a graph
+with both outputs, and serving without drift costs nothing extra.
 """
 
 from __future__ import annotations
@@ -21,39 +21,49 @@ DRIFT_FILE = "drift.onnx"
 
 
 class DriftMeter:
-    """The graph of a session with its second output.
+    """Computes logits and drift.
 
     Raises:
-        ConfigError: the bundle recorded no statistics, or the session is of a variant.
-        BundleIntegrityError: the two files do not fit each other.
+        ConfigError: the bundle has no recorded statistics, or the session is not fp32.
+        BundleIntegrityError: `drift.onnx` does not match `model.onnx`.
+        DeviceError: the session's device cannot run the graph.
     """
 
     def __init__(self, session: Session) -> None:
         bundle = session.bundle
         if DRIFT_FILE not in bundle.manifest.files:
             raise ConfigError(
-                f"{bundle.path} has no {DRIFT_FILE}: it was exported before statistics of clean data were recorded, or "
-                "is not adaptive; export it again, or leave --drift out"
+                f"{bundle.path} has no {DRIFT_FILE}, as it has no adaptive layers or was exported by an old version; "
+                "export it again, or omit --drift"
             )
         if session.precision != "fp32":
-            raise ConfigError(f"drift is measured on the fp32 graph, not on {session.precision}; leave --drift out")
+            raise ConfigError(
+                f"drift is not available for {session.precision}; set ABNN_PRECISION=fp32, or omit --drift"
+            )
         model = bundle.read("model.onnx") + bundle.read(DRIFT_FILE)
         self._max_batch = session.max_batch
         try:
-            self._engine = _open_beside(session, model)
+            self._engine = _open_engine(session, model)
+            if (outputs := [port.name for port in self._engine.outputs]) != ["logits", "drift"]:
+                raise ValueError(f"outputs are {outputs}, expected logits and drift")
             self._check(bundle)
         except DeviceError:
             raise
-        except Exception as error:  # ORT's exception classes share no base of their own
+        except Exception as error:  # ORT's exceptions have no common base class
             raise BundleIntegrityError(
-                f"{bundle.path / DRIFT_FILE} does not fit model.onnx: {one_line(error)}; export it again"
+                f"{bundle.path / DRIFT_FILE} does not match model.onnx: {one_line(error)}; export the bundle again"
             ) from error
 
     def run(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """uint8 (N, H, W, 3), or clips, N at least 1, to logits (N, classes) and drift (N, layers).
+        """Compute the logits and drift of samples.
 
-        A layer's drift is the root mean square, over its channels' means and deviations, of how many recorded standard
-        deviations they are from the recorded mean: about 1 for clean samples.
+        Args:
+            images: uint8 (N, H, W, 3) or (N, T, H, W, 3), N >= 1.
+
+        Returns:
+            logits, float32 (N, classes), and drift, float32 (N, layers): the root mean square, over a layer's channel
+            means and deviations, of their distance from the recorded mean in recorded standard deviations. It is about
+            1 for clean samples.
         """
         batches = batch_slices(len(images), self._max_batch)
         parts = [self._engine.run_all(np.ascontiguousarray(images[batch])) for batch in batches]
@@ -64,11 +74,13 @@ class DriftMeter:
         logits, drift = self.run(bundle.golden.inputs)
         error = float(np.abs(logits - bundle.golden.logits).max())
         if not error <= GOLDEN_TOLERANCE or not np.isfinite(drift).all():
-            raise ValueError(f"golden logits differ by {error:.2g}, {GOLDEN_TOLERANCE:g} is allowed")
+            raise ValueError(
+                f"logits differ from the golden logits by {error:.2g}, the tolerance is {GOLDEN_TOLERANCE:g}"
+            )
 
 
-def _open_beside(session: Session, model: bytes) -> OnnxEngine | CudaEngine:
-    """An engine for `model` where the session's runs, with the same arithmetic."""
+def _open_engine(session: Session, model: bytes) -> OnnxEngine | CudaEngine:
+    """Open `model` on the session's device, with the same arithmetic."""
     first = session.providers[0]
     on_cuda = (first if isinstance(first, str) else first[0]) == CUDA
     return CudaEngine(model) if on_cuda else OnnxEngine(model, session.threads, session.providers)

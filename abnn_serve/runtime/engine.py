@@ -1,4 +1,4 @@
-"""What runs a graph: the interface, and ONNX Runtime behind it as it is."""
+"""The interface of inference engines, and the plain ONNX Runtime engine."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from numpy.typing import NDArray
 from abnn_serve.errors import DeviceError
 
 CPU = "CPUExecutionProvider"
-GPU_TURN = threading.RLock()  # a CUDA graph cannot be captured beside another thread's CUDA calls
+GPU_LOCK = threading.RLock()  # capturing a CUDA graph fails if another thread calls CUDA meanwhile
 _MAX_FRAMES = 64
 _SEVERITY_ERROR = 3
 
 
 def max_batch(frames: int = 1) -> int:
-    """Samples in one run: 64 pictures, or clips of as many frames together, one at least."""
+    """Largest batch per run, for samples of `frames` frames: 64 frames in all, but at least one sample."""
     return max(1, _MAX_FRAMES // frames)
 
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """An input or output of a graph; a dynamic dimension is None."""
+    """Signature of a graph's input or output; a dynamic dimension is None."""
 
     name: str
     dtype: str
@@ -36,7 +36,7 @@ class Port:
 
     @property
     def frames(self) -> int:
-        """Frames of one sample: clips are (N, T, H, W, 3), pictures (N, H, W, 3)."""
+        """Frames per sample: T for clips (N, T, H, W, 3), 1 for images (N, H, W, 3)."""
         return (self.shape[1] or 1) if len(self.shape) == 5 else 1
 
     def __str__(self) -> str:
@@ -44,12 +44,12 @@ class Port:
 
 
 class Engine(Protocol):
-    """A graph ready to run.
+    """A loaded graph.
 
     Attributes:
-        inputs, outputs: what the graph declares.
-        placement: how many nodes of each kind run on which provider, the one with most nodes first.
-        providers: with which ONNX Runtime runs another graph in the same place and with the same arithmetic.
+        inputs, outputs: signatures of the graph's inputs and outputs.
+        placement: number of nodes by provider and operator; the provider with the most nodes comes first.
+        providers: ONNX Runtime providers that run another graph on the same device with the same arithmetic.
     """
 
     inputs: tuple[Port, ...]
@@ -58,15 +58,15 @@ class Engine(Protocol):
     providers: Sequence[Any]
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """uint8 (N, ...), contiguous, N from 1 to `max_batch` of its frames, to logits, float32 (N, classes)."""
+        """Compute logits, float32 (N, classes), of contiguous uint8 (N, ...), 1 <= N <= `max_batch(frames)`."""
 
 
 class OnnxEngine:
-    """ONNX Runtime on `providers`, first the one that is wanted."""
+    """ONNX Runtime on `providers`, the preferred one first."""
 
     def __init__(self, model: bytes, threads: int, providers: Sequence[Any] = (CPU,)) -> None:
         self.providers: Sequence[Any] = providers
-        with turn(providers):
+        with gpu_lock(providers):
             self.session = open_graph(model, threads, providers)
         self.inputs, self.outputs = ports(self.session)
         self.placement = placement(self.session)
@@ -75,37 +75,41 @@ class OnnxEngine:
         return self.run_all(images)[0]
 
     def run_all(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        """Every output of the graph."""
-        with turn(self.providers):
+        """Compute all outputs of the graph, in its order."""
+        with gpu_lock(self.providers):
             outputs: list[NDArray[np.float32]] = self.session.run(None, {self.inputs[0].name: images})
         return outputs
 
 
-def turn(providers: Sequence[Any]) -> AbstractContextManager[object]:
-    """To be held while a session on `providers` is opened or run: all that use the GPU take turns."""
-    return nullcontext() if list(providers) == [CPU] else GPU_TURN
+def gpu_lock(providers: Sequence[Any]) -> AbstractContextManager[object]:
+    """The lock to hold while a session on `providers` is created or run: GPU_LOCK, or none on the CPU."""
+    return nullcontext() if list(providers) == [CPU] else GPU_LOCK
 
 
 def open_graph(model: bytes, threads: int, providers: Sequence[Any] = (CPU,)) -> ort.InferenceSession:
-    """A serialised graph in ONNX Runtime, with the options that serving uses."""
+    """Load a serialised graph in ONNX Runtime with the service's options."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _SEVERITY_ERROR
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    # without ONNX Runtime's own fallback, which would hide why a provider fails
+    # ONNX Runtime's fallback would hide why a provider fails
     return ort.InferenceSession(model, options, providers=list(providers), enable_fallback=0)
 
 
 def require_provider(session: ort.InferenceSession, wanted: str, remedy: str) -> None:
-    """DeviceError unless a session has a provider: without its libraries ONNX Runtime quietly opens others."""
-    opened = session.get_providers()
-    if wanted not in opened:
-        raise DeviceError(f"ONNX Runtime opened {' and '.join(opened)}, expected {wanted}; {remedy}")
+    """Check that a session uses a provider: if its libraries are missing, ONNX Runtime silently uses another.
+
+    Raises:
+        DeviceError: it does not; the message ends with `remedy`.
+    """
+    providers = session.get_providers()
+    if wanted not in providers:
+        raise DeviceError(f"ONNX Runtime opened {' and '.join(providers)}, expected {wanted}; {remedy}")
 
 
 def ports(session: ort.InferenceSession) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
-    """Inputs and outputs of a session."""
+    """Signatures of a session's inputs and outputs."""
     dtypes = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
     inputs, outputs = (
         tuple(
@@ -118,8 +122,8 @@ def ports(session: ort.InferenceSession) -> tuple[tuple[Port, ...], tuple[Port, 
 
 
 def placement(session: ort.InferenceSession) -> dict[str, dict[str, int]]:
-    """How many nodes of each kind run on which provider, as ONNX Runtime assigned them."""
-    found: dict[str, Counter[str]] = {}
+    """Number of nodes by provider and operator, as ONNX Runtime assigned them."""
+    counts: dict[str, Counter[str]] = {}
     for subgraph in session.get_provider_graph_assignment_info():
-        found.setdefault(subgraph.ep_name, Counter()).update(node.op_type for node in subgraph.get_nodes())
-    return {name: dict(sorted(found[name].items())) for name in sorted(found, key=lambda n: -found[n].total())}
+        counts.setdefault(subgraph.ep_name, Counter()).update(node.op_type for node in subgraph.get_nodes())
+    return {name: dict(sorted(counts[name].items())) for name in sorted(counts, key=lambda n: -counts[n].total())}

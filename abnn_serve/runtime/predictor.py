@@ -1,4 +1,4 @@
-"""Predictor: the one way from pixels to predictions, for HTTP, the command line, scoring and benchmarks."""
+"""Predictor: the one path from pixels to predictions, for HTTP, the command line, scoring and benchmarks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from abnn_serve.spec import Precision
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassScore:
-    """One class: its index among the labels, its name, and its probability in [0, 1]."""
+    """A class with its index, its label and its probability in [0, 1]."""
 
     index: int
     label: str
@@ -33,13 +33,12 @@ class ClassScore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """One sample's answer.
+    """The prediction for one sample.
 
     Attributes:
-        top: the most probable classes, first the best.
-        logits: all of them, float32 (classes,).
-        drift: distance of each adaptive layer's statistics from clean data, float32 (layers,); None where the session
-            does not measure it.
+        top: the most probable classes, the best first.
+        logits: float32 (classes,).
+        drift: drift of each adaptive layer, float32 (layers,), see `DriftMeter.run`; None if it is not measured.
     """
 
     top: tuple[ClassScore, ...]
@@ -49,19 +48,20 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoPrediction:
-    """One video's answer.
+    """The prediction for one video.
 
     Attributes:
-        whole: probabilities are the mean over the clips of their softmax; the logits are its logarithm.
-        clips: each clip's own, in the order of `VideoClips.pixels`.
+        overall: the video's prediction; its probabilities are the mean of the clips' probabilities, and its logits the
+            logarithm of that mean.
+        clips: the clips' predictions, in the order of `VideoClips.pixels`.
     """
 
-    whole: Prediction
+    overall: Prediction
     clips: tuple[Prediction, ...]
 
 
 class Predictor:
-    """A verified bundle in a session, with decoding under limits before it.
+    """Decodes and classifies images or videos with one bundle.
 
     >>> predictor = Predictor.open("models/cifar10-abnn-robust")
     >>> image = predictor.decode(Path("cat.png").read_bytes())
@@ -91,111 +91,121 @@ class Predictor:
         threads: int | None = None,
         precision: Precision = "fp32",
     ) -> Predictor:
-        """Load, verify and warm up the bundle at `path`."""
+        """Load and verify the bundle at `path`.
+
+        Raises:
+            AbnnError: as `load_bundle` and `Session`.
+        """
         return cls(Session(load_bundle(path), device, threads, precision))
 
     @classmethod
     def from_settings(cls, settings: Settings, *, drift: bool = False) -> Predictor:
-        """Load, verify and warm up the bundle that `settings` name; `drift` measures that of every sample too."""
+        """Load and verify the bundle in `settings`; with `drift`, predictions include drift."""
         bundle = load_bundle(settings.bundle, digest=settings.digest)
         session = Session(bundle, settings.device, settings.threads, settings.precision)
         return cls(session, settings.limits, settings.video_limits, drift=drift)
 
     @property
     def bundle(self) -> Bundle:
-        """The bundle that answers."""
+        """The session's bundle."""
         return self.session.bundle
 
     def decode(self, data: bytes) -> NDArray[np.uint8]:
-        """Encoded image bytes to uint8 (H, W, 3) of the model's size; InputError says what is wrong with them."""
+        """Decode an encoded image to the model's input, uint8 (H, W, 3).
+
+        Raises:
+            InputError: as `media.image.load_image`, or the model classifies videos.
+        """
         self._require("image")
         return load_image(data, self.bundle.manifest.input, self.limits)
 
     def decode_if_small(self, data: bytes, pixels: int) -> NDArray[np.uint8] | None:
-        """As `decode`; None, with nothing decoded, for a picture that declares more than `pixels`."""
+        """As `decode`, but returns None without decoding if the image header declares more than `pixels` pixels."""
         self._require("image")
         image = open_image(data, self.limits)
-        small = image.width * image.height <= pixels
-        return fit_image(to_pixels(image), self.bundle.manifest.input) if small else None
+        if image.width * image.height > pixels:
+            return None
+        return fit_image(to_pixels(image), self.bundle.manifest.input)
 
-    def decode_video(self, data: bytes, *, stopped: Callable[[], bool] = lambda: False) -> VideoClips:
-        """Encoded video bytes to the clips that the model asks for; raises as `media.video.decode_video` does."""
+    def decode_video(self, data: bytes, *, is_cancelled: Callable[[], bool] = lambda: False) -> VideoClips:
+        """Decode an encoded video to the model's clips; arguments and errors as `media.video.decode_video`."""
         self._require("video")
-        return decode_video(data, self.bundle.manifest.input, self.video_limits, stopped=stopped)
+        return decode_video(data, self.bundle.manifest.input, self.video_limits, is_cancelled=is_cancelled)
 
     def predict(self, images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]], *, top_k: int = 5) -> list[Prediction]:
-        """Classify samples, each as if it were alone.
+        """Classify samples. A sample's logits do not depend on the other samples.
 
         Args:
-            images: uint8 (N, H, W, 3), or a sequence of N arrays (H, W, 3); clips have (T, H, W, 3); N may be 0.
-            top_k: classes to name, at least 1; those beyond the number of classes are left out.
+            images: uint8 (N, H, W, 3) or (N, T, H, W, 3), or a sequence of N samples; N may be 0.
+            top_k: number of classes in each prediction, at least 1; at most all classes are returned.
 
         Raises:
-            InputShapeError: another dtype or size than the bundle's input.
+            ConfigError: `top_k` is less than 1.
+            InputShapeError: the dtype or shape is not that of the model's input.
         """
         if top_k < 1:
             raise ConfigError(f"top_k is {top_k}, expected at least 1")
         if len(images) == 0:
             return []
-        batch = images if isinstance(images, np.ndarray) else _stacked(images)
-        return [self.prediction(logits, top_k, drift) for logits, drift in self._measured(batch)]
+        batch = images if isinstance(images, np.ndarray) else _stack(images)
+        return [self.prediction(logits, top_k, drift) for logits, drift in self._run(batch)]
 
     def predict_video(self, video: VideoClips, *, top_k: int = 5) -> VideoPrediction:
-        """Classify one video: its clips alone, and the mean of their probabilities."""
+        """Classify each clip of a video, and the video by the mean of its clips' probabilities."""
         return self.video_prediction(self.session.run(video.pixels), top_k)
 
     def predict_videos(self, pixels: NDArray[np.uint8], counts: Sequence[int], *, top_k: int = 5) -> list[Prediction]:
-        """Classify several videos, each by the mean over its clips.
+        """Classify several videos, each by the mean of its clips' probabilities.
 
         Args:
-            pixels: uint8 (clips of all, T, H, W, 3).
-            counts: how many of them are each video's, in their order.
-            top_k: classes to name.
+            pixels: clips of all videos, uint8 (clips, T, H, W, 3).
+            counts: number of clips of each video, in order.
+            top_k: number of classes in each prediction.
         """
-        found = iter(self._measured(pixels) if len(pixels) else ())
-        answers = []
+        outputs = iter(self._run(pixels) if len(pixels) else ())
+        predictions = []
         for count in counts:
-            logits, drift = zip(*islice(found, count), strict=True)
-            whole = self.video_prediction(np.stack(logits), top_k).whole
-            answers.append(replace(whole, drift=None if drift[0] is None else np.mean(drift, axis=0)))
-        return answers
+            logits, drift = zip(*islice(outputs, count), strict=True)
+            overall = self.video_prediction(np.stack(logits), top_k).overall
+            predictions.append(replace(overall, drift=None if drift[0] is None else np.mean(drift, axis=0)))
+        return predictions
 
-    def _measured(self, batch: NDArray[np.uint8]) -> Iterable[tuple[NDArray[np.float32], NDArray[np.float32] | None]]:
-        """Logits of each sample, and its drift where the session measures it."""
+    def _run(self, batch: NDArray[np.uint8]) -> Iterable[tuple[NDArray[np.float32], NDArray[np.float32] | None]]:
+        """Pairs of logits and drift for each sample; drift is None if it is not measured."""
         if self._meter is None:
             return ((logits, None) for logits in self.session.run(batch))
         return zip(*self._meter.run(batch), strict=True)
 
     def video_prediction(self, logits: NDArray[np.float32], top_k: int) -> VideoPrediction:
-        """The logits of one video's clips, float32 (clips, classes), as an answer that names `top_k` classes."""
+        """The prediction for one video from its clips' logits, float32 (clips, classes)."""
         mean = softmax(logits).mean(axis=0)
-        whole = np.log(np.maximum(mean, np.finfo(np.float32).tiny)).astype(np.float32)
+        log_mean = np.log(np.maximum(mean, np.finfo(np.float32).tiny)).astype(np.float32)
         clips = tuple(self.prediction(row, top_k) for row in logits)
-        return VideoPrediction(whole=self.prediction(whole, top_k), clips=clips)
+        return VideoPrediction(overall=self.prediction(log_mean, top_k), clips=clips)
 
     def _require(self, modality: str) -> None:
-        own = self.bundle.manifest.input.modality
-        if own != modality:
+        manifest = self.bundle.manifest
+        if manifest.input.modality != modality:
             raise UnsupportedFormatError(
-                f"{self.bundle.manifest.name} classifies {own}s, expected one, not {modality}s"
+                f"{manifest.name} classifies {manifest.input.modality}s, not {modality}s; choose another model"
             )
 
     def prediction(
         self, logits: NDArray[np.float32], top_k: int, drift: NDArray[np.float32] | None = None
     ) -> Prediction:
-        """One sample's logits, float32 (classes,), as an answer that names `top_k` classes."""
+        """The prediction for one sample from its logits, float32 (classes,)."""
         names = self.bundle.labels.names
         probabilities = softmax(logits)
         best = (-probabilities).argsort(kind="stable")[:top_k]
         scores = zip(best.tolist(), probabilities[best].tolist(), strict=True)
-        top = [ClassScore(index=index, label=names[index], probability=share) for index, share in scores]
+        top = [ClassScore(index=index, label=names[index], probability=probability) for index, probability in scores]
         return Prediction(top=tuple(top), logits=logits, drift=drift)
 
 
-def _stacked(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+def _stack(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     shapes = {(image.shape, image.dtype.name) for image in images}
     if len(shapes) > 1:
         raise InputShapeError(
-            f"inputs have {len(shapes)} different shapes or dtypes, expected one: {sorted(shapes)[:2]}"
+            f"samples have {len(shapes)} different shapes or dtypes, expected one: {sorted(shapes)[:2]}"
         )
     return np.asarray(images)

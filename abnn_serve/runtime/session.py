@@ -1,4 +1,4 @@
-"""A bundle's graph ready to run, and the proof that it computes what was exported."""
+"""A bundle's graph in an engine, checked against the bundle's golden vectors."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from abnn_serve.runtime.providers import open_engine
 from abnn_serve.runtime.settings import Device
 from abnn_serve.spec import Precision, model_file
 
-GOLDEN_TOLERANCE = 1e-3  # processors differ in the last digits of fp32; a wrong graph differs by far more
-MAX_BATCH = max_batch()  # pictures, or frames, in one run
-_VARIANT_SLACK = 3  # other processors and engines round elsewhere
+GOLDEN_TOLERANCE = 1e-3  # fp32 logits differ less between processors, and far more from a wrong graph's
+_VARIANT_SLACK = 3  # other processors and engines round differently
 
 
 class Session:
-    """A bundle's graph, ready to run.
+    """Runs a bundle's graph.
 
     Args:
-        bundle: verified by `load_bundle`.
+        bundle: as `load_bundle` returns it.
         device: as for `open_engine`.
-        threads: of one run; None takes the cores that this process may use.
-        precision: one that the bundle has.
+        threads: threads per run; None takes all cores that this process may use.
+        precision: one of the bundle's precisions.
 
     Attributes:
-        provider: what runs the graph; several, where parts run on others, joined by `+`.
-        placement: how many nodes of each kind run on which provider.
-        providers: with which ONNX Runtime runs another graph in the same place.
-        max_batch: samples in one run.
+        engine: runs the graph; `run` adds the input check and splits large batches.
+        provider: name of the provider; if several run parts of the graph, their names joined by `+`.
+        placement: number of nodes by provider and operator.
+        providers: ONNX Runtime providers that run another graph on the same device.
+        max_batch: largest batch per run; `run` splits larger ones.
 
     Raises:
-        ConfigError: the bundle lacks this precision.
-        DeviceError: the device that was asked for would not run the graph.
-        BundleIntegrityError: other inputs or outputs than declared, or other logits than the golden ones.
+        ConfigError: the bundle does not have this precision.
+        DeviceError: the device is unavailable or would not run the graph.
+        BundleIntegrityError: the graph does not match the manifest, or its logits the golden ones.
     """
 
     def __init__(
@@ -46,22 +46,28 @@ class Session:
         if precision not in bundle.manifest.precisions:
             raise ConfigError(
                 f"{bundle.path} has no {precision} graph, only {', '.join(bundle.manifest.precisions)}; "
-                f"choose one of these, or export it again with --precision {precision}"
+                f"choose one of these, or export the bundle again with --precision {precision}"
             )
         self.bundle = bundle
         self.precision = precision
         self.threads = threads or usable_cores()
         sampling = bundle.manifest.input.sampling
-        self.max_batch = max_batch(sampling.frames) if sampling else MAX_BATCH
-        self._engine = _open(bundle, device, self.threads, precision)
-        self.placement = self._engine.placement
-        self.providers = self._engine.providers
+        self.max_batch = max_batch(sampling.frames if sampling else 1)
+        self.engine: Engine = _open(bundle, device, self.threads, precision)
+        self.placement = self.engine.placement
+        self.providers = self.engine.providers
         self.provider = "+".join(self.placement)
         self._check_signature()
         self._check_golden()
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """uint8 (N, H, W, 3), or clips (N, T, H, W, 3), to logits, float32 (N, classes); N is at least 1.
+        """Compute the logits of samples.
+
+        Args:
+            images: uint8 (N, H, W, 3), or clips, uint8 (N, T, H, W, 3); N >= 1.
+
+        Returns:
+            float32 (N, classes).
 
         Raises:
             InputShapeError: another dtype or shape.
@@ -73,23 +79,24 @@ class Session:
             )
         images = np.ascontiguousarray(images)
         if len(images) <= self.max_batch:
-            return self._engine.run(images)
-        parts = [self._engine.run(images[batch]) for batch in batch_slices(len(images), self.max_batch)]
+            return self.engine.run(images)
+        parts = [self.engine.run(images[batch]) for batch in batch_slices(len(images), self.max_batch)]
         return np.concatenate(parts)
 
     def _check_signature(self) -> None:
         spec = self.bundle.manifest.input
-        wanted = (
+        expected_ports = (
             Port(spec.modality, "uint8", (None, *spec.shape)),
             Port("logits", "float32", (None, len(self.bundle.labels))),
         )
-        for kind, found, port in zip(
-            ("inputs", "outputs"), (self._engine.inputs, self._engine.outputs), wanted, strict=True
+        for kind, ports, expected in zip(
+            ("inputs", "outputs"), (self.engine.inputs, self.engine.outputs), expected_ports, strict=True
         ):
-            if found != (port,):
+            if ports != (expected,):
                 raise BundleIntegrityError(
                     f"{self.bundle.path / model_file(self.precision)} has the {kind} "
-                    f"{', '.join(map(str, found)) or 'none'}, expected {port} with a dynamic batch; export it again"
+                    f"{', '.join(map(str, ports)) or 'none'}, expected {expected} with a dynamic batch; export the "
+                    "bundle again"
                 )
 
     def _check_golden(self) -> None:
@@ -98,12 +105,12 @@ class Session:
             error = float(np.abs(self.run(golden.inputs) - golden.logits).max())
         except (InputShapeError, ValueError) as problem:
             raise BundleIntegrityError(
-                f"{self.bundle.path / 'golden.npz'} does not fit the graph: {problem}"
+                f"{self.bundle.path / 'golden.npz'} does not match the graph: {problem}; export the bundle again"
             ) from problem
         if not error <= self._tolerance:
             raise BundleIntegrityError(
-                f"{self.bundle.path} in {self.precision} on {self.provider} gives logits that differ by {error:.2g} "
-                f"from the golden ones, {self._tolerance:.2g} is allowed; export it again, or use another device"
+                f"{self.bundle.path}: {self.precision} logits on {self.provider} differ from the golden logits by "
+                f"{error:.2g}, the tolerance is {self._tolerance:.2g}; export the bundle again, or use another device"
             )
 
     @property
@@ -118,5 +125,5 @@ def _open(bundle: Bundle, device: Device, threads: int, precision: Precision) ->
         return open_engine(bundle.read(file), device, threads, precision)
     except AbnnError:
         raise
-    except Exception as error:  # the engines' exception classes share no base of their own
-        raise BundleIntegrityError(f"{bundle.path / file} cannot be loaded: {one_line(error)}") from error
+    except Exception as error:  # the engines' exceptions have no common base class
+        raise BundleIntegrityError(f"cannot load {bundle.path / file}: {one_line(error)}") from error

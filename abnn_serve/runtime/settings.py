@@ -1,4 +1,4 @@
-"""Settings from ABNN_* environment variables."""
+"""Settings for inference from ABNN_* environment variables; docs/configuration.md lists them."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ DEFAULT_VIDEO_BUNDLE = "motions-abnn"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How to run and what to refuse.
+    """Bundles, device and input limits.
 
     Attributes:
         bundle: directory of the bundle.
-        digest: identity that the bundle must have; None accepts any.
-        device: where to run; `auto` falls back to the CPU, any other fails where it is not to be had.
-        precision: of the graph; the bundle must have it.
-        threads: of one inference, at least 1; None takes the cores that this process may use.
-        limits: of one uploaded image.
-        video_bundle: directory of the bundle that classifies videos; None where there is none.
-        video_limits: of one uploaded video.
+        digest: required digest of the bundle; None accepts any.
+        device: `auto` uses CUDA if available, else the CPU; with any other value, an unavailable device is an error.
+        precision: precision of the graph; the bundle must have it.
+        threads: threads per inference, at least 1; None takes all cores that this process may use.
+        limits: limits for one image.
+        video_bundle: directory of the bundle that classifies videos; None for none.
+        video_limits: limits for one video.
     """
 
     bundle: Path
@@ -44,7 +44,11 @@ class Settings:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Settings:
-        """Read the ABNN_* variables that the README lists; ConfigError for a value that cannot be used."""
+        """Read the variables in docs/configuration.md.
+
+        Raises:
+            ConfigError: a variable has an invalid value.
+        """
         device = environ.get("ABNN_DEVICE", "auto")
         if device not in get_args(Device):
             raise ConfigError(f"ABNN_DEVICE is {device!r}, expected one of {', '.join(get_args(Device))}")
@@ -73,30 +77,38 @@ class Settings:
         )
 
     def for_video(self) -> Settings:
-        """The same, of the bundle that classifies videos; ConfigError where there is none."""
+        """These settings for the video bundle, in fp32 and without a required digest.
+
+        Raises:
+            ConfigError: there is no video bundle.
+        """
         if self.video_bundle is None:
-            raise ConfigError("there is no bundle for videos here; name one with ABNN_VIDEO_BUNDLE or --bundle")
+            raise ConfigError("no video bundle is configured; set ABNN_VIDEO_BUNDLE, or use --bundle")
         return replace(self, bundle=self.video_bundle, digest=None, precision="fp32")
 
 
 def default_bundle(name: str = DEFAULT_BUNDLE) -> Path:
-    """A bundle that comes with abnn_serve: beside the package in a checkout or a bento, inside it when installed."""
+    """Directory of a bundle that ships with abnn_serve: beside the package in a checkout or bento, else inside it."""
     package = Path(__file__).parents[1]
-    beside, inside = package.parent / "models" / name, package / "models" / name
-    return beside if beside.is_dir() else inside
+    checkout_bundle, installed_bundle = package.parent / "models" / name, package / "models" / name
+    return checkout_bundle if checkout_bundle.is_dir() else installed_bundle
 
 
 def _video_bundle(environ: Mapping[str, str]) -> Path | None:
-    if named := environ.get("ABNN_VIDEO_BUNDLE"):
-        return Path(named)
+    if path := environ.get("ABNN_VIDEO_BUNDLE"):
+        return Path(path)
     return None if environ.get("ABNN_BUNDLE") else default_bundle(DEFAULT_VIDEO_BUNDLE)
 
 
-def read_count(environ: Mapping[str, str], name: str, least: int = 1) -> int | None:
-    """The whole number in a variable, None where it is not set; ConfigError for anything else."""
+def read_count(environ: Mapping[str, str], name: str, minimum: int = 1) -> int | None:
+    """Read a whole number from a variable; None if it is unset or blank.
+
+    Raises:
+        ConfigError: not a whole number, or less than `minimum`.
+    """
     text = environ.get(name, "").strip()
     if not text:
         return None
-    if not text.isdecimal() or int(text) < least:
-        raise ConfigError(f"{name} is {text!r}, expected a whole number of at least {least}")
+    if not text.isdecimal() or int(text) < minimum:
+        raise ConfigError(f"{name} is {text!r}, expected a whole number of at least {minimum}")
     return int(text)

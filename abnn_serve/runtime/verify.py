@@ -1,4 +1,4 @@
-"""Whether every graph of a bundle runs here and gives what was recorded."""
+"""Checks that every graph of a bundle runs on this machine and reproduces the golden vectors."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from abnn_serve.runtime.session import Session
 
 
 def check_graphs(bundle: Bundle) -> None:
-    """Load every graph of a bundle on the CPU and replay the golden vectors; what `Session` and `DriftMeter` raise."""
+    """Load every graph of a bundle on the CPU and replay its golden vectors.
+
+    Raises:
+        AbnnError: as `Session` and `DriftMeter`.
+    """
     for precision in bundle.manifest.precisions:
-        if precision != "bf16":  # the fp32 graph once more
+        if precision != "bf16":  # bf16 uses the fp32 graph
             session = Session(bundle, "cpu", precision=precision)
             if precision == "fp32" and DRIFT_FILE in bundle.manifest.files:
                 DriftMeter(session)

@@ -1,1 +1,1 @@
-"""Offline scoring: any number of samples to Parquet, each exactly once; never imports torch."""
+"""Offline batch scoring: classify a whole data source into Parquet files; never imports torch."""

@@ -1,4 +1,4 @@
-"""Rows to pixels, in other processes: Python decodes small pictures under its lock, which threads would wait for."""
+"""Decodes rows to pixels in worker processes: in threads, decoding small images would contend for Python's lock."""
 
 from __future__ import annotations
 
@@ -26,20 +26,21 @@ from abnn_serve.scoring.plan import Row
 from abnn_serve.scoring.sources.filesystem import locate
 from abnn_serve.spec import InputSpec
 
-_READS_AT_ONCE = 16  # of one process: a remote file takes tens of milliseconds to begin
-_AHEAD = 4  # chunks for each process that wait for the predictor
+_CONCURRENT_READS = 16  # per process; a remote file takes tens of milliseconds to open
+_CHUNKS_AHEAD = 4  # decoded chunks per process that wait for the predictor
 
 Key = TypeVar("Key")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decoded:
-    """What came of some rows: a problem for each, empty where there is none, and the pixels of those without.
+    """The decoded samples of some rows. Rows with a problem have no samples.
 
     Attributes:
-        pixels: uint8 (samples of the good rows, *spec.shape): a picture is one, a video as many as it has clips.
-        counts: how many samples each good row has.
-        digests: sha256 of each row's content, in hexadecimal; empty where it could not be read.
+        pixels: uint8 (samples, *spec.shape), in row order: one sample per image, one per clip of a video.
+        counts: number of samples of each row without a problem.
+        problems: for each row, why it could not be decoded; empty if it was.
+        digests: for each row, the sha256 of its content in hexadecimal; empty if it could not be read.
     """
 
     pixels: NDArray[np.uint8]
@@ -50,21 +51,21 @@ class Decoded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decoder:
-    """Brings the content of rows to a model's input, as `Predictor.decode` and `decode_video` do."""
+    """Reads and decodes rows, exactly as `Predictor.decode` and `Predictor.decode_video` do."""
 
     spec: InputSpec
     limits: ImageLimits
     video_limits: VideoLimits
 
     def __call__(self, rows: Sequence[Row]) -> Decoded:
-        """Read and decode; what is wrong with a row's content is its problem and no error."""
+        """Read and decode rows; reports unreadable content as a problem of its row instead of raising."""
         samples, problems, digests = [], [], []
         for content, problem in self._read(rows):
             if not problem:
                 try:
                     samples.append(self._pixels(content))
                 except InputError as error:
-                    problem = str(error)  # noqa: PLW2901 - what is wrong now
+                    problem = str(error)  # noqa: PLW2901
             problems.append(problem)
             digests.append(hashlib.sha256(content).hexdigest() if content else "")
         return Decoded(
@@ -81,26 +82,26 @@ class Decoder:
 
     def _read(self, rows: Sequence[Row]) -> list[tuple[bytes, str]]:
         if any(isinstance(row.content, str) for row in rows):
-            with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
+            with ThreadPoolExecutor(_CONCURRENT_READS) as pool:
                 return list(pool.map(self._content, rows))
         return [self._content(row) for row in rows]
 
     def _content(self, row: Row) -> tuple[bytes, str]:
-        """The bytes of a row, and what is wrong where there are none."""
+        """The bytes of a row, and the problem if they could not be read."""
         if row.problem or isinstance(row.content, bytes):
             return (row.content if isinstance(row.content, bytes) else b""), row.problem
         try:
             system, path = locate(row.content)
             limits = self.video_limits if self.spec.sampling else self.limits
             return system.cat_file(path, end=limits.max_bytes + 1), ""
-        except Exception as error:  # each file system raises its own
+        except Exception as error:  # every file system has its own exceptions
             return b"", f"cannot be read: {getattr(error, 'strerror', None) or one_line(error)}"
 
 
 class DecodePool:
-    """A decoder in `workers` processes; in this one where there are none.
+    """Runs a decoder in `workers` processes, or in this one if `workers` is 0.
 
-    Use it as a context. Its processes end with this one, even if that is killed.
+    Use it as a context manager. The processes exit with this one, even if it is killed.
     """
 
     def __init__(self, decoder: Decoder, workers: int) -> None:
@@ -109,7 +110,9 @@ class DecodePool:
 
     def __enter__(self) -> Self:
         if self._workers:
-            self._processes = ProcessPoolExecutor(self._workers, mp.get_context("spawn"), _start, (self._decoder,))
+            self._processes = ProcessPoolExecutor(
+                self._workers, mp.get_context("spawn"), _start_worker, (self._decoder,)
+            )
         return self
 
     def __exit__(
@@ -119,7 +122,7 @@ class DecodePool:
             self._processes.shutdown(cancel_futures=True)
 
     def map(self, chunks: Iterable[tuple[Key, list[Row]]]) -> Iterator[tuple[Key, list[Row], Decoded]]:
-        """Chunks, each with a key, in their order; some are decoded ahead of the one that is asked for."""
+        """Decode chunks, each with a key, in order; decodes a few chunks ahead of the caller."""
         if self._processes is None:
             for key, rows in chunks:
                 yield key, rows, self._decoder(rows)
@@ -127,33 +130,33 @@ class DecodePool:
         ahead: deque[tuple[Key, list[Row], Future[Decoded]]] = deque()
         for key, rows in chunks:
             ahead.append((key, rows, self._processes.submit(_decode, rows)))
-            if len(ahead) > _AHEAD * self._workers:
-                yield _taken(*ahead.popleft())
+            if len(ahead) > _CHUNKS_AHEAD * self._workers:
+                yield _result(*ahead.popleft())
         while ahead:
-            yield _taken(*ahead.popleft())
+            yield _result(*ahead.popleft())
 
 
-def _taken(key: Key, rows: list[Row], future: Future[Decoded]) -> tuple[Key, list[Row], Decoded]:
+def _result(key: Key, rows: list[Row], future: Future[Decoded]) -> tuple[Key, list[Row], Decoded]:
     try:
         return key, rows, future.result()
     except BrokenProcessPool as error:
         raise ScoringError(
-            "a decoding process died, perhaps for want of memory; give fewer --workers, and run again to go on"
+            "a decoding process died, perhaps because memory ran out; run again with fewer --workers to continue"
         ) from error
 
 
 _decoder: Decoder | None = None
 
 
-def _start(decoder: Decoder) -> None:
-    global _decoder  # noqa: PLW0603 - a process has one
+def _start_worker(decoder: Decoder) -> None:
+    global _decoder  # noqa: PLW0603 - set once per worker process
     _decoder = decoder
     quiet_pillow()
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # C libraries print there what the row's error says
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # C libraries print there what the row's problem already says
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _end_with_parent() -> None:
+def _exit_with_parent() -> None:
     parent = mp.parent_process()
     if parent is not None:
         wait([parent.sentinel])

@@ -1,4 +1,4 @@
-"""Units to shards: decoding ahead, predicting, writing behind; what both engines run."""
+"""The scoring loop of both engines: decodes units ahead, predicts, and writes shards in the background."""
 
 from __future__ import annotations
 
@@ -14,52 +14,51 @@ from abnn_serve.scoring.decode import DecodePool
 from abnn_serve.scoring.ledger import Ledger
 from abnn_serve.scoring.plan import Plan, Row, Source, Unit
 from abnn_serve.scoring.scorer import Scorer
-from abnn_serve.scoring.shard import Done, ShardWriter
+from abnn_serve.scoring.shard import FinishedShard, ShardWriter
 
-_WRITES_BEHIND = 16
+_MAX_PENDING_WRITES = 16
 
-Seen = Callable[[int, int], None]  # told of rows that were answered, and of the errors among them
+OnRows = Callable[[int, int], None]  # called with the number of scored rows and the number of errors among them
 
 
 def score_units(
-    source: Source, units: Iterable[Unit], scorer: Scorer, pool: DecodePool, folder: Path, on_rows: Seen
-) -> Generator[Done, None, None]:
-    """Score units in their order; each is yielded when its shard is in place.
+    source: Source, units: Iterable[Unit], scorer: Scorer, pool: DecodePool, folder: Path, on_rows: OnRows
+) -> Generator[FinishedShard, None, None]:
+    """Score units in order; yields the record of each shard once its file is in place.
 
-    A unit's rows go to the predictor in the same batches whoever runs it and whatever ran before, so that its shard is
-    the same bytes each time.
+    A unit is cut into the same batches whichever process scores it, so its shard always has the same bytes.
     """
-    with closing(_Behind()) as behind:
+    with closing(_BackgroundWriter()) as writer:
         chunks = _chunks(source, units, scorer.predictor.session.max_batch)
         for unit, parts in groupby(pool.map(chunks), key=lambda part: part[0]):
-            shard = behind.open(ShardWriter(folder, unit.index, scorer.schema))
+            shard = writer.open(ShardWriter(folder, unit.index, scorer.schema))
             for _, rows, decoded in parts:
                 if rows:
                     batch = scorer(rows, decoded)
-                    behind.submit(shard.write, batch)
+                    writer.submit(shard.write, batch)
                     on_rows(len(batch), len(batch) - batch["error"].null_count)
-                yield from behind.settled(_WRITES_BEHIND)
-            behind.submit(shard.finish)
-        yield from behind.settled(0)
+                yield from writer.wait(_MAX_PENDING_WRITES)
+            writer.submit(shard.finish)
+        yield from writer.wait(0)
 
 
-def score_here(
-    plan: Plan, scorer: Scorer, ledger: Ledger, *, workers: int, max_errors: int | None, on_rows: Seen
+def score_locally(
+    plan: Plan, scorer: Scorer, ledger: Ledger, *, workers: int, max_errors: int | None, on_rows: OnRows
 ) -> None:
-    """The local engine: score the units that are not done, decoding in `workers` processes.
+    """The local engine: score the unfinished units in this process, decoding in `workers` others.
 
     Raises:
-        ScoringError: more than `max_errors` bad rows in all, or the disk is full; finished shards are kept.
+        ScoringError: more than `max_errors` errors in all, or the disk is full; finished shards are kept.
     """
-    ledger.hold(max_errors)
-    left = [unit for unit in plan.units if unit.index not in ledger.done]
+    ledger.check_errors(max_errors)
+    units = [unit for unit in plan.units if unit.index not in ledger.done]
     with (
-        DecodePool(scorer.decoder, workers if left else 0) as pool,
-        closing(score_units(plan.source, left, scorer, pool, ledger.folder, on_rows)) as finished,
+        DecodePool(scorer.decoder, workers if units else 0) as pool,
+        closing(score_units(plan.source, units, scorer, pool, ledger.folder, on_rows)) as shards,
     ):
-        for done in finished:
-            ledger.add(done)
-            ledger.hold(max_errors)
+        for shard in shards:
+            ledger.add(shard)
+            ledger.check_errors(max_errors)
 
 
 def _chunks(source: Source, units: Iterable[Unit], size: int) -> Iterator[tuple[Unit, list[Row]]]:
@@ -67,36 +66,35 @@ def _chunks(source: Source, units: Iterable[Unit], size: int) -> Iterator[tuple[
         rows = source.read(unit)
         while chunk := list(islice(rows, size)):
             yield unit, chunk
-        yield unit, []  # a unit without rows is a shard too
+        yield unit, []  # so that a unit without rows gets a shard too
 
 
-class _Behind:
-    """Writes in a thread of its own; what was not finished when it is closed is dropped."""
+class _BackgroundWriter:
+    """Runs the writes of shards in one thread; closing it discards unfinished shards."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1)
-        self._writes: deque[Future[Done | None]] = deque()
+        self._writes: deque[Future[FinishedShard | None]] = deque()
         self._shards: deque[ShardWriter] = deque()
 
     def open(self, shard: ShardWriter) -> ShardWriter:
-        """Answer for a shard until it is finished."""
+        """Register a shard, to discard it if it is unfinished on close."""
         self._shards.append(shard)
         return shard
 
-    def submit(self, write: Callable[..., Done | None], *arguments: Any) -> None:
-        """Write after what was submitted before."""
+    def submit(self, write: Callable[..., FinishedShard | None], *arguments: Any) -> None:
+        """Queue a write."""
         self._writes.append(self._thread.submit(write, *arguments))
 
-    def settled(self, most: int) -> Iterator[Done]:
-        """Wait until at most so many writes are under way; yields the shards that are in place by then."""
-        while len(self._writes) > most:
-            done = self._writes.popleft().result()
-            if done:
+    def wait(self, max_pending: int) -> Iterator[FinishedShard]:
+        """Wait until at most `max_pending` writes are queued; yields the shards finished meanwhile."""
+        while len(self._writes) > max_pending:
+            shard = self._writes.popleft().result()
+            if shard:
                 self._shards.popleft()
-                yield done
+                yield shard
 
     def close(self) -> None:
-        """Stop, and leave nothing unfinished behind."""
         self._thread.shutdown(cancel_futures=True)
         for shard in self._shards:
-            shard.drop()
+            shard.discard()

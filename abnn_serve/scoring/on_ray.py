@@ -1,7 +1,7 @@
-"""The Ray engine: units over a pool of actors, scheduled by Ray Data; every actor does what the local engine does.
+"""The Ray engine: distributes units over a pool of actors with Ray Data; each actor runs the local engine's loop.
 
-What travels is units and the records of finished shards, never pixels or predictions: an actor reads its units itself
-and puts their shards in place itself, so that Ray's order, retries and losses cannot show in the output.
+Only units and the records of finished shards travel, never pixels or predictions. An actor reads its own units and
+writes its own shards, so the order, retries and losses of Ray Data cannot affect the output.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from abnn_serve.errors import AbnnError, ConfigError, ScoringError, one_line
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.runtime.settings import Device, Settings
 from abnn_serve.scoring.decode import DecodePool
-from abnn_serve.scoring.engine import Seen, score_units
+from abnn_serve.scoring.engine import OnRows, score_units
 from abnn_serve.scoring.ledger import Ledger
 from abnn_serve.scoring.plan import Plan, Source
 from abnn_serve.scoring.scorer import Columns, Scorer
-from abnn_serve.scoring.shard import Done
+from abnn_serve.scoring.shard import FinishedShard
 
-_HINT = "; is it running there? Where it asks for a token, set RAY_AUTH_MODE=token: Ray sends none by itself"
+_HINT = "; is it running? If it requires a token, set RAY_AUTH_MODE=token: Ray sends none by default"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RayPool:
-    """Where to run, and on how many.
+    """A pool of Ray actors.
 
     Attributes:
-        address: of a cluster, as `ray.init` takes it; None starts Ray on this machine, or joins what this process has.
-        actors: each with a predictor of its own.
-        cpus: cores of one actor; its predictor has as many threads.
-        gpus: of one actor; parts share a GPU.
-        device: of every actor; `auto` is CUDA where an actor has GPUs, else the CPU.
+        address: address of a cluster, as for `ray.init`; None uses the Ray of this process, or starts a local one.
+        actors: number of actors; each has its own predictor.
+        cpus: cores per actor, which are also the threads of its predictor.
+        gpus: GPUs per actor; actors with fractions share a GPU.
+        device: device of every actor; `auto` is CUDA for actors with GPUs, otherwise the CPU.
     """
 
     address: str | None = None
@@ -47,47 +47,48 @@ class RayPool:
     def __post_init__(self) -> None:
         if self.actors < 1 or self.cpus < 1 or self.gpus < 0:
             raise ConfigError(
-                f"the pool has {self.actors} actors of {self.cpus} cores and {self.gpus} GPUs, expected 1, 1, 0 or more"
+                f"the pool has {self.actors} actors with {self.cpus} cores and {self.gpus} GPUs each; "
+                "expected at least 1, 1 and 0"
             )
         if self.device in {"cuda", "tensorrt"} and not self.gpus:
-            raise ConfigError(f"ABNN_DEVICE is {self.device!r} and --gpus is 0, expected more; give --gpus 1")
+            raise ConfigError(f"ABNN_DEVICE is {self.device!r}, but --gpus is 0; add --gpus 1")
         if self.device in {"cpu", "openvino"} and self.gpus:
             raise ConfigError(
-                f"ABNN_DEVICE is {self.device!r} and --gpus is {self.gpus:g}, expected 0; leave one of them out"
+                f"ABNN_DEVICE is {self.device!r}, but --gpus is {self.gpus:g}; drop --gpus or set ABNN_DEVICE=cuda"
             )
 
     @property
     def actor_device(self) -> Device:
-        """Where an actor runs: one that has GPUs must use them, whatever `auto` would fall back to."""
+        """The device of an actor: `auto` must not fall back to the CPU on an actor that has GPUs."""
         if self.device == "auto":
             return "cuda" if self.gpus else "cpu"
         return self.device
 
 
 def score_on_ray(
-    plan: Plan, scorer: Scorer, ledger: Ledger, pool: RayPool, *, max_errors: int | None, on_rows: Seen
+    plan: Plan, scorer: Scorer, ledger: Ledger, pool: RayPool, *, max_errors: int | None, on_rows: OnRows
 ) -> None:
-    """Score the units that are not done.
+    """Score the unfinished units on Ray actors.
 
     Args:
-        plan: what to score.
-        scorer: whose bundle every node has at the same path, and whose columns are wanted.
-        ledger: of the output directory, which every node has at the same path.
-        pool: of actors.
-        max_errors: bad rows past which it stops, counted by shard.
-        on_rows: told of the rows and errors of every finished shard.
+        plan: the units.
+        scorer: supplies the columns and the bundle, which every node must see at the same path.
+        ledger: of the output directory, which every node must see at the same path.
+        pool: the actors.
+        max_errors: stop after more than this many errors, counted per finished shard.
+        on_rows: called with the rows and errors of each finished shard.
 
     Raises:
-        ScoringError: as `score_here`, and where Ray does not give back every unit.
+        ScoringError: as `score_locally`, or Ray fails or does not return every unit.
     """
-    ledger.hold(max_errors)
-    left = {unit.index: unit for unit in plan.units if unit.index not in ledger.done}
-    if not left:
+    ledger.check_errors(max_errors)
+    pending = {unit.index: unit for unit in plan.units if unit.index not in ledger.done}
+    if not pending:
         return
-    ray, own = _start(pool)
+    ray, started = _start(pool)
     try:
-        dataset = ray.data.from_items([{"unit": unit} for unit in left.values()], override_num_blocks=len(left))
-        finished = dataset.map_batches(
+        dataset = ray.data.from_items([{"unit": unit} for unit in pending.values()], override_num_blocks=len(pending))
+        records = dataset.map_batches(
             _Actor,
             fn_constructor_args=(plan.source, _settings(scorer, pool), scorer.columns, ledger.folder.absolute()),
             batch_size=1,
@@ -95,21 +96,23 @@ def score_on_ray(
             num_cpus=pool.cpus,
             num_gpus=pool.gpus,
         )
-        for row in finished.iter_rows():
-            if problem := row.pop("problem"):
+        for record in records.iter_rows():
+            if problem := record.pop("problem"):
                 raise ScoringError(problem)
-            done = Done(**row)
-            ledger.add(done)
-            on_rows(done.rows, done.errors)
-            ledger.hold(max_errors)
-            left.pop(done.unit, None)
+            shard = FinishedShard(**record)
+            ledger.add(shard)
+            on_rows(shard.rows, shard.errors)
+            ledger.check_errors(max_errors)
+            pending.pop(shard.unit, None)
     except ray.exceptions.RayError as error:
-        raise ScoringError(f"Ray gave up: {one_line(error)}; finished shards are kept: run again to go on") from error
+        raise ScoringError(f"Ray failed: {one_line(error)}; finished shards are kept: run again to continue") from error
     finally:
-        if own:
+        if started:
             ray.shutdown()
-    if left:  # Ray Data has lost rows without an error before
-        raise ScoringError(f"{ledger.folder}: Ray gave no answer for {len(left):,} shards; run again to go on")
+    if pending:  # Ray Data has dropped rows without an error (ray-project/ray issue 51188)
+        raise ScoringError(
+            f"{ledger.folder}: Ray returned no result for {len(pending):,} shards; run again to continue"
+        )
 
 
 def _settings(scorer: Scorer, pool: RayPool) -> Settings:
@@ -126,7 +129,7 @@ def _settings(scorer: Scorer, pool: RayPool) -> Settings:
 
 
 def _start(pool: RayPool) -> tuple[Any, bool]:
-    """Ray, and whether it was started, or joined, here."""
+    """Import Ray and connect to it; returns the module, and whether this call made the connection."""
     try:
         import ray
         import ray.data
@@ -137,24 +140,26 @@ def _start(pool: RayPool) -> tuple[Any, bool]:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if pool.address is None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # an actor's end is retried, not read about
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray retries actors that die
         options |= {"num_cpus": pool.actors * pool.cpus, "include_dashboard": False}
-    own = not ray.is_initialized()
+    start = not ray.is_initialized()
     try:
-        if own:
+        if start:
             ray.init(address=pool.address or "local", **options)
-    except Exception as error:  # Ray raises plain ones too
+    except Exception as error:  # Ray also raises built-in exceptions
         raise ScoringError(
-            f"Ray does not start on {pool.address or 'this machine'}: {one_line(error)}{_HINT if pool.address else ''}"
+            f"cannot start Ray on this machine: {one_line(error)}"
+            if pool.address is None
+            else f"cannot connect to Ray at {pool.address}: {one_line(error)}{_HINT}"
         ) from error
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    return ray, own
+    return ray, start
 
 
 class _Actor:
-    """A predictor that scores units; Ray Data keeps a pool of them and makes a new one where one dies."""
+    """Scores units with its own predictor; Ray Data keeps a pool of actors and replaces those that die."""
 
     def __init__(self, source: Source, settings: Settings, columns: Columns, folder: Path) -> None:
         self._source, self._settings, self._columns, self._folder = source, settings, columns, folder
@@ -165,10 +170,10 @@ class _Actor:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         (unit,) = batch["unit"]
-        done, problem = Done(unit=unit.index, rows=0, errors=0, bytes=0), ""
+        shard, problem = FinishedShard(unit=unit.index, rows=0, errors=0, bytes=0), ""
         try:
             pool = DecodePool(self._scorer.decoder, 0)
-            (done,) = score_units(self._source, [unit], self._scorer, pool, self._folder, lambda *_: None)
-        except (AbnnError, OSError) as error:  # a value, as Ray rewrites what is raised
+            (shard,) = score_units(self._source, [unit], self._scorer, pool, self._folder, lambda *_: None)
+        except (AbnnError, OSError) as error:  # returned as a value, because Ray rewrites exceptions
             problem = one_line(error)
-        return {key: [value] for key, value in {**asdict(done), "problem": problem}.items()}
+        return {key: [value] for key, value in {**asdict(shard), "problem": problem}.items()}

@@ -1,4 +1,4 @@
-"""What is scored: rows, and the units in which they are read, written and counted as done."""
+"""The plan of a scoring run: its rows, grouped into units, and the source that reads them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class Row:
     """One sample.
 
     Attributes:
-        id: unique within its source, and the same wherever the source lies.
-        source: where it can be found again.
-        content: encoded bytes, or the address of a file to read them from.
-        truth: index of its class among the bundle's labels; None where the source does not say.
-        problem: why there is no content; empty where there is.
+        id: unique within its source; does not depend on where the source is stored.
+        source: path or URL of the sample.
+        content: encoded bytes, or the path or URL of the file that holds them.
+        truth: index of the true class in the bundle's labels; None if unknown.
+        problem: why the sample has no content; empty if it has.
     """
 
     id: str
@@ -30,29 +30,32 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unit:
-    """Rows that are scored and written together: one shard. `rows` is None where only reading will tell."""
+    """A unit of work: rows that are scored together and written as one shard.
+
+    `rows` is their number; None if not known in advance.
+    """
 
     index: int
     rows: int | None
 
 
 class Source(ABC):
-    """Reads units, and knows nothing of those it is not given: it travels to other machines at no cost."""
+    """Reads the rows of units. It is pickled to other processes and machines, so it holds no data."""
 
     @abstractmethod
     def read(self, unit: Unit) -> Iterator[Row]:
-        """The rows of one unit, always the same in the same order. What cannot be read is a row with a problem."""
+        """Yield the rows of a unit, always in the same order; a row that cannot be read has a `problem`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Everything to score.
+    """All units of a source.
 
     Attributes:
         source: reads the units.
-        units: at most `shard_rows` rows each, where the source can be cut.
-        column: of the encoded samples in Parquet.
-        digest: sha256 over the names and sizes of the files, and over a list's bytes, which tells a changed source.
+        units: at most `shard_rows` rows each; a tar file is one unit whatever its size.
+        column: Parquet column with the encoded samples.
+        digest: sha256 over the names and sizes of the files and the content of a list; changes with the source.
     """
 
     source: Source
@@ -63,26 +66,26 @@ class Plan:
 
     @property
     def rows(self) -> int | None:
-        """How many rows there are; None where only reading will tell."""
+        """Total number of rows; None if not known in advance."""
         counts = [unit.rows for unit in self.units if unit.rows is not None]
         return sum(counts) if len(counts) == len(self.units) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """A file of a source: its address, its name below the source's root, its size in bytes."""
+class SourceFile:
+    """A file of a source: its path or URL, its name relative to the source's root, and its size in bytes."""
 
     address: str
     name: str
     size: int
 
 
-class Truth:
-    """What a source calls classes, as indices among a bundle's labels; what the bundle does not know becomes None.
+class LabelMap:
+    """Maps the labels of a source to class indices of a bundle; labels unknown to the bundle become None.
 
     Args:
-        labels: of the bundle.
-        classes: the source's own names by number, where it has them; else its numbers are the bundle's.
+        labels: the bundle's classes.
+        classes: the source's class names by number; if empty, its numbers are the bundle's indices.
     """
 
     def __init__(self, labels: Labels, classes: tuple[str, ...] = ()) -> None:
@@ -90,7 +93,7 @@ class Truth:
         self._by_number = [self._by_name.get(name) for name in classes or labels.names]
 
     def __call__(self, label: object) -> int | None:
-        """A name, or a number as such or in digits, to the bundle's index."""
+        """Map a class name, a number or a number in digits; a class named by digits takes precedence over a number."""
         if isinstance(label, str) and (label.strip() in self._by_name or not label.strip().isdecimal()):
             return self._by_name.get(label.strip())
         number = int(label) if isinstance(label, int | str) else -1

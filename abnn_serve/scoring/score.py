@@ -1,4 +1,4 @@
-"""score: a source to a directory of predictions, each row exactly once."""
+"""score(): classify every row of a source exactly once, into a directory of Parquet files."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from abnn_serve.runtime.predictor import Predictor
-from abnn_serve.scoring.engine import Seen, score_here
-from abnn_serve.scoring.ledger import Request, open_ledger
+from abnn_serve.scoring.engine import OnRows, score_locally
+from abnn_serve.scoring.ledger import ScoringConfig, open_ledger
 from abnn_serve.scoring.on_ray import RayPool, score_on_ray
 from abnn_serve.scoring.scorer import Columns, Scorer
 from abnn_serve.scoring.sources.open import open_source
@@ -16,8 +16,8 @@ from abnn_serve.scoring.summary import Summary, summarise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Begun:
-    """Where a run begins: rows in all (None where only reading will tell), rows and errors that are done already."""
+class ScoreProgress:
+    """Progress of a run: total rows (None if not known in advance), rows scored so far, and errors among them."""
 
     total: int | None
     rows: int
@@ -35,40 +35,40 @@ def score(
     workers: int = 0,
     ray: RayPool | None = None,
     max_errors: int | None = None,
-    on_begin: Callable[[Begun], None] = lambda _: None,
-    on_rows: Seen = lambda *_: None,
+    on_start: Callable[[ScoreProgress], None] = lambda _: None,
+    on_rows: OnRows = lambda *_: None,
 ) -> Summary:
-    """Classify every row of a source, or what an earlier call with the same arguments has left.
+    """Classify every row of a source; a call with the arguments of an interrupted one resumes it.
 
     Args:
-        predictor: answers.
-        source: see `open_source`.
-        out: directory of the output; see `ledger` and `summary` for what is in it.
-        columns: of the output.
-        column: of the encoded samples in Parquet; `image` or `video`, as the bundle takes them, if None.
-        shard_rows: rows of one shard.
-        workers: processes that decode; 0 decodes in this one.
-        ray: runs on a pool of Ray actors instead, each decoding for itself.
-        max_errors: bad rows past which it stops; None for no limit.
-        on_begin: told where it begins.
-        on_rows: told of rows that were answered, and of the errors among them.
+        predictor: classifies the rows.
+        source: path, pattern or URL; see `open_source`.
+        out: output directory; `ledger` and `summary` describe its files.
+        columns: which columns to write.
+        column: Parquet column with the encoded samples; None means `image` or `video`, according to the bundle.
+        shard_rows: rows per shard.
+        workers: number of decoding processes; 0 decodes in this process.
+        ray: run on a pool of Ray actors, which decode their own rows.
+        max_errors: stop after more than this many rows with errors; None means no limit.
+        on_start: called once with the progress of earlier, interrupted calls.
+        on_rows: called with the number of newly scored rows and the number of errors among them.
 
     Raises:
         DataError: the source cannot be read.
-        ScoringError: `out` is in use or holds something else, the disk is full, or too many rows are bad.
+        ScoringError: `out` is in use or holds another run's output, the disk is full, or too many rows have errors.
     """
     labels, columns = predictor.bundle.labels, columns or Columns()
     modality = predictor.bundle.manifest.input.modality
     plan = open_source(source, labels, modality=modality, shard_rows=shard_rows, column=column, out=out)
-    with open_ledger(out, Request.of(plan, predictor, columns)) as ledger:
-        on_begin(Begun(total=plan.rows, rows=ledger.rows, errors=ledger.errors))
+    with open_ledger(out, ScoringConfig.of(plan, predictor, columns)) as ledger:
+        on_start(ScoreProgress(total=plan.rows, rows=ledger.rows, errors=ledger.errors))
         try:
             scorer = Scorer(predictor, columns)
             if ray:
                 score_on_ray(plan, scorer, ledger, ray, max_errors=max_errors, on_rows=on_rows)
             else:
-                score_here(plan, scorer, ledger, workers=workers, max_errors=max_errors, on_rows=on_rows)
+                score_locally(plan, scorer, ledger, workers=workers, max_errors=max_errors, on_rows=on_rows)
         finally:
-            ledger.tidy()
+            ledger.clean_up()
             summary = summarise(ledger, labels)
     return summary

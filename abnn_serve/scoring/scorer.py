@@ -1,4 +1,4 @@
-"""Scorer: decoded rows to rows of the output; the one code that every engine runs."""
+"""Scorer: classifies decoded rows and builds the output rows."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _NAME = pa.dictionary(pa.int32(), pa.string())
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Columns:
-    """What the output holds beside what it always does.
+    """Options for the output columns.
 
     Attributes:
-        top_k: classes named for each row, at least 1.
-        logits: a column with all of them.
-        drift: columns with the distance of each row's statistics from clean data; the bundle must have recorded them.
-        id: `path`, unique in the source, or `content`, its sha256.
+        top_k: number of classes in the column `top`, at least 1.
+        logits: add the column `logits`.
+        drift: add the columns `drift` and `drift_layers`; the bundle must have a drift graph.
+        id: row ids are the `path`, unique in the source, or the sha256 of the `content`.
     """
 
     top_k: int = 5
@@ -41,11 +41,10 @@ class Columns:
 
 
 class Scorer:
-    """A predictor that answers rows.
+    """Classifies rows and builds their output.
 
     Attributes:
-        schema: of the output. `truth` is the source's own class; of a row that could not be read, everything between
-            `truth` and `error` is null.
+        schema: of the output. In a row with an error, the columns between `truth` and `error` are null.
     """
 
     def __init__(self, predictor: Predictor, columns: Columns) -> None:
@@ -69,16 +68,16 @@ class Scorer:
 
     @property
     def decoder(self) -> Decoder:
-        """What makes this predictor's input of rows."""
+        """A decoder for this predictor's input and limits."""
         predictor = self.predictor
         return Decoder(
             spec=predictor.bundle.manifest.input, limits=predictor.limits, video_limits=predictor.video_limits
         )
 
     def __call__(self, rows: Sequence[Row], decoded: Decoded) -> pa.RecordBatch:
-        """One output row for each row, in order."""
-        answers = iter(self._answers(decoded))
-        found = [None if problem else next(answers) for problem in decoded.problems]
+        """Classify rows; returns one output row per row, in order."""
+        predicted = iter(self._predict(decoded))
+        answers = [None if problem else next(predicted) for problem in decoded.problems]
         ids = [
             digest if self.columns.id == "content" and digest else row.id
             for row, digest in zip(rows, decoded.digests, strict=True)
@@ -87,13 +86,13 @@ class Scorer:
             "id": map(_text, ids),
             "source": (_text(row.source) for row in rows),
             "truth": (row.truth for row in rows),
-            "label": (answer and answer.top[0].label for answer in found),
-            "index": (answer and answer.top[0].index for answer in found),
-            "probability": (answer and answer.top[0].probability for answer in found),
-            "top": map(_top, found),
-            "logits": (None if answer is None else answer.logits for answer in found),
-            "drift": (None if answer is None or answer.drift is None else answer.drift.mean() for answer in found),
-            "drift_layers": (None if answer is None else answer.drift for answer in found),
+            "label": (answer and answer.top[0].label for answer in answers),
+            "index": (answer and answer.top[0].index for answer in answers),
+            "probability": (answer and answer.top[0].probability for answer in answers),
+            "top": map(_top, answers),
+            "logits": (None if answer is None else answer.logits for answer in answers),
+            "drift": (None if answer is None or answer.drift is None else answer.drift.mean() for answer in answers),
+            "drift_layers": (None if answer is None else answer.drift for answer in answers),
             "error": (_text(problem) or None for problem in decoded.problems),
             "bundle": [self.predictor.bundle.digest] * len(rows),
             "provider": [self.predictor.session.provider] * len(rows),
@@ -102,14 +101,14 @@ class Scorer:
             [_array(list(values[field.name]), field.type) for field in self.schema], schema=self.schema
         )
 
-    def _answers(self, decoded: Decoded) -> list[Prediction]:
+    def _predict(self, decoded: Decoded) -> list[Prediction]:
         if self.predictor.bundle.manifest.input.sampling:
             return self.predictor.predict_videos(decoded.pixels, decoded.counts, top_k=self.columns.top_k)
         return self.predictor.predict(decoded.pixels, top_k=self.columns.top_k)
 
 
 def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
-    if pa.types.is_dictionary(kind):  # the same names in the same order in every batch: one dictionary page in the file
+    if pa.types.is_dictionary(kind):  # one dictionary page per file needs the same order in every batch
         return pa.array(values, pa.string()).dictionary_encode().cast(kind)
     return pa.array(values, kind)
 
@@ -121,5 +120,5 @@ def _top(answer: Prediction | None) -> list[dict[str, Any]] | None:
 
 
 def _text(text: str) -> str:
-    """Text that Parquet can hold: file names need not be Unicode."""
+    """Make text valid Unicode, as Parquet requires: file names may not be."""
     return text.encode(errors="backslashreplace").decode()

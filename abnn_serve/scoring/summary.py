@@ -1,4 +1,4 @@
-"""What came of a run, read back from its shards: counts, accuracy, confusion, the quarantine list."""
+"""The summary of a run, computed from its shards: counts, accuracy, confusion matrix and quarantine list."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from abnn_serve.card import Accuracy
 from abnn_serve.codec import canonical, to_json
 from abnn_serve.files import atomic_write
 from abnn_serve.scoring.ledger import Ledger
-from abnn_serve.scoring.shard import shard_path, write_whole, writing
+from abnn_serve.scoring.shard import disk_errors, shard_path, write_file
 from abnn_serve.spec import Labels
 
 QUARANTINE = "quarantine.jsonl"
@@ -24,12 +24,13 @@ _READ_ROWS = 65_536
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """What the finished shards hold.
+    """Totals over the finished shards.
 
     Attributes:
-        rows: all of them, of which `errors` could not be scored.
-        accuracy: on the scored rows whose class the source names; None where it names none.
-        confusion: how many of these are of one class (row) and were answered with another (column), in label order.
+        rows: all rows.
+        errors: rows that could not be classified.
+        accuracy: over the classified rows whose true class is known; None if no true class is known.
+        confusion: number of these rows by true class (row) and predicted class (column), in label order.
     """
 
     rows: int
@@ -39,29 +40,30 @@ class Summary:
 
 
 def summarise(ledger: Ledger, labels: Labels) -> Summary:
-    """Read the finished shards; write summary.json, and quarantine.jsonl with a line for each row with an error.
+    """Summarise the finished shards; writes summary.json and quarantine.jsonl.
 
-    The lines name `id`, `path` and `error`, so that where rows are files the list is a source to score again.
+    quarantine.jsonl has a line for each row with an error, with the keys `id`, `path` and `error`; where rows are
+    files, it is itself a source that can be scored again.
     """
     counts = np.zeros(len(labels) ** 2, np.int64)
-    with writing(ledger.folder), atomic_write(ledger.folder / QUARANTINE) as quarantine:
+    with disk_errors(ledger.folder), atomic_write(ledger.folder / QUARANTINE) as quarantine:
         for batch in _read(ledger, ["id", "source", "truth", "index", "error"]):
-            known = batch.filter(pc.and_(pc.is_valid(batch["truth"]), pc.is_valid(batch["index"])))
-            cells = known["truth"].to_numpy() * len(labels) + known["index"].to_numpy()
+            labelled = batch.filter(pc.and_(pc.is_valid(batch["truth"]), pc.is_valid(batch["index"])))
+            cells = labelled["truth"].to_numpy() * len(labels) + labelled["index"].to_numpy()
             counts += np.bincount(cells, minlength=len(counts))
             for row in batch.filter(pc.is_valid(batch["error"])).to_pylist():
                 line = {"id": row["id"], "path": row["source"], "error": row["error"]}
                 quarantine.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
     confusion = counts.reshape(len(labels), len(labels))
     summary = Summary(rows=ledger.rows, errors=ledger.errors)
-    if known_rows := int(confusion.sum()):
+    if labelled_rows := int(confusion.sum()):
         summary = Summary(
             rows=ledger.rows,
             errors=ledger.errors,
-            accuracy=Accuracy(correct=int(confusion.trace()), n=known_rows),
+            accuracy=Accuracy(correct=int(confusion.trace()), n=labelled_rows),
             confusion=tuple(map(tuple, confusion.tolist())),
         )
-    write_whole(ledger.folder / "summary.json", canonical(to_json(summary)))
+    write_file(ledger.folder / "summary.json", canonical(to_json(summary)))
     return summary
 
 

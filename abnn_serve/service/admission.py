@@ -1,4 +1,4 @@
-"""How much is inside at once: requests, bytes of uploads, and decoding in two lanes."""
+"""Admission control: limits on requests in flight and upload bytes, and two thread pools for decoding."""
 
 from __future__ import annotations
 
@@ -17,108 +17,131 @@ from abnn_serve.service.errors import BusyError
 
 T = TypeVar("T")
 
-QUICK_THREADS = 2
-QUICK_PIXELS = 2_000_000  # decoded in some ten milliseconds
-MAX_LARGE = 32  # in line for the one thread that decodes larger ones, of several hundred MB each
+SMALL_THREADS = 2
+SMALL_PIXELS = 2_000_000  # decoded in about ten milliseconds
+MAX_LARGE_QUEUE = 32  # one thread decodes large inputs, because each may take several hundred MB
 
 
-class Account:
-    """Bytes that one request holds in memory."""
+class UploadBytes:
+    """Upload bytes of one request, counted against the limit for all requests together."""
 
-    def __init__(self, gate: Gate) -> None:
-        self._gate = gate
-        self.held = 0
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+        self.count = 0
 
-    def grow(self, count: int) -> None:
-        """Count `count` bytes more; BusyError past the limit of all requests together."""
-        if self._gate.buffered + count > self._gate.max_buffered:
-            raise BusyError(f"uploads of {self._gate.buffered:,} bytes are in memory, which is about the limit")
-        self._gate.buffered += count
-        self.held += count
+    def add(self, count: int) -> None:
+        """Count `count` more bytes.
+
+        Raises:
+            BusyError: the uploads of all requests together would exceed the limit.
+        """
+        admission = self._admission
+        if admission.buffered_bytes + count > admission.max_buffered_bytes:
+            raise BusyError(
+                f"uploads in memory take {admission.buffered_bytes:,} bytes, the limit is "
+                f"{admission.max_buffered_bytes:,}; retry later"
+            )
+        admission.buffered_bytes += count
+        self.count += count
 
 
-class Gate:
-    """Admits what fits and refuses the rest at once, so that nothing grows without bound.
+class Admission:
+    """Limits on what the worker holds at once; a request that exceeds one is rejected immediately.
 
-    Work in a thread is in one of two lanes: quick, or large (one at a time), so that a picture of thumbnail size never
-    waits for one of forty megapixels, nor for a clip.
+    Small and large inputs are decoded in separate thread pools, so a small image never waits for a large input.
 
     Args:
-        max_inside: requests being answered, from the end of their upload.
-        max_buffered: bytes of uploads, complete or not.
+        max_requests: requests in flight; a request counts from the end of its upload.
+        max_buffered_bytes: bytes of all uploads in memory, complete or not.
     """
 
-    def __init__(self, max_inside: int, max_buffered: int) -> None:
-        self.max_inside = max_inside
-        self.max_buffered = max_buffered
-        self.inside = self.buffered = 0
-        self.entering = 0  # let in by the connection and not yet begun
-        self._large_waiting = 0
-        self._quick = ThreadPoolExecutor(QUICK_THREADS, "quick")
-        self._large = ThreadPoolExecutor(1, "large")
+    def __init__(self, max_requests: int, max_buffered_bytes: int) -> None:
+        self.max_requests = max_requests
+        self.max_buffered_bytes = max_buffered_bytes
+        self.in_flight = self.buffered_bytes = 0
+        self.pending = 0  # passed to the application by the connection, but not yet started
+        self._large_queued = 0
+        self._small_pool = ThreadPoolExecutor(SMALL_THREADS, "small")
+        self._large_pool = ThreadPoolExecutor(1, "large")
 
     @contextlib.contextmanager
-    def account(self) -> Iterator[Account]:
-        """Count the bytes of one request for as long as the block lasts."""
-        account = Account(self)
+    def upload_bytes(self) -> Iterator[UploadBytes]:
+        """Count one request's upload until the block ends."""
+        upload = UploadBytes(self)
         try:
-            yield account
+            yield upload
         finally:
-            self.buffered -= account.held
+            self.buffered_bytes -= upload.count
 
     @property
-    def full(self) -> bool:
-        """As many are inside, or on their way, as may be."""
-        return self.inside + self.entering >= self.max_inside
+    def is_full(self) -> bool:
+        """Whether requests in flight and pending reach the limit."""
+        return self.in_flight + self.pending >= self.max_requests
 
     def check(self) -> None:
-        """Raise BusyError where `admitted` would: before an upload is read."""
-        if self.inside >= self.max_inside:
-            raise BusyError(f"{self.inside} requests are being answered, which is the limit; try again in a second")
+        """Raise BusyError if `admit` would, so that a request can be rejected before its upload is read."""
+        if self.in_flight >= self.max_requests:
+            raise BusyError(full_message(self.max_requests))
 
     @contextlib.contextmanager
-    def admitted(self) -> Iterator[None]:
-        """Count a request in for as long as the block lasts; BusyError where `max_inside` are."""
+    def admit(self) -> Iterator[None]:
+        """Count a request as in flight until the block ends.
+
+        Raises:
+            BusyError: `max_requests` are in flight.
+        """
         self.check()
-        self.inside += 1
+        self.in_flight += 1
         try:
             yield
         finally:
-            self.inside -= 1
+            self.in_flight -= 1
 
-    async def quick(self, work: Callable[[], T]) -> T:
-        """Run in a thread for what takes milliseconds."""
-        return await asyncio.get_running_loop().run_in_executor(self._quick, work)
+    async def run_small(self, task: Callable[[], T]) -> T:
+        """Run a task that takes milliseconds in the pool for small inputs."""
+        return await asyncio.get_running_loop().run_in_executor(self._small_pool, task)
 
-    async def large(self, work: Callable[[], T]) -> T:
-        """Run in the thread for what takes longer; BusyError where MAX_LARGE are in line."""
-        if self._large_waiting >= MAX_LARGE:
-            raise BusyError(f"{MAX_LARGE} large inputs are in line, which is the limit", seconds=2)
-        self._large_waiting += 1
+    async def run_large(self, task: Callable[[], T]) -> T:
+        """Run a longer task in the pool for large inputs.
+
+        Raises:
+            BusyError: MAX_LARGE_QUEUE tasks are queued or running.
+        """
+        if self._large_queued >= MAX_LARGE_QUEUE:
+            raise BusyError(
+                f"{MAX_LARGE_QUEUE} large inputs are queued for decoding, which is the limit; retry after 2 s",
+                seconds=2,
+            )
+        self._large_queued += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._large, work)
+            return await asyncio.get_running_loop().run_in_executor(self._large_pool, task)
         finally:
-            self._large_waiting -= 1
+            self._large_queued -= 1
 
     async def decode(self, predictor: Predictor, data: bytes) -> NDArray[np.uint8]:
-        """Encoded image bytes to the model's input, in the lane that the picture's declared size chooses."""
-        quick = await self.quick(lambda: predictor.decode_if_small(data, QUICK_PIXELS))
-        return quick if quick is not None else await self.large(lambda: predictor.decode(data))
+        """Decode an encoded image to the model's input, in the pool for the size that its header declares."""
+        image = await self.run_small(lambda: predictor.decode_if_small(data, SMALL_PIXELS))
+        return image if image is not None else await self.run_large(lambda: predictor.decode(data))
 
-    async def decode_all(self, predictor: Predictor, parts: list[bytes]) -> list[NDArray[np.uint8] | InputError]:
-        """As `decode`, for many: an outcome each, in order; one that fails leaves the others alone."""
-        turns = asyncio.Semaphore(QUICK_THREADS)
+    async def decode_all(self, predictor: Predictor, files: list[bytes]) -> list[NDArray[np.uint8] | InputError]:
+        """Decode several images; each result, in input order, is the pixels or the error of that image."""
+        semaphore = asyncio.Semaphore(SMALL_THREADS)
 
-        async def one(data: bytes) -> NDArray[np.uint8] | InputError:
-            async with turns:
+        async def decode_one(data: bytes) -> NDArray[np.uint8] | InputError:
+            async with semaphore:
                 try:
                     return await self.decode(predictor, data)
                 except InputError as error:
                     return error
 
-        return await asyncio.gather(*map(one, parts))
+        return await asyncio.gather(*map(decode_one, files))
 
     def close(self) -> None:
-        """Let the threads go."""
-        self._quick.shutdown(wait=False)
-        self._large.shutdown(wait=False)
+        """Shut down the thread pools."""
+        self._small_pool.shutdown(wait=False)
+        self._large_pool.shutdown(wait=False)
+
+
+def full_message(limit: int) -> str:
+    """What a client reads when the limit on requests in flight rejects it."""
+    return f"{limit} requests are in flight, which is the limit; retry after 1 s"

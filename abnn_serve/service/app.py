@@ -1,4 +1,4 @@
-"""The HTTP application: which path is answered by what."""
+"""The HTTP application: its routes and error handlers."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from abnn_serve.service.endpoints.classify import classify, classify_batch
 from abnn_serve.service.endpoints.classify_video import classify_video
 from abnn_serve.service.endpoints.openapi import openapi
 from abnn_serve.service.errors import HANDLERS
-from abnn_serve.service.worker import State
+from abnn_serve.service.worker import WorkerState
 
 
-def create_app(state: State) -> Starlette:
-    """The application that answers from `state`, which must be loaded before the first request."""
+def create_app(state: WorkerState) -> Starlette:
+    """Create the application; call `state.load` before the first request."""
     routes = [
         Route("/classify", classify, methods=["POST"]),
         Route("/classify_batch", classify_batch, methods=["POST"]),
@@ -31,23 +31,23 @@ def create_app(state: State) -> Starlette:
         *v2.routes(),
         *page.routes(),
     ]
-    app = Starlette(routes=[_Named(route) for route in routes])
+    app = Starlette(routes=[_RecordedRoute(route) for route in routes])
     app.router.redirect_slashes = False
-    # Starlette's own stack would answer a failure in plain text before `Edge` sees it
+    # Starlette's default stack answers exceptions in plain text before RequestMiddleware can format them
     app.middleware_stack = ExceptionMiddleware(app.router, handlers=HANDLERS)
     app.state.service = state
     return app
 
 
-class _Named(BaseRoute):
-    """A route that the scope names once it is chosen, for the log and the metrics; older Starlettes do not name it."""
+class _RecordedRoute(BaseRoute):
+    """Puts the matched route into the scope for logs and metrics; older Starlette versions do not."""
 
     def __init__(self, route: BaseRoute) -> None:
         self._route = route
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        match, found = self._route.matches(scope)
-        return match, {**found, "route": self._route}
+        match, child_scope = self._route.matches(scope)
+        return match, {**child_scope, "route": self._route}
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._route.handle(scope, receive, send)

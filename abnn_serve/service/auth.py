@@ -1,6 +1,6 @@
-"""API keys: a file of names and SHA-256 hashes, read again when it changes.
+"""API keys: a file of names and SHA-256 hashes, reloaded when it changes.
 
-Keys are 256 random bits, so one hash without salt is as hard to invert as the key is to guess.
+A key is 256 random bits, so an unsalted hash is as hard to invert as the key is to guess.
 """
 
 from __future__ import annotations
@@ -23,7 +23,14 @@ _LINE = re.compile(r"([A-Za-z0-9._-]{1,64}) sha256:([0-9a-f]{64})")
 
 
 def new_key(name: str) -> tuple[str, str]:
-    """A key, to be given to whoever will use it, and the line of the key file that lets it in."""
+    """Generate a key.
+
+    Returns:
+        The key, to hand to its user, and the line to add to the key file.
+
+    Raises:
+        ConfigError: `name` is not a valid key name.
+    """
     key = f"abnn_{secrets.token_urlsafe(32)}"
     line = f"{name} sha256:{_digest(key)}"
     if not _LINE.fullmatch(line):
@@ -32,51 +39,56 @@ def new_key(name: str) -> tuple[str, str]:
 
 
 class KeyRing:
-    """The keys in a file. A line is `NAME sha256:HEX`; empty lines and those that begin with # are skipped.
+    """The keys in a key file: one `NAME sha256:HEX` per line; empty lines and lines that start with # are ignored.
 
-    A file that becomes unreadable or damaged while serving leaves the last good keys in force, and says so in the log.
+    If the file becomes unreadable or invalid while the service runs, the last valid keys stay in use and a warning is
+    logged.
 
     Raises:
-        ConfigError: the file cannot be read at the start.
+        ConfigError: the file is unreadable or invalid at start-up.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._seen = self._stamp()
-        self._keys = _read(path)
+        self._stamp = self._current_stamp()
+        self._digests = _read(path)
 
     def check(self, headers: Headers) -> str:
-        """The name of the key in `Authorization: Bearer KEY` or `X-API-Key: KEY`; UnauthorizedError without one."""
-        self._refresh()
+        """Return the name of the key in `Authorization: Bearer KEY` or `X-API-Key: KEY`.
+
+        Raises:
+            UnauthorizedError: the key is missing or unknown.
+        """
+        self._reload_if_changed()
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
-        sent = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        digest, found = _digest(sent), None
-        for name, known in self._keys.items():  # all of them, so that the time tells nothing
-            if hmac.compare_digest(digest, known):
-                found = name
-        if found is None:
-            problem = "the API key is not known" if sent else "an API key is needed"
+        key = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        digest, match = _digest(key), None
+        for name, known_digest in self._digests.items():  # compare with every key, so that timing reveals nothing
+            if hmac.compare_digest(digest, known_digest):
+                match = name
+        if match is None:
+            problem = "unknown API key" if key else "missing API key"
             raise UnauthorizedError(f"{problem}; send Authorization: Bearer KEY", field="authorization")
-        return found
+        return match
 
-    def _refresh(self) -> None:
-        stamp = self._stamp()
-        if stamp == self._seen:
+    def _reload_if_changed(self) -> None:
+        stamp = self._current_stamp()
+        if stamp == self._stamp:
             return
-        self._seen = stamp
+        self._stamp = stamp
         try:
-            self._keys = _read(self._path)
+            self._digests = _read(self._path)
         except ConfigError as error:
-            log.warning("%s; the keys read before stay in force", error)
+            log.warning("%s; the previous keys stay in use", error)
         else:
-            log.info("read %d API keys again", len(self._keys))
+            log.info("reloaded %d API keys", len(self._digests))
 
-    def _stamp(self) -> tuple[int, int, int] | None:
+    def _current_stamp(self) -> tuple[int, int, int] | None:
         try:
-            found = self._path.stat()
+            stat = self._path.stat()
         except OSError:
             return None
-        return found.st_mtime_ns, found.st_size, found.st_ino
+        return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
 def _digest(key: str) -> str:
@@ -87,15 +99,15 @@ def _read(path: Path) -> dict[str, str]:
     try:
         lines = path.read_text().splitlines()
     except (OSError, ValueError) as error:
-        raise ConfigError(f"the API key file {path} cannot be read ({error}); make it with `abnn key`") from error
-    keys = {}
+        raise ConfigError(f"cannot read the API key file {path} ({error}); create it with `abnn key`") from error
+    digests = {}
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith("#"):
             continue
-        found = _LINE.fullmatch(line.strip())
-        if not found:
-            raise ConfigError(f"{path} line {number} is not `NAME sha256:HEX`; make it with `abnn key`")
-        keys[found[1]] = found[2]
-    if not keys:
-        raise ConfigError(f"the API key file {path} has no key; make one with `abnn key`")
-    return keys
+        match = _LINE.fullmatch(line.strip())
+        if not match:
+            raise ConfigError(f"{path} line {number} is not `NAME sha256:HEX`; create it with `abnn key`")
+        digests[match[1]] = match[2]
+    if not digests:
+        raise ConfigError(f"the API key file {path} has no key; add one with `abnn key`")
+    return digests

@@ -1,4 +1,4 @@
-"""Samples of concurrent requests in one run of the session, in turn, so that no request waits for another's bulk."""
+"""Dynamic batching: runs the session on samples of concurrent requests, taking one sample of each request in turn."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from numpy.typing import NDArray
 from abnn_serve.service.errors import BusyError, DeadlineError
 
 RUN_SECONDS = 1.0
-_MARGIN = 2.0  # a line as long as the deadline would answer nobody, once runs take a little longer than they did
+_QUEUE_FACTOR = 2.0  # a queue as long as the deadline would miss it for everyone as soon as runs slow down a little
 
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answered:
-    """One request's logits, float32 (n, classes), and where its time went.
+class BatchResult:
+    """One request's logits, float32 (n, classes), and its times.
 
     Attributes:
-        queue_seconds: in line.
-        compute_seconds: in the session, together with others.
-        batch: samples in the largest run that one of its samples was in.
+        queue_seconds: time in the queue.
+        compute_seconds: time in session runs, each counted in full although it is shared with other requests.
+        batch: samples in the largest run that included one of this request's samples.
     """
 
     logits: NDArray[np.float32]
@@ -40,30 +40,30 @@ class Answered:
 class _Request:
     samples: Sequence[NDArray[np.uint8]]
     done: asyncio.Future[None]
-    arrived: float
+    submitted_at: float
     logits: list[NDArray[np.float32] | None]
-    taken: int = 0
-    missing: int = field(init=False)
+    scheduled: int = 0
+    unfinished: int = field(init=False)
     compute_seconds: float = 0.0
     batch: int = 0
 
     def __post_init__(self) -> None:
-        self.missing = len(self.samples)
+        self.unfinished = len(self.samples)
 
 
 class Batcher:
-    """The line before one session.
+    """The queue of one session.
 
-    A run starts as soon as the session is free, with whatever waits, up to `max_batch` and to what takes RUN_SECONDS by
-    the last runs: nobody waits for company, nor long for who came before.
+    A run starts as soon as the session is free and takes the queued samples, up to `max_batch` and up to RUN_SECONDS at
+    the pace of recent runs. A request never waits for a batch to fill.
 
     Args:
         run: uint8 (N, ...) to logits, float32 (N, classes).
-        executor: of one thread; shared by all sessions of the process.
-        max_batch: samples in a run.
-        max_queue: samples in line.
-        seconds: that one sample takes, as far as is known before the first.
-        on_batch: told the samples and the seconds of every run.
+        executor: one thread, shared by all sessions of the process.
+        max_batch: samples per run.
+        max_queue: samples queued.
+        seconds: time per sample, as measured before the first run.
+        on_batch: called after every run with its samples and its seconds.
     """
 
     def __init__(
@@ -77,106 +77,120 @@ class Batcher:
         on_batch: Callable[[int, float], None] = lambda _size, _seconds: None,
     ) -> None:
         self.max_batch = max_batch
-        self.waiting = 0
+        self.queued = 0
         self._run = run
         self._executor = executor
         self._max_queue = max_queue
         self._seconds = seconds
         self._on_batch = on_batch
-        self._line: deque[_Request] = deque()
+        self._queue: deque[_Request] = deque()
         self._worker: asyncio.Task[None] | None = None
 
-    def admit(self, samples: int, seconds_left: float) -> None:
-        """Raise BusyError where `samples` more would not fit, or would hardly be done in `seconds_left`.
+    def check(self, samples: int, seconds_left: float) -> None:
+        """Check that `samples` more fit into the queue and are likely to finish within `seconds_left`.
 
-        Where nobody is before them they are always taken: only a run can tell that the session is no longer slow.
+        While the session is idle every request is accepted: only a run can show that the session is fast again.
+
+        Raises:
+            BusyError: the queue is full, or its estimated time exceeds `seconds_left`.
         """
-        expected = (self.waiting * _MARGIN + samples) * self._seconds
-        if self.waiting + samples > self._max_queue:
-            raise BusyError(f"{self.waiting} samples are in line, the limit is {self._max_queue}", seconds=expected)
-        if self._busy and expected > seconds_left:
+        expected = (self.queued * _QUEUE_FACTOR + samples) * self._seconds
+        if self.queued + samples > self._max_queue:
             raise BusyError(
-                f"the line may take {expected:.1f} seconds, {seconds_left:.1f} are left",
+                f"{self.queued} samples are queued, and {samples} more exceed the limit of {self._max_queue}",
+                seconds=expected,
+            )
+        if self._is_running and expected > seconds_left:
+            raise BusyError(
+                f"estimated queue time is {expected:.1f} s, but only {seconds_left:.1f} s remain before the deadline",
                 seconds=expected - seconds_left,
             )
 
     @property
-    def _busy(self) -> bool:
+    def _is_running(self) -> bool:
         return self._worker is not None and not self._worker.done()
 
-    async def submit(self, samples: Sequence[NDArray[np.uint8]], deadline: float) -> Answered:
-        """Logits of checked samples, all of the session's dtype and shape; `deadline` is a time of the event loop.
+    async def submit(self, samples: Sequence[NDArray[np.uint8]], deadline: float) -> BatchResult:
+        """Compute the logits of samples that already have the session's dtype and shape.
+
+        Args:
+            samples: one request's samples.
+            deadline: time of the event loop's clock.
 
         Raises:
-            BusyError: the line is full, or too long for the deadline.
-            DeadlineError: the deadline passed; what was not yet run is not run.
+            BusyError: the queue is full, or too long for the deadline.
+            DeadlineError: the deadline passed; samples that have not started are dropped.
         """
         loop = asyncio.get_running_loop()
-        self.admit(len(samples), deadline - loop.time())
+        self.check(len(samples), deadline - loop.time())
         request = _Request(samples, loop.create_future(), time.perf_counter(), [None] * len(samples))
-        self._line.append(request)
-        self.waiting += len(samples)
-        if not self._busy:
-            self._worker = loop.create_task(self._work())
+        self._queue.append(request)
+        self.queued += len(samples)
+        if not self._is_running:
+            self._worker = loop.create_task(self._drain())
         try:
             async with asyncio.timeout_at(deadline):
                 await request.done
         except TimeoutError:
-            raise DeadlineError("the answer was not ready before the deadline; try again") from None
+            raise DeadlineError("the prediction was not ready before the deadline; retry later") from None
         finally:
-            self._forget(request)
-        whole = time.perf_counter() - request.arrived
-        return Answered(
+            self._drop_unscheduled(request)
+        total_seconds = time.perf_counter() - request.submitted_at
+        return BatchResult(
             logits=np.stack([row for row in request.logits if row is not None]),
-            queue_seconds=max(0.0, whole - request.compute_seconds),
+            queue_seconds=max(0.0, total_seconds - request.compute_seconds),
             compute_seconds=request.compute_seconds,
             batch=request.batch,
         )
 
-    def _forget(self, request: _Request) -> None:
-        """Take what was not run out of the count; the line drops the request when its turn comes."""
-        self.waiting -= len(request.samples) - request.taken
-        request.taken = len(request.samples)
+    def _drop_unscheduled(self, request: _Request) -> None:
+        """Uncount samples that did not start; `_next_batch` removes the request from the queue."""
+        self.queued -= len(request.samples) - request.scheduled
+        request.scheduled = len(request.samples)
 
-    def _take(self) -> list[tuple[_Request, int]]:
-        """The next run: one sample of each request in turn."""
-        chosen: list[tuple[_Request, int]] = []
-        most = max(1, min(self.max_batch, int(RUN_SECONDS / max(self._seconds, 1e-6))))
-        while self._line and len(chosen) < most:
-            request = self._line.popleft()
-            if request.taken == len(request.samples):
+    def _next_batch(self) -> list[tuple[_Request, int]]:
+        """Take the samples of the next run, one of each request in turn."""
+        batch: list[tuple[_Request, int]] = []
+        limit = max(1, min(self.max_batch, int(RUN_SECONDS / max(self._seconds, 1e-6))))
+        while self._queue and len(batch) < limit:
+            request = self._queue.popleft()
+            if request.scheduled == len(request.samples):
                 continue
-            chosen.append((request, request.taken))
-            request.taken += 1
-            self.waiting -= 1
-            if request.taken < len(request.samples):
-                self._line.append(request)
-        return chosen
+            batch.append((request, request.scheduled))
+            request.scheduled += 1
+            self.queued -= 1
+            if request.scheduled < len(request.samples):
+                self._queue.append(request)
+        return batch
 
-    async def _work(self) -> None:
-        while chosen := self._take():
-            samples = [request.samples[index] for request, index in chosen]
+    async def _drain(self) -> None:
+        while batch := self._next_batch():
+            samples = [request.samples[index] for request, index in batch]
             try:
-                logits, seconds = await self._timed(samples)
-            except Exception as error:  # whatever the session raises belongs to whoever caused it, and to nobody else
-                await self._one_by_one(chosen, error)
+                logits, seconds = await self._timed_run(samples)
+            except Exception as error:  # a session may raise anything; only the sample that causes it must fail
+                await self._run_one_by_one(batch, error)
                 continue
-            self._seconds += 0.2 * (seconds / len(chosen) - self._seconds)
-            self._on_batch(len(chosen), seconds)
-            for row, (request, index) in zip(logits, chosen, strict=True):
-                self._answer(request, index, row, len(chosen), seconds)
+            self._seconds += 0.2 * (seconds / len(batch) - self._seconds)
+            self._on_batch(len(batch), seconds)
+            for row, (request, index) in zip(logits, batch, strict=True):
+                self._finish(request, index, row, len(batch), seconds)
 
-    async def _one_by_one(self, chosen: list[tuple[_Request, int]], error: Exception) -> None:
-        for request, index in chosen:
-            try:
-                logits, seconds = await self._timed([request.samples[index]]) if len(chosen) > 1 else _again(error)
-            except Exception as own:
-                if not request.done.done():
-                    request.done.set_exception(own)
-                continue
-            self._answer(request, index, logits[0], 1, seconds)
+    async def _run_one_by_one(self, batch: list[tuple[_Request, int]], batch_error: Exception) -> None:
+        for request, index in batch:
+            error = batch_error
+            if len(batch) > 1:
+                try:
+                    logits, seconds = await self._timed_run([request.samples[index]])
+                except Exception as sample_error:
+                    error = sample_error
+                else:
+                    self._finish(request, index, logits[0], 1, seconds)
+                    continue
+            if not request.done.done():
+                request.done.set_exception(error)
 
-    async def _timed(self, samples: list[NDArray[np.uint8]]) -> tuple[NDArray[np.float32], float]:
+    async def _timed_run(self, samples: list[NDArray[np.uint8]]) -> tuple[NDArray[np.float32], float]:
         def run() -> tuple[NDArray[np.float32], float]:
             started = time.perf_counter()
             return self._run(np.stack(samples)), time.perf_counter() - started
@@ -184,14 +198,10 @@ class Batcher:
         return await asyncio.get_running_loop().run_in_executor(self._executor, run)
 
     @staticmethod
-    def _answer(request: _Request, index: int, row: NDArray[np.float32], batch: int, seconds: float) -> None:
+    def _finish(request: _Request, index: int, row: NDArray[np.float32], batch: int, seconds: float) -> None:
         request.logits[index] = row
-        request.missing -= 1
+        request.unfinished -= 1
         request.batch = max(request.batch, batch)
         request.compute_seconds += seconds
-        if request.missing == 0 and not request.done.done():
+        if request.unfinished == 0 and not request.done.done():
             request.done.set_result(None)
-
-
-def _again(error: Exception) -> tuple[NDArray[np.float32], float]:
-    raise error

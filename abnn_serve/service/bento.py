@@ -1,4 +1,4 @@
-"""The BentoML service: supervision, workers and BentoML's schema around the HTTP application."""
+"""The BentoML service: BentoML supervises the workers and publishes a schema; the HTTP application answers."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any
 import bentoml
 
 from abnn_serve.media.image import quiet_pillow
-from abnn_serve.runtime.answer import answer
+from abnn_serve.runtime.prediction_json import prediction_json
 from abnn_serve.service.app import create_app
 from abnn_serve.service.connections import guard_connections
 from abnn_serve.service.logs import log_as_json
-from abnn_serve.service.middleware import Edge
+from abnn_serve.service.middleware import RequestMiddleware
 from abnn_serve.service.settings import ServiceSettings
-from abnn_serve.service.worker import State
+from abnn_serve.service.worker import WorkerState
 
 quiet_pillow()
 log_as_json()
-sys.setswitchinterval(0.0005)  # a run or a decode that ends waits this long for an event loop under load, not ten times
+sys.setswitchinterval(0.0005)  # the default of 5 ms delays the event loop whenever a decode or session run ends
 limits = ServiceSettings.from_environment()
-state = State()
+state = WorkerState()
 guard_connections(limits, state)
 state.app = create_app(state)
 
@@ -30,17 +30,16 @@ state.app = create_app(state)
 @bentoml.service(
     name="abnn_serve",
     workers=limits.workers,
-    # BentoML's own limits stand above ours, whose refusals keep the one error schema; its metrics have a label for
-    # every path that anybody asks for, and its access log is not JSON.
+    # Our own limits apply before BentoML's, whose errors have another schema. Its metrics have one label per requested
+    # path, and its access log is not JSON.
     traffic={"timeout": 3600, "max_concurrency": 1_000_000},
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
 )
 class AbnnService:
-    """Image classification; settings come from ABNN_* environment variables.
+    """Image classification, configured by ABNN_* environment variables.
 
-    HTTP requests are answered by the application in `Edge`; the methods here give BentoML's clients and other BentoML
-    services their names and types.
+    `RequestMiddleware` answers HTTP requests; the methods here only give BentoML clients their names and types.
     """
 
     def __init__(self) -> None:
@@ -48,29 +47,29 @@ class AbnnService:
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]
     async def start(self) -> None:
-        """Begin what runs beside the requests."""
-        log_as_json()  # BentoML has put its own handlers in since
+        """Start the background tasks."""
+        log_as_json()  # BentoML has installed its own handlers since the first call
         state.start()
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def stop(self) -> None:
-        """End it."""
+        """Stop the background tasks."""
         state.stop()
 
     @bentoml.api(route="/classify")  # type: ignore[untyped-decorator]
     def classify(self, image: Path, top_k: int = 5) -> dict[str, Any]:
-        """The most probable classes of one image file."""
+        """Classify one image file."""
         predictor = state.catalog.get().predictor
         (prediction,) = predictor.predict([predictor.decode(image.read_bytes())], top_k=top_k)
-        return answer(prediction)
+        return prediction_json(prediction)
 
     @bentoml.api(route="/classify_batch")  # type: ignore[untyped-decorator]
     def classify_batch(self, images: list[Path], top_k: int = 5) -> dict[str, Any]:
-        """The most probable classes of several image files."""
+        """Classify several image files."""
         return {"outcomes": [self.classify(image, top_k) for image in images]}
 
     def __is_ready__(self) -> bool:
         return state.ready and not state.draining
 
 
-AbnnService.add_asgi_middleware(Edge, state=state)  # type: ignore[attr-defined]
+AbnnService.add_asgi_middleware(RequestMiddleware, state=state)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""The bundles that are served, by name: loaded, warmed up, and replaced when a new version lies on disk."""
+"""The served bundles, by name: loaded, warmed up, and reloaded when a new version appears on disk."""
 
 from __future__ import annotations
 
@@ -27,34 +27,34 @@ from abnn_serve.service.settings import ServiceSettings
 from abnn_serve.spec import InputSpec, Modality
 
 log = logging.getLogger("abnn_serve")
-_WORTH = 0.05
+_THROUGHPUT_SLACK = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Served:
-    """One version of one bundle, ready to answer."""
+class ServedModel:
+    """One version of one bundle, ready for requests."""
 
     predictor: Predictor
     batcher: Batcher
 
     @property
     def name(self) -> str:
-        """The bundle's name."""
+        """Name of the bundle."""
         return self.predictor.bundle.manifest.name
 
     @property
     def version(self) -> str:
-        """The bundle's version."""
+        """Version of the bundle."""
         return self.predictor.bundle.manifest.version
 
     @property
     def spec(self) -> InputSpec:
-        """What it takes."""
+        """Size, fit and sampling of the model's input."""
         return self.predictor.bundle.manifest.input
 
     @property
     def modality(self) -> Modality:
-        """Images or videos."""
+        """`image` or `video`."""
         return self.spec.modality
 
 
@@ -65,7 +65,7 @@ class Catalog:
         on_device_lost: called, from the session's thread, when a run fails because its GPU no longer works.
 
     Raises:
-        AbnnError: one of them cannot be served; nothing is then.
+        AbnnError: a bundle cannot be loaded.
     """
 
     def __init__(
@@ -80,73 +80,77 @@ class Catalog:
         self._metrics = metrics
         self._executor = ThreadPoolExecutor(1, "session")
         self._names: dict[str, str] = {}
-        self._served: dict[str, Served] = {}
-        self._refused: dict[str, str] = {}
+        self._models: dict[str, ServedModel] = {}
+        self._failed_digests: dict[str, str] = {}
         self._sources = find_sources(settings)
         for source in self._sources:
-            served = self._load(source)
-            check_video(settings, source, served.modality)
-            if served.name in self._served:
-                raise ConfigError(f"{source} holds another bundle named {served.name!r}; names must differ")
-            self._put(source, served)
+            model = self._load(source)
+            check_video(settings, source, model.modality)
+            if model.name in self._models:
+                raise ConfigError(f"{source} is a second bundle named {model.name!r}; rename one of them")
+            self._put(source, model)
 
-    def get(self, name: str | None = None, modality: Modality | None = None) -> Served:
-        """The bundle of that name, or the first that takes such inputs; UnknownModelError where there is none."""
+    def get(self, name: str | None = None, modality: Modality | None = None) -> ServedModel:
+        """Return the model named `name`, or without a name the first model of `modality`.
+
+        Raises:
+            UnknownModelError: no such model is served.
+        """
         if name is None:
-            fitting = (served for served in self._served.values() if modality in (None, served.modality))
-            if (first := next(fitting, None)) is None:
-                raise UnknownModelError(f"no model for {modality}s is served here", field="model")
+            candidates = (model for model in self._models.values() if modality in (None, model.modality))
+            if (first := next(candidates, None)) is None:
+                raise UnknownModelError(f"this server has no {modality} model; set ABNN_BUNDLE", field="model")
             return first
-        if name not in self._served:
+        if name not in self._models:
             raise UnknownModelError(
-                f"no model named {name[:64]!r} here, expected one of {', '.join(self._served)}", field="model"
+                f"unknown model {name[:64]!r}, expected one of {', '.join(self._models)}", field="model"
             )
-        return self._served[name]
+        return self._models[name]
 
-    def all(self) -> list[Served]:
-        """Every bundle, the default first."""
-        return list(self._served.values())
+    def all(self) -> list[ServedModel]:
+        """All models, the default first."""
+        return list(self._models.values())
 
     async def watch(self, seconds: float) -> None:
-        """Look for new versions for ever; a run in progress ends in the version that it began in."""
+        """Reload changed bundles every `seconds`, until cancelled. Requests in flight finish on their old version."""
         while True:
             await asyncio.sleep(seconds)
             try:
                 await asyncio.to_thread(self.refresh)
-            except Exception:  # whatever it is, the versions that answer stay, and the next look comes
-                log.exception("looking for new versions failed")
+            except Exception:  # keep serving the loaded versions, and check again later
+                log.exception("checking for new bundle versions failed")
 
     def refresh(self) -> None:
-        """Load what changed on disk; what cannot be loaded leaves the version that answers in place."""
+        """Reload the bundles that changed on disk; if a new version cannot be loaded, keep the old one."""
         for source, name in list(self._names.items()):
-            identity = _identity(source)
-            if identity in {None, self._served[name].predictor.bundle.digest}:
+            digest = _digest_on_disk(source)
+            if digest in {None, self._models[name].predictor.bundle.digest}:
                 continue
             try:
-                served = self._load(source)
-                if served.name != name:
-                    raise BundleError(f"{source} now holds a bundle named {served.name!r}, not {name!r}")
+                model = self._load(source)
+                if model.name != name:
+                    raise BundleError(f"{source} is now a bundle named {model.name!r}, expected {name!r}")
             except (AbnnError, OSError) as error:
-                if self._refused.get(source) != identity:  # it may be half copied: it is tried again, and said once
-                    self._refused[source] = str(identity)
+                if self._failed_digests.get(source) != digest:  # retried, as it may be half copied, but logged once
+                    self._failed_digests[source] = str(digest)
                     self._metrics.reloads.labels(name, "failed").inc()
-                    log.warning("the new version of %s is not served: %s", name, one_line(error))
+                    log.warning("cannot load the new version of %s: %s", name, one_line(error))
                 continue
-            self._put(source, served)
+            self._put(source, model)
             self._metrics.reloads.labels(name, "served").inc()
-            log.info("%s: now serving version %s, %s", name, served.version, served.predictor.bundle.digest)
+            log.info("%s: now serving version %s, digest %s", name, model.version, model.predictor.bundle.digest)
 
-    def _put(self, source: str, served: Served) -> None:
-        if (old := self._served.get(served.name)) is not None:
+    def _put(self, source: str, model: ServedModel) -> None:
+        if (old := self._models.get(model.name)) is not None:
             self._metrics.model.labels(*_labels(old)).set(0)
-        self._names[source] = served.name
-        self._served[served.name] = served
-        self._metrics.model.labels(*_labels(served)).set(1)
+        self._names[source] = model.name
+        self._models[model.name] = model
+        self._metrics.model.labels(*_labels(model)).set(1)
 
-    def _load(self, source: str) -> Served:
-        settings = replace(self._sources[source], bundle=locate(source))
+    def _load(self, source: str) -> ServedModel:
+        settings = replace(self._sources[source], bundle=bundle_path(source))
         predictor = Predictor.from_settings(settings)
-        sizes = warm_up(predictor.session)
+        run_seconds = warm_up(predictor.session)
         name = predictor.bundle.manifest.name
 
         def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -160,96 +164,112 @@ class Catalog:
             self._metrics.batch.labels(name).observe(size)
             self._metrics.runs.labels(name).observe(seconds)
 
-        log.info("%s: warmed up, %s", name, ", ".join(f"{n} in {1000 * s:.1f} ms" for n, s in sizes.items()))
+        timings = ", ".join(f"{size}: {1000 * seconds:.1f} ms" for size, seconds in run_seconds.items())
+        log.info("%s: warmed up; run time by batch size: %s", name, timings)
         batcher = Batcher(
             run,
             self._executor,
-            max_batch=self._service.max_batch or worthwhile(sizes),
+            max_batch=self._service.max_batch or best_batch_size(run_seconds),
             max_queue=self._service.max_queue,
-            seconds=min(seconds / size for size, seconds in sizes.items()),
+            seconds=min(seconds / size for size, seconds in run_seconds.items()),
             on_batch=on_batch,
         )
-        return Served(predictor=predictor, batcher=batcher)
+        return ServedModel(predictor=predictor, batcher=batcher)
 
 
 def find_sources(settings: Settings) -> dict[str, Settings]:
-    """Where every bundle lies that `settings` name, the default first, each with its own settings."""
-    places = find_bundles(settings.bundle)
-    digests = pins(settings, len(places))
-    found = {place: replace(settings, digest=digest) for place, digest in zip(places, digests, strict=True)}
+    """Sources of all bundles, the default first, with the settings of each."""
+    sources = find_bundles(settings.bundle)
+    digests = required_digests(settings, len(sources))
+    by_source = {source: replace(settings, digest=digest) for source, digest in zip(sources, digests, strict=True)}
     if settings.video_bundle:
-        found.setdefault(str(settings.video_bundle), settings.for_video())
-    return found
+        by_source.setdefault(str(settings.video_bundle), settings.for_video())
+    return by_source
 
 
 def check_video(settings: Settings, source: str, modality: Modality) -> None:
-    """ConfigError where ABNN_VIDEO_BUNDLE names a bundle for pictures."""
-    if settings.video_bundle and source == str(settings.video_bundle) and modality != "video":
-        raise ConfigError(f"ABNN_VIDEO_BUNDLE is {source}, which takes {modality}s; name a bundle for videos, or none")
+    """Check the bundle that ABNN_VIDEO_BUNDLE names.
 
-
-def find_bundles(place: Path) -> list[str]:
-    """What ABNN_BUNDLE names: a directory, a folder of such, `bento:TAG`, or several with commas between.
-
-    In a folder the package's default comes first, then the others by name.
+    Raises:
+        ConfigError: it classifies images.
     """
-    found: list[str] = []
-    for part in filter(None, (part.strip() for part in str(place).split(","))):
+    if settings.video_bundle and source == str(settings.video_bundle) and modality != "video":
+        raise ConfigError(
+            f"ABNN_VIDEO_BUNDLE is {source}, which classifies {modality}s; set it to a video bundle, or unset it"
+        )
+
+
+def find_bundles(value: Path) -> list[str]:
+    """Expand the value of ABNN_BUNDLE into one source per bundle.
+
+    Args:
+        value: a bundle, a folder of bundles, `bento:TAG`, or several of these separated by commas. Bundles in a folder
+            are sorted by name, but the package's default bundle comes first.
+
+    Raises:
+        ConfigError: `value` is empty.
+    """
+    sources: list[str] = []
+    for part in filter(None, (part.strip() for part in str(value).split(","))):
         folders = [file.parent for file in Path(part).glob(f"[!.]*/{MANIFEST}")]
-        inside = [str(folder) for folder in sorted(folders, key=lambda folder: (folder.name != DEFAULT_BUNDLE, folder))]
-        alone = part.startswith(PREFIX) or (Path(part) / MANIFEST).is_file() or not inside
-        found += [part] if alone else inside
-    if not found:
-        raise ConfigError("ABNN_BUNDLE names no bundle, expected a directory, several with commas, or bento:TAG")
-    return found
+        folders.sort(key=lambda folder: (folder.name != DEFAULT_BUNDLE, folder))
+        is_source = part.startswith(PREFIX) or (Path(part) / MANIFEST).is_file() or not folders
+        sources += [part] if is_source else map(str, folders)
+    if not sources:
+        raise ConfigError(
+            "ABNN_BUNDLE names no bundle, expected a bundle, a folder of bundles, bento:TAG, or a comma-separated list"
+        )
+    return sources
 
 
 def warm_up(session: Session) -> dict[int, float]:
-    """Run every batch size that is a power of two and takes RUN_SECONDS at most; the best of three times, by size."""
-    times: dict[int, float] = {}
+    """Run batch sizes 1, 2, 4, ... until a run takes RUN_SECONDS; return the best of three run times for each, in s."""
+    run_seconds: dict[int, float] = {}
     size = 1
-    while size <= session.max_batch and (not times or max(times.values()) <= RUN_SECONDS):
+    while size <= session.max_batch and (not run_seconds or max(run_seconds.values()) <= RUN_SECONDS):
         zeros = np.zeros((size, *session.bundle.manifest.input.shape), np.uint8)
-        times[size] = min(_seconds(session, zeros) for _ in range(3))
+        run_seconds[size] = min(_time_run(session, zeros) for _ in range(3))
         size *= 2
-    return times
+    return run_seconds
 
 
-def worthwhile(sizes: dict[int, float]) -> int:
-    """The smallest batch within _WORTH of the most samples a second: in larger ones requests only wait for others."""
-    best = min(seconds / size for size, seconds in sizes.items())
-    return min(size for size, seconds in sizes.items() if seconds / size <= best * (1 + _WORTH))
+def best_batch_size(run_seconds: dict[int, float]) -> int:
+    """The smallest batch within 5% of the best throughput: larger ones add latency only."""
+    best = min(seconds / size for size, seconds in run_seconds.items())
+    return min(size for size, seconds in run_seconds.items() if seconds / size <= best * (1 + _THROUGHPUT_SLACK))
 
 
-def _seconds(session: Session, images: NDArray[np.uint8]) -> float:
+def _time_run(session: Session, images: NDArray[np.uint8]) -> float:
     started = time.perf_counter()
     session.run(images)
     return time.perf_counter() - started
 
 
-def pins(settings: Settings, bundles: int) -> list[str | None]:
-    """The identity that each bundle must have, by ABNN_BUNDLE_DIGEST; None accepts any."""
-    found: list[str | None] = [*settings.digest.split(",")] if settings.digest else [None] * bundles
-    if len(found) != bundles:
-        raise ConfigError(
-            f"ABNN_BUNDLE_DIGEST has {len(found)} identities for {bundles} bundles, expected one for each"
-        )
-    return found
+def required_digests(settings: Settings, count: int) -> list[str | None]:
+    """The digest that ABNN_BUNDLE_DIGEST requires of each of `count` bundles; None accepts any.
+
+    Raises:
+        ConfigError: another number of digests.
+    """
+    digests: list[str | None] = [*settings.digest.split(",")] if settings.digest else [None] * count
+    if len(digests) != count:
+        raise ConfigError(f"ABNN_BUNDLE_DIGEST has {len(digests)} digests for {count} bundles, expected one for each")
+    return digests
 
 
-def _identity(source: str) -> str | None:
-    """Of what lies there now; None where nothing does, as while it is being replaced."""
+def _digest_on_disk(source: str) -> str | None:
+    """The bundle's digest; None if it is missing, for example while it is being replaced."""
     try:
-        return hashlib.sha256((locate(source) / MANIFEST).read_bytes()).hexdigest()
+        return hashlib.sha256((bundle_path(source) / MANIFEST).read_bytes()).hexdigest()
     except (OSError, ConfigError):
         return None
 
 
-def _labels(served: Served) -> tuple[str, ...]:
-    session, digest = served.predictor.session, served.predictor.bundle.digest
-    return served.name, served.version, digest, session.provider, session.precision
+def _labels(model: ServedModel) -> tuple[str, ...]:
+    session, digest = model.predictor.session, model.predictor.bundle.digest
+    return model.name, model.version, digest, session.provider, session.precision
 
 
-def locate(source: str) -> Path:
-    """The directory; for a tag of the BentoML model store, that of the version which it means now."""
+def bundle_path(source: str) -> Path:
+    """The directory of a source; `bento:TAG` is looked up in the BentoML model store each time."""
     return find_in_store(source) if source.startswith(PREFIX) else Path(source)

@@ -1,6 +1,6 @@
-"""One error schema for every refusal: {"error": {"code", "message", "field", "request_id"}}.
+"""HTTP errors, all in one schema: {"error": {"code", "message", "field", "request_id"}}.
 
-Under /v2 `error` is the message, as the Open Inference Protocol wants it, and the rest stands beside it.
+Under /v2 the Open Inference Protocol requires `error` to be the message, so the other keys stand beside it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ log = logging.getLogger("abnn_serve")
 
 
 class BadRequestError(InputError):
-    """A request that cannot be understood."""
+    """Malformed request. `field` names the part of the request at fault."""
 
     code = "bad_request"
     status = 400
@@ -34,7 +34,7 @@ class BadRequestError(InputError):
 
 
 class UnauthorizedError(BadRequestError):
-    """No API key, or not one that is known."""
+    """Missing or unknown API key."""
 
     code = "unauthorized"
     status = 401
@@ -42,42 +42,42 @@ class UnauthorizedError(BadRequestError):
 
 
 class UnknownModelError(BadRequestError):
-    """No bundle of that name is served."""
+    """No served bundle has the requested name or version."""
 
     code = "unknown_model"
     status = 404
 
 
 class TooManyPartsError(BadRequestError):
-    """More files in one request than may be."""
+    """More files or samples in one request than ABNN_MAX_PARTS."""
 
     code = "too_many_parts"
     status = 413
 
 
 class UnsupportedMediaTypeError(BadRequestError):
-    """A body of another type than the endpoint takes."""
+    """Content type or content encoding that the endpoint does not accept."""
 
     code = "unsupported_media_type"
     status = 415
 
 
 class WrongPartError(BadRequestError):
-    """A form part of another kind than expected."""
+    """A form field holds text where a file is expected."""
 
     code = "wrong_part"
     status = 422
 
 
 class SlowUploadError(BadRequestError):
-    """The body did not arrive in time."""
+    """The body did not arrive within ABNN_UPLOAD_SECONDS."""
 
     code = "request_timeout"
     status = 408
 
 
 class BusyError(InputError):
-    """There is no room; the client shall come again after `seconds`."""
+    """The server is at a limit; `Retry-After` tells the client to wait `seconds`, rounded up."""
 
     code = "busy"
     status = 503
@@ -89,31 +89,32 @@ class BusyError(InputError):
 
 
 class DeadlineError(BusyError):
-    """Accepted, and not answered in time."""
+    """An accepted request was not answered within ABNN_DEADLINE_SECONDS."""
 
     code = "deadline_exceeded"
 
 
-def refusal(error: InputError, scope: Scope) -> Response:
-    """The answer that says why a request is refused."""
-    facts = (error.status, error.code, str(error), getattr(error, "field", scope["state"].get("field", "image")))
-    return _answer(scope, *facts, getattr(error, "headers", {}))
+def error_response(error: InputError, scope: Scope) -> Response:
+    """The response for a rejected request."""
+    field = getattr(error, "field", scope["state"].get("field", "image"))
+    return _response(scope, error.status, error.code, str(error), field, getattr(error, "headers", {}))
 
 
-def failure(error: Exception, scope: Scope) -> Response:
-    """The answer to what should not have happened: nothing of it is told to the client."""
+def internal_error_response(error: Exception, scope: Scope) -> Response:
+    """The response for an unexpected exception: the client gets no details, the log gets the traceback."""
     log.error("request failed", exc_info=error)
-    return _answer(scope, 500, "internal_error", "the server failed; its log has the request id", None, {})
+    message = "internal server error; the server log has details under this request_id"
+    return _response(scope, 500, "internal_error", message, None, {})
 
 
 def error_body(code: str, message: str, field: str | None, request_id: str, path: str = "") -> bytes:
-    """The one error schema as JSON."""
-    facts = {"code": code, "message": message, "field": field, "request_id": request_id}
-    flat = path == "/v2" or path.startswith("/v2/")
-    return json.dumps({"error": message, **facts} if flat else {"error": facts}).encode()
+    """An error as JSON, in the schema that `path` uses."""
+    error = {"code": code, "message": message, "field": field, "request_id": request_id}
+    is_v2 = path == "/v2" or path.startswith("/v2/")
+    return json.dumps({"error": message, **error} if is_v2 else {"error": error}).encode()
 
 
-def _answer(
+def _response(
     scope: Scope, status: int, code: str, message: str, field: str | None, headers: Mapping[str, str]
 ) -> Response:
     scope["state"]["code"] = code
@@ -121,16 +122,16 @@ def _answer(
     return Response(body, status, headers=dict(headers), media_type="application/json")
 
 
-async def _input_error(request: Request, error: InputError) -> Response:
-    return refusal(error, request.scope)
+async def _handle_input_error(request: Request, error: InputError) -> Response:
+    return error_response(error, request.scope)
 
 
-async def _http_error(request: Request, error: HTTPException) -> Response:
+async def _handle_http_error(request: Request, error: HTTPException) -> Response:
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
-    return _answer(request.scope, error.status_code, code, str(error.detail), None, error.headers or {})
+    return _response(request.scope, error.status_code, code, str(error.detail), None, error.headers or {})
 
 
 HANDLERS: Mapping[Any, Callable[[Request, Any], Awaitable[Response]]] = {
-    InputError: _input_error,
-    HTTPException: _http_error,
+    InputError: _handle_input_error,
+    HTTPException: _handle_http_error,
 }

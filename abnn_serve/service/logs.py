@@ -1,4 +1,4 @@
-"""Logs as one JSON object a line, each with the id of the request that it belongs to."""
+"""JSON logs: one object per line, with the id of the request that it belongs to."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ request_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("request
 
 
 def request_id_of(headers: Headers) -> str:
-    """The client's X-Request-ID if it is well formed, else 32 hexadecimal digits: to find a line by, no secret."""
-    sent = headers.get("x-request-id", "")
-    return sent if _REQUEST_ID.fullmatch(sent) else f"{random.getrandbits(128):032x}"
+    """The client's X-Request-ID if it is well formed, else 32 random hexadecimal digits (not a secret)."""
+    client_id = headers.get("x-request-id", "")
+    return client_id if _REQUEST_ID.fullmatch(client_id) else f"{random.getrandbits(128):032x}"
 
 
 class JsonFormatter(logging.Formatter):
-    """time, level, logger, message, request_id; `extra={"facts": {...}}` adds fields; a traceback is one field."""
+    """Writes time, level, logger, message, request_id and traceback; `extra={"fields": {...}}` adds keys."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -33,16 +33,16 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        if (known := request_id.get()) is not None:
-            line["request_id"] = known
-        line |= getattr(record, "facts", {})
+        if (current_id := request_id.get()) is not None:
+            line["request_id"] = current_id
+        line |= getattr(record, "fields", {})
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)
 
 
 def log_as_json() -> None:
-    """Send every logger of this process to stdout as JSON, those that BentoML and uvicorn set up included."""
+    """Send all logs of this process, including BentoML's and uvicorn's, to stdout as JSON."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonFormatter())
     root = logging.getLogger()

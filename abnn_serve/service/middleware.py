@@ -1,7 +1,4 @@
-"""What every request passes: an id, the API key, one error schema, a log line and metrics; then the application.
-
-It stands inside BentoML's own application and answers in its place, but for BentoML's schema of the endpoints.
-"""
+"""Middleware for every request: request id, API key, error schema, log line and metrics."""
 
 from __future__ import annotations
 
@@ -9,27 +6,29 @@ import logging
 import time
 from typing import Any
 
+from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from abnn_serve.errors import InputError
 from abnn_serve.service import logs
-from abnn_serve.service.errors import failure, refusal
-from abnn_serve.service.worker import State
+from abnn_serve.service.compatibility import incompatible
+from abnn_serve.service.errors import error_response, internal_error_response
+from abnn_serve.service.worker import WorkerState
 
 log = logging.getLogger("abnn_serve.access")
 
 _BENTOML_PATHS = ("/schema.json",)
-_OPEN_PATHS = ("/", "/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready", "/favicon.ico")
-_OPEN_PREFIX = "/page/"
-_PROBES = ("/livez", "/readyz", "/healthz", "/metrics", "/v2/health/live", "/v2/health/ready")
+_PUBLIC_PATHS = ("/", "/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready", "/favicon.ico")
+_PUBLIC_PREFIX = "/page/"
+_UNLOGGED_PATHS = ("/livez", "/readyz", "/healthz", "/metrics", "/v2/health/live", "/v2/health/ready")
 
 
-class Edge:
-    """ASGI middleware around BentoML's application `app`; `state.app` answers."""
+class RequestMiddleware:
+    """ASGI middleware that passes requests to `state.app`; BentoML's own application answers only its schema."""
 
-    def __init__(self, app: ASGIApp, state: State) -> None:
-        self._outer = app
+    def __init__(self, app: ASGIApp, state: WorkerState) -> None:
+        self._bentoml_app = app
         self._state = state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -37,72 +36,83 @@ class Edge:
             await send({"type": "websocket.close", "code": 1008})
         elif scope["type"] == "http":
             await self._http(scope, receive, send)
-        else:  # the lifespan, once, before the first request: BentoML's own middleware costs five times what ours does
-            scope["app"].middleware_stack = self
-            await self._outer(scope, receive, send)
+        else:  # lifespan
+            skip_outer_middleware(scope["app"], self)
+            await self._bentoml_app(scope, receive, send)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
-        known = scope.setdefault("state", {})
-        if known.pop("entering", False):
-            self._state.gate.entering -= 1
-        known["request_id"] = logs.request_id_of(headers)
-        token = logs.request_id.set(known["request_id"])
+        state = scope.setdefault("state", {})
+        if state.pop("pending", False):
+            self._state.admission.pending -= 1
+        state["request_id"] = logs.request_id_of(headers)
+        token = logs.request_id.set(state["request_id"])
         started, status = time.perf_counter(), 0
 
-        async def answer(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                self._complete(MutableHeaders(raw=message["headers"]), known)
+                self._add_headers(MutableHeaders(raw=message["headers"]), state)
             await send(message)
 
         try:
-            await self._answer(scope, headers, receive, answer)
+            await self._route(scope, headers, receive, send_with_headers)
         except InputError as error:
-            await refusal(error, scope)(scope, receive, answer)
+            await error_response(error, scope)(scope, receive, send_with_headers)
         except Exception as error:
             if status:
-                raise  # the answer has begun: nothing can be put in its place
-            await failure(error, scope)(scope, receive, answer)
+                raise  # the response has started and cannot be replaced
+            await internal_error_response(error, scope)(scope, receive, send_with_headers)
         finally:
             self._record(scope, status, time.perf_counter() - started)
             logs.request_id.reset(token)
 
-    async def _answer(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
+    async def _route(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
         path = scope["path"]
-        if self._state.keys and path not in _OPEN_PATHS and not path.startswith(_OPEN_PREFIX):
+        if self._state.keys and path not in _PUBLIC_PATHS and not path.startswith(_PUBLIC_PREFIX):
             scope["state"]["key"] = self._state.keys.check(headers)
-        app = self._outer if path in _BENTOML_PATHS else self._state.app
+        app = self._bentoml_app if path in _BENTOML_PATHS else self._state.app
         await app(scope, receive, send)
 
-    def _complete(self, headers: MutableHeaders, known: dict[str, Any]) -> None:
-        headers["X-Request-ID"] = known["request_id"]
+    def _add_headers(self, headers: MutableHeaders, state: dict[str, Any]) -> None:
+        headers["X-Request-ID"] = state["request_id"]
         headers["X-Content-Type-Options"] = "nosniff"
-        if stages := known.get("stages"):
-            headers["Server-Timing"] = ", ".join(f"{name};dur={1000 * spent:.3f}" for name, spent in stages.items())
+        if stages := state.get("stages"):
+            headers["Server-Timing"] = ", ".join(f"{name};dur={1000 * seconds:.3f}" for name, seconds in stages.items())
         if self._state.draining:
             headers["Connection"] = "close"
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
-        known, metrics = scope["state"], self._state.metrics
+        state, metrics = scope["state"], self._state.metrics
         path = getattr(scope.get("route"), "path", "other")
         metrics.requests.labels(path, status).inc()
         metrics.seconds.labels(path).observe(seconds)
-        if code := known.get("code"):
+        if code := state.get("code"):
             metrics.rejects.labels(code).inc()
-        self._state.measure()
-        if path in _PROBES:
+        self._state.update_gauges()
+        if path in _UNLOGGED_PATHS:
             return
         client = scope.get("client")
-        stages = {f"{name}_ms": round(1000 * spent, 3) for name, spent in known.get("stages", {}).items()}
-        facts = {
+        stages = {f"{name}_ms": round(1000 * seconds, 3) for name, seconds in state.get("stages", {}).items()}
+        fields = {
             "method": scope["method"],
             "path": scope["path"][:200],
             "status": status,
             "ms": round(1000 * seconds, 3),
             "client": client[0] if client else None,
-            **{name: known[name] for name in ("key", "code", "model", "batch") if name in known},
+            **{name: state[name] for name in ("key", "code", "model", "batch") if name in state},
             **stages,
         }
-        log.info("%s %s %d", scope["method"], path, status, extra={"facts": facts})
+        log.info("%s %s %d", scope["method"], path, status, extra={"fields": fields})
+
+
+def skip_outer_middleware(app: Any, middleware: ASGIApp) -> None:
+    """Let `middleware` answer in place of the whole stack of BentoML's application, which costs five times as much.
+
+    Raises:
+        ConfigError: BentoML's application is not a Starlette application with a middleware stack.
+    """
+    if not isinstance(app, Starlette) or not callable(app.middleware_stack):
+        raise incompatible("bentoml", "its application has no Starlette middleware stack")
+    app.middleware_stack = middleware

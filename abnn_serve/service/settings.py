@@ -1,4 +1,4 @@
-"""What the HTTP service refuses, and when: ABNN_* variables that only serving over HTTP reads."""
+"""Settings of the HTTP service from ABNN_* environment variables."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from abnn_serve.runtime.settings import read_count
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceSettings:
-    """Limits of one worker process; each field is read from the variable ABNN_<its name in capitals>.
+    """Settings of one worker process. The variable of each field is ABNN_ and the field's name in capitals.
 
     Attributes:
-        max_queue: requests being answered, and samples waiting for the session; past either 503 at once.
-        max_batch: samples in one run of the session; None takes the smallest within 5% of the best throughput at start.
-        max_parts: images in one request.
-        max_connections: open at a time.
-        max_buffered_bytes: of uploads in memory at a time.
-        deadline_seconds: from the end of the upload to the answer.
-        upload_seconds: that a body may take to arrive.
-        header_seconds: that a request's head may take to arrive.
-        drain_seconds: after SIGTERM in which new requests are still answered, on connections that then close.
-        reload_seconds: between looks at the bundles on disk; 0 never looks.
-        workers: processes; each has its own session and its own limits.
-        api_key_file: file that `abnn key` writes; None lets everybody in.
+        max_queue: limit on requests in flight, and on samples queued for each bundle.
+        max_batch: samples per session run; None takes the smallest batch within 5% of the best throughput at start-up.
+        max_parts: images or samples per request.
+        max_connections: open connections.
+        max_buffered_bytes: bytes of all uploads in memory.
+        deadline_seconds: time from the end of the upload to the response.
+        upload_seconds: time for a request body to arrive.
+        header_seconds: time for a request head to arrive.
+        drain_seconds: time after SIGTERM during which new requests are still accepted.
+        reload_seconds: interval between checks for new bundle versions; 0 disables them.
+        workers: worker processes; each has its own sessions and limits.
+        api_key_file: key file written by `abnn key`; None disables authentication.
     """
 
     max_queue: int = 256
@@ -46,20 +46,24 @@ class ServiceSettings:
     def __post_init__(self) -> None:
         if self.max_parts > self.max_queue:
             raise ConfigError(
-                f"ABNN_MAX_PARTS is {self.max_parts} and ABNN_MAX_QUEUE {self.max_queue}: a request with all its parts "
-                "would never fit; raise the queue, or allow fewer parts"
+                f"ABNN_MAX_PARTS is {self.max_parts} but ABNN_MAX_QUEUE is {self.max_queue}, so a full request would "
+                "never fit into the queue; raise ABNN_MAX_QUEUE or lower ABNN_MAX_PARTS"
             )
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> ServiceSettings:
-        """Read the variables that the README lists; ConfigError for a value that cannot be used."""
-        found: dict[str, int | Path] = {}
+        """Read the variables in docs/configuration.md.
+
+        Raises:
+            ConfigError: a variable has an invalid value.
+        """
+        values: dict[str, int | Path] = {}
         for field in fields(cls):
             name = f"ABNN_{field.name.upper()}"
-            least = 0 if field.name in {"drain_seconds", "reload_seconds"} else 1
+            minimum = 0 if field.name in {"drain_seconds", "reload_seconds"} else 1
             if not environ.get(name, "").strip():
                 continue
-            value = Path(environ[name]) if field.name == "api_key_file" else read_count(environ, name, least)
+            value = Path(environ[name]) if field.name == "api_key_file" else read_count(environ, name, minimum)
             if value is not None:
-                found[field.name] = value
-        return cls(**found)  # type: ignore[arg-type]
+                values[field.name] = value
+        return cls(**values)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What one worker process holds: bundles, limits, keys, metrics, and whether it is leaving."""
+"""State of one worker process: bundles, limits, keys, metrics, and readiness."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 
 from abnn_serve.hardware import usable_cores
 from abnn_serve.runtime.settings import Settings
-from abnn_serve.service.admission import Gate
+from abnn_serve.service.admission import Admission
 from abnn_serve.service.auth import KeyRing
 from abnn_serve.service.catalog import Catalog
 from abnn_serve.service.metrics import Metrics
@@ -25,13 +25,18 @@ from abnn_serve.service.settings import ServiceSettings
 log = logging.getLogger("abnn_serve")
 
 
-class State:
-    """Made when the service is imported, filled by `load` before the first request."""
+class WorkerState:
+    """Created when the service module is imported; `load` fills it before the first request.
+
+    Attributes:
+        ready: every bundle is loaded and warmed up.
+        draining: the worker received SIGTERM.
+    """
 
     app: ASGIApp
     limits: ServiceSettings
     metrics: Metrics
-    gate: Gate
+    admission: Admission
     catalog: Catalog
     keys: KeyRing | None = None
 
@@ -40,56 +45,56 @@ class State:
         self._tasks: list[asyncio.Task[Any]] = []
 
     def load(self, environ: Mapping[str, str]) -> None:
-        """Read the settings, load and warm up every bundle.
+        """Read the settings, then load and warm up every bundle.
 
         Raises:
-            AbnnError: a setting or a bundle that cannot be used.
+            AbnnError: an invalid setting, or a bundle that cannot be loaded.
         """
         settings, self.limits = Settings.from_environment(environ), ServiceSettings.from_environment(environ)
         if settings.threads is None:
             settings = replace(settings, threads=max(1, usable_cores() // self.limits.workers))
         self.keys = KeyRing(self.limits.api_key_file) if self.limits.api_key_file else None
         self.metrics = Metrics(workers=self.limits.workers)
-        self.gate = Gate(self.limits.max_queue, self.limits.max_buffered_bytes)
-        self.catalog = Catalog(settings, self.limits, self.metrics, self.leave)
+        self.admission = Admission(self.limits.max_queue, self.limits.max_buffered_bytes)
+        self.catalog = Catalog(settings, self.limits, self.metrics, on_device_lost=self.shut_down)
         self.ready = True
 
     def start(self) -> None:
-        """Watch the bundles and wait for SIGTERM; called once, on the event loop that serves."""
+        """Start reloading bundles, and drain on SIGTERM. Call once, in the event loop that serves."""
         loop = asyncio.get_running_loop()
         if self.limits.reload_seconds:
             self._tasks.append(loop.create_task(self.catalog.watch(self.limits.reload_seconds)))
         self._drain_on_sigterm(loop)
 
-    def leave(self) -> None:
-        """End this worker, whose GPU no longer works: /readyz says no, and the supervisor starts another."""
+    def shut_down(self) -> None:
+        """Fail /readyz and send this process SIGTERM, because its GPU failed; the supervisor starts another worker."""
         if self.ready:
             self.ready = False
             log.error("the GPU no longer works in this process: shutting down")
             os.kill(os.getpid(), signal.SIGTERM)
 
-    def measure(self) -> None:
-        """Show how full this worker is."""
-        self.metrics.inside.set(self.gate.inside)
-        self.metrics.waiting.set(sum(served.batcher.waiting for served in self.catalog.all()))
+    def update_gauges(self) -> None:
+        """Update the metrics for requests in flight and queued samples."""
+        self.metrics.in_flight.set(self.admission.in_flight)
+        self.metrics.queued.set(sum(model.batcher.queued for model in self.catalog.all()))
 
     def stop(self) -> None:
-        """Let tasks and threads go."""
+        """Cancel background tasks and shut down the thread pools."""
         for task in self._tasks:
             task.cancel()
-        self.gate.close()
+        self.admission.close()
 
     def _drain_on_sigterm(self, loop: asyncio.AbstractEventLoop) -> None:
-        """On SIGTERM say so at /readyz and close each connection with its next answer; later let uvicorn end."""
-        end = signal.getsignal(signal.SIGTERM)
-        if not callable(end):
+        """On SIGTERM, fail /readyz and close connections after their response; then let uvicorn shut down."""
+        shut_down = signal.getsignal(signal.SIGTERM)
+        if not callable(shut_down):
             return
 
         def drain(number: int, frame: FrameType | None) -> None:
             if not self.draining:
                 self.draining = True
-                log.info("leaving: answering for %d seconds more", self.limits.drain_seconds)
-                later = partial(loop.call_later, self.limits.drain_seconds, end, number, frame)
+                log.info("shutting down: new requests are accepted for %d s", self.limits.drain_seconds)
+                later = partial(loop.call_later, self.limits.drain_seconds, shut_down, number, frame)
                 loop.call_soon_threadsafe(later)
 
         signal.signal(signal.SIGTERM, drain)

@@ -1,4 +1,4 @@
-"""The same network as a BentoML service in PyTorch, as BentoML's guide writes one: adaptive batching of images."""
+"""The network as a BentoML service in PyTorch with adaptive batching, written as in BentoML's guide."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ torch.set_num_threads(int(os.environ["ABNN_THREADS"]))
 
 @bentoml.service(name="bento_torch", traffic={"timeout": 120})
 class BentoTorch:
-    """Loads the run's checkpoint and answers with the most probable class."""
+    """Answers with the most probable class, from the checkpoint of the run in BENCH_RUN."""
 
     def __init__(self) -> None:
         run = Run(os.environ["BENCH_RUN"])
@@ -29,7 +29,7 @@ class BentoTorch:
 
     @bentoml.api(batchable=True, max_batch_size=32, max_latency_ms=10_000)  # type: ignore[untyped-decorator]
     def classify(self, images: list[Image.Image]) -> list[dict[str, Any]]:
-        """The best class of each image."""
+        """The most probable class of each image."""
         pixels = np.stack([fit_image(image.convert("RGB"), self.spec) for image in images])
         with torch.inference_mode():
             probabilities = torch.softmax(self.network(torch.from_numpy(pixels)), 1)

@@ -1,4 +1,4 @@
-"""The same network behind LitServe in PyTorch, as its guide writes one: decode, batch, predict."""
+"""The network behind LitServe in PyTorch with batching, written as in LitServe's guide."""
 
 import argparse
 import io
@@ -18,7 +18,7 @@ from abnn_serve.media.image import fit_image
 
 
 class Api(litserve.LitAPI):  # type: ignore[misc]
-    """One image in, the most probable class out."""
+    """Answers with the most probable class, from the checkpoint of the run in BENCH_RUN."""
 
     def setup(self, device: str) -> None:
         """Load the run's checkpoint."""
@@ -29,25 +29,25 @@ class Api(litserve.LitAPI):  # type: ignore[misc]
         self.network = ServedNetwork(run.network()).to(device).eval()
 
     def decode_request(self, request: Request) -> Any:
-        """A form's file to pixels; LitServe reads the annotation, and gives the form."""
+        """A form's file to pixels. LitServe passes the form, whatever the annotation says."""
         file: UploadFile = request["image"]
         return fit_image(Image.open(io.BytesIO(file.file.read())).convert("RGB"), self.spec)
 
     def batch(self, inputs: list[Any]) -> Any:
-        """Pixels of several requests to one array."""
+        """Stack the pixels of several requests."""
         return np.stack(inputs)
 
     def predict(self, x: Any) -> Any:
-        """Probabilities of a batch."""
+        """Class probabilities of a batch."""
         with torch.inference_mode():
             return torch.softmax(self.network(torch.from_numpy(x)), 1)
 
     def unbatch(self, output: Any) -> list[Any]:
-        """Rows of their own."""
+        """One row for each request."""
         return list(output)
 
     def encode_response(self, output: Any) -> dict[str, Any]:
-        """The best class."""
+        """The most probable class."""
         index = int(output.argmax())
         return {"label": self.names[index], "probability": float(output[index])}
 

@@ -1,4 +1,4 @@
-"""What every benchmark writes beside its figures, and the bars it is held against."""
+"""Bars, and the JSON file that a benchmark writes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from abnn_serve.errors import DeviceError, one_line
 from abnn_serve.hardware import describe_cpu, usable_cores
@@ -21,90 +21,80 @@ _PACKAGES = (
 )  # fmt: skip
 
 
-Sum = tuple[str, ...]  # of the medians of these cases
-
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
-    """A ratio and its limit; `least` turns it round.
+    """A measured value and the limit that it must keep.
 
-    `over` and `under` name sums of medians, each in the ways in which they can be had: the fastest that was measured
-    counts.
+    Attributes:
+        name: what is measured, with its unit.
+        value: the measurement; None if it was not taken, in which case the bar passes.
+        limit: the worst value that passes.
+        better: whether smaller or larger values pass.
+        setting: the input's shape, or what else the value depends on.
     """
 
-    what: str
-    setting: str
-    over: tuple[Sum, ...]
-    under: tuple[Sum, ...]
+    name: str
+    value: float | None
     limit: float
-    least: bool = False
+    better: Literal["smaller", "larger"] = "smaller"
+    setting: str = ""
 
-    def ratio(self, medians: dict[str, float]) -> float:
-        """The measured ratio."""
-        return min(sums(self.over, medians)) / min(sums(self.under, medians))
+    @property
+    def passed(self) -> bool:
+        """Whether the value keeps the limit."""
+        if self.value is None:
+            return True
+        return self.value >= self.limit if self.better == "larger" else self.value <= self.limit
 
-    def was_measured(self, medians: dict[str, float]) -> bool:
-        """Whether there is one."""
-        return bool(sums(self.over, medians) and sums(self.under, medians))
+    def record(self) -> dict[str, Any]:
+        """The bar as it stands in a results file."""
+        fields = {"what": self.name, "input": self.setting, "limit": self.limit, "better": self.better}
+        return {**fields, "measured": self.value}
 
-    def holds(self, ratio: float) -> bool:
-        """Whether a ratio is on the right side of the limit."""
-        return ratio >= self.limit if self.least else ratio <= self.limit
-
-
-def sums(ways: Iterable[Sum], medians: dict[str, float]) -> list[float]:
-    """Those of the sums whose cases were all measured."""
-    return [sum(medians[name] for name in names) for names in ways if set(names) <= medians.keys()]
-
-
-def print_bars(bars: Iterable[Bar], medians: dict[str, dict[str, float]]) -> int:
-    """Print those bars whose cases were measured; how many were missed."""
-    missed = 0
-    print(f"\n{'what':<38} {'input':<11} {'measured':>8} {'bar':>8}")
-    for bar in _measured(bars, medians):
-        ratio = bar.ratio(medians[bar.setting])
-        missed += not bar.holds(ratio)
-        sign, verdict = (">=", "<=")[not bar.least], "" if bar.holds(ratio) else "  MISSED"
-        print(f"{bar.what:<38} {bar.setting:<11} {ratio:8.3f} {sign}{bar.limit:6.2f}{verdict}")
-    return missed
+    def __str__(self) -> str:
+        measured = "not measured" if self.value is None else f"{self.value:.4g}"
+        verdict = "" if self.value is None else "passed" if self.passed else "MISSED"
+        sign = ">=" if self.better == "larger" else "<="
+        return f"{self.name:<48} {self.setting:<12} {measured:>12}  {sign} {self.limit:<8.4g} {verdict}".rstrip()
 
 
-def bar_records(bars: Iterable[Bar], medians: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
-    """The same as plain values."""
-    return [
-        {"what": b.what, "input": b.setting, "limit": b.limit, "measured": b.ratio(medians[b.setting])}
-        for b in _measured(bars, medians)
-    ]
+def print_bars(bars: Iterable[Bar]) -> None:
+    """Print a table of bars; nothing if there are none."""
+    lines = [str(bar) for bar in bars]
+    if lines:
+        print("\n".join([f"\n{'bar':<48} {'setting':<12} {'measured':>12}  limit", *lines]))
 
 
-def _measured(bars: Iterable[Bar], medians: dict[str, dict[str, float]]) -> list[Bar]:
-    return [bar for bar in bars if bar.was_measured(medians.get(bar.setting, {}))]
+def write_record(out: Path, settings: dict[str, Any], bars: Iterable[Bar] = (), **figures: Any) -> None:
+    """Write date, hardware, versions, settings, bars and figures to `out` with the suffix .json.
 
-
-def write_record(path: Path, settings: dict[str, Any], **figures: Any) -> None:
-    """A dated JSON file: hardware, versions, settings (paths by their names alone) and figures."""
+    Settings that are paths are reduced to their names.
+    """
     installed = {d.metadata["Name"]: d.version for name in _PACKAGES for d in _distributions(name)}
+    records = [bar.record() for bar in bars]
     record = {
         "date": dt.datetime.now(tz=dt.UTC).date().isoformat(),
         "hardware": describe_cpu(),
         "cores": usable_cores(),
         "versions": installed,
         "settings": {name: value.name if isinstance(value, Path) else value for name, value in settings.items()},
+        **({"bars": records} if records else {}),
         **figures,
     }
+    path = out.with_suffix(".json")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(_on_few_lines(json.dumps(_rounded(record), indent=1)) + "\n")
+    path.write_text(_compact_lists(json.dumps(_rounded(record), indent=1)) + "\n")
 
 
-def device_of(device: str) -> dict[str, str]:
-    """For `write_record`: the GPU that a benchmark ran on, by `nvidia-smi`; nothing for the CPU."""
+def gpu_record(device: str) -> dict[str, str]:
+    """The field `gpu` of a record, from `nvidia-smi`; no field for the CPU."""
     if device == "cpu":
         return {}
     command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout  # noqa: S603
     except (OSError, subprocess.CalledProcessError) as error:
-        raise DeviceError(f"nvidia-smi does not name the GPU: {one_line(error)}; install it with the driver") from error
+        raise DeviceError(f"nvidia-smi failed: {one_line(error)}; install it with the driver") from error
     return {"gpu": text.splitlines()[0].strip()}
 
 
@@ -117,10 +107,10 @@ def _rounded(value: Any) -> Any:
     return [_rounded(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
-def _on_few_lines(text: str) -> str:
-    """Lists of numbers on one line each."""
+def _compact_lists(text: str) -> str:
+    """Put each list of numbers on one line."""
     return re.sub(
-        r"\[[-+.\deE,\s]+\]", lambda found: " ".join(found[0].split()).replace("[ ", "[").replace(" ]", "]"), text
+        r"\[[-+.\deE,\s]+\]", lambda match: " ".join(match[0].split()).replace("[ ", "[").replace(" ]", "]"), text
     )
 
 

@@ -1,4 +1,4 @@
-"""Calls timed in turn, so that what else the machine does falls on all of them alike."""
+"""Interleaved timing: other load on the machine hits all cases alike."""
 
 from __future__ import annotations
 
@@ -14,10 +14,16 @@ Call = Callable[[], object]
 _LONG = 0.2  # seconds
 
 
-def interleaved(cases: dict[str, Call], seconds: float, least_rounds: int = 4) -> dict[str, list[float]]:
-    """Seconds of each call, the cases in turn; before a timed call one that is not, to bring its weights near.
+def interleaved(
+    cases: dict[str, Call], seconds: float, least_rounds: int = 4, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
+    """Time the cases in turn, for at least `seconds` and `least_rounds` rounds.
 
-    Long calls go without: in them the weights are read once and used many times.
+    Each timed call follows an untimed one, which brings its weights into the cache. Calls of more than 0.2 s skip that
+    after the first round: they read their weights once and use them many times.
+
+    Returns:
+        For each case, the seconds of its calls by `clock`.
     """
     samples: dict[str, list[float]] = {name: [] for name in cases}
     end = time.perf_counter() + seconds
@@ -25,26 +31,26 @@ def interleaved(cases: dict[str, Call], seconds: float, least_rounds: int = 4) -
         for name, call in cases.items():
             if not samples[name] or samples[name][-1] < _LONG:
                 call()
-            start = time.perf_counter()
+            start = clock()
             call()
-            samples[name].append(time.perf_counter() - start)
+            samples[name].append(clock() - start)
     return samples
 
 
 def medians(samples: dict[str, list[float]]) -> dict[str, float]:
-    """The median of each case, seconds."""
+    """The median of each case, in seconds."""
     return {name: float(np.median(times)) for name, times in samples.items()}
 
 
 def with_memory(make: Callable[[], Call]) -> tuple[Call, float]:
-    """A case, and the megabytes of resident memory that making it and calling it once added to the process."""
+    """Make a case and call it once; also return the megabytes of resident memory that this added to the process."""
     gc.collect()
-    before = _resident()
+    before = _resident_megabytes()
     call = make()
     call()
-    return call, _resident() - before
+    return call, _resident_megabytes() - before
 
 
-def _resident() -> float:
+def _resident_megabytes() -> float:
     fields = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
     return int(fields["VmRSS"].split()[0]) / 1024

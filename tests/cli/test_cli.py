@@ -105,19 +105,19 @@ def test_train_refuses_a_directory_that_holds_a_run_and_resumes_a_finished_one(s
         (["score", "d", "--out", "o", "--engine", "spark"], "--engine is 'spark', expected local or ray"),
         (
             ["score", "d", "--out", "o", "--gpus", "1", "--actors", "2"],
-            "--actors, --gpus without --engine ray; add that",
+            "--actors, --gpus without --engine ray; add --engine ray",
         ),
         (["score", "d", "--out", "o", "--address", "a", "--cpus", "1"], "--address, --cpus without --engine ray"),
         (
             ["score", "d", "--out", "o", "--engine", "ray", "--workers", "0"],
-            "--workers is 0 with --engine ray, whose actors decode; leave it out",
+            "--workers is 0 with --engine ray, whose actors decode their own rows; use --actors instead",
         ),
-        (["verify", "nowhere"], "no bundle here"),
-        (["show", "nowhere"], "no bundle here"),
+        (["verify", "nowhere"], "nowhere is not a bundle .bundle.json not found."),
+        (["show", "nowhere"], "nowhere is not a bundle .bundle.json not found."),
         (["export", "nowhere", "--out", "o", "--data", "d"], "not a run of `abnn train`"),
         (
             ["export", "r", "--out", "o", "--data", "d", "--precision", "int4"],
-            "--precision is 'int4', expected fp32, then any of fp16, bf16, int8",
+            "--precision is 'int4', expected fp32, optionally followed by fp16, bf16, int8, such as fp32,int8",
         ),
     ],
 )
@@ -127,7 +127,8 @@ def test_errors_are_one_plain_line(arguments, message, tmp_path):
 
 def test_score_of_nothing_is_one_line_and_leaves_nothing(tmp_path):
     _fails(
-        _abnn("score", tmp_path / "in", "--out", tmp_path / "out", ABNN_DEVICE="cpu"), "in: no such data; give a folder"
+        _abnn("score", tmp_path / "in", "--out", tmp_path / "out", ABNN_DEVICE="cpu"),
+        "in: no such file or folder; expected a folder",
     )
     assert not (tmp_path / "out").exists()
 

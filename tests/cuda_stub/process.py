@@ -15,13 +15,13 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Stub:
-    """The folder with the libraries, and what more the process has in its environment."""
+    """The folder of the libraries, and additional environment variables of the process."""
 
     libraries: Path
     environ: dict[str, str] = field(default_factory=dict)
 
     def ask(self, question: str, *files: Path | str, **environ: str) -> Any:
-        """What `probe.<question>(*files)` returns in a process of its own; AssertionError where it raises."""
+        """Result of `probe.<question>(*files)` in a new process; AssertionError if it raises."""
         command = [sys.executable, "-m", "tests.cuda_stub.probe", question, *map(str, files)]
         done = subprocess.run(
             command,

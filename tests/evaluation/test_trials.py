@@ -12,7 +12,7 @@ from abnn_serve.evaluation.outcomes import Trial
 from abnn_serve.evaluation.subject import open_subject
 from abnn_serve.evaluation.suites import ATTACKS, choose_trials
 from abnn_serve.evaluation.threats import DetachedStatistics, ServedModel, Subject, to_uint8
-from abnn_serve.evaluation.trials import evaluate
+from abnn_serve.evaluation.trials import run_trials
 from abnn_serve.lab.abnn.network import AdaptiveNetwork
 from abnn_serve.lab.attacks.base import Attack
 from abnn_serve.lab.attacks.pgd import FGSM, PGD
@@ -46,32 +46,37 @@ def test_a_detached_substitute_is_refused_as_whitebox(abnn_run, val_data):
             return [(mean.detach(), deviation.detach()) for mean, deviation in super().statistics(x)]
 
     trials = [Trial(threat_model="whitebox", attack=FGSM())]
-    evaluate(Subject(network=network), val_data.part(slice(4)), trials)
+    run_trials(Subject(network=network), val_data.part(slice(4)), trials)
     network.__class__ = Detached
-    with pytest.raises(ConfigError, match=r"this is not a white-box evaluation: the gradient is off by .*detached"):
-        evaluate(Subject(network=network), val_data.part(slice(4)), trials)
+    with pytest.raises(ConfigError, match=r"not a white-box evaluation: the gradient differs by .*detached"):
+        run_trials(Subject(network=network), val_data.part(slice(4)), trials)
 
 
 def test_every_threat_model_is_judged_on_the_defended_network(subject, val_data):
     trials = [Trial(threat_model=threat, attack=PGD(eps=0.2, steps=3)) for threat in subject.threat_models]
-    found = evaluate(subject, val_data, trials)
-    assert [o.trial.threat_model for o in found.outcomes] == ["whitebox", "graybox", "transfer", "substitute-transfer"]
-    for outcome in found.outcomes:
-        assert not (outcome.is_correct & ~found.clean).any()
+    evaluation = run_trials(subject, val_data, trials)
+    assert [o.trial.threat_model for o in evaluation.outcomes] == [
+        "whitebox",
+        "graybox",
+        "transfer",
+        "substitute-transfer",
+    ]
+    for outcome in evaluation.outcomes:
+        assert not (outcome.is_correct & ~evaluation.clean).any()
         with torch.no_grad():
             answers = subject.network(torch.from_numpy(outcome.images)).argmax(dim=1).numpy()
         np.testing.assert_array_equal(outcome.is_correct, answers == val_data.labels)
         assert np.abs(outcome.images - to_input(val_data.images).numpy()).max() <= 0.2 + 1e-6
-    assert found.outcomes[0].is_correct.sum() < found.clean.sum()
+    assert evaluation.outcomes[0].is_correct.sum() < evaluation.clean.sum()
 
 
 def test_the_worst_case_of_a_threat_model_is_over_its_trials_for_each_sample(subject, val_data):
     trials = [Trial(threat_model="whitebox", attack=FGSM(eps=0.05), seed=seed) for seed in (0, 1)]
     trials.append(Trial(threat_model="whitebox", attack=Square(eps=0.05, queries=30)))
-    found = evaluate(subject, val_data, trials)
-    both = np.logical_and.reduce([outcome.is_correct for outcome in found.outcomes])
-    assert found.worst["whitebox"].correct == both.sum()
-    assert found.worst["whitebox"].correct <= min(outcome.row.accuracy.correct for outcome in found.outcomes)
+    evaluation = run_trials(subject, val_data, trials)
+    both = np.logical_and.reduce([outcome.is_correct for outcome in evaluation.outcomes])
+    assert evaluation.worst["whitebox"].correct == both.sum()
+    assert evaluation.worst["whitebox"].correct <= min(outcome.row.accuracy.correct for outcome in evaluation.outcomes)
 
 
 def test_what_an_attack_returns_outside_its_budget_is_put_back(subject, val_data):
@@ -79,8 +84,8 @@ def test_what_an_attack_returns_outside_its_budget_is_put_back(subject, val_data
         def perturb(self, model, x, y, generator, *, early_stop):
             return x + 0.5
 
-    found = evaluate(subject, val_data.part(slice(8)), [Trial(threat_model="whitebox", attack=Cheat(eps=0.01))])
-    change = found.outcomes[0].images - to_input(val_data.images[:8]).numpy()
+    evaluation = run_trials(subject, val_data.part(slice(8)), [Trial(threat_model="whitebox", attack=Cheat(eps=0.01))])
+    change = evaluation.outcomes[0].images - to_input(val_data.images[:8]).numpy()
     assert 0 < np.abs(change).max() <= 0.02 + 1e-6
 
 
@@ -93,9 +98,9 @@ def test_served_images_are_rounded_within_the_budget(bundle, abnn_run, val_data)
             : 2 if threat == "artifact" else 1
         ]
     ]
-    found = evaluate(opened.subject, val_data.part(slice(16)), trials)
+    evaluation = run_trials(opened.subject, val_data.part(slice(16)), trials)
     clean = val_data.images[:16].astype(int)
-    for outcome in found.outcomes:
+    for outcome in evaluation.outcomes:
         levels = outcome.images * 255
         np.testing.assert_allclose(levels, levels.round(), atol=1e-3)
         change = to_uint8(torch.from_numpy(outcome.images)).astype(int) - clean
@@ -112,17 +117,17 @@ def test_queries_stay_whole_steps_so_that_a_larger_budget_never_leaves_more(bund
     left = []
     for eps in (7 / 255, 7.9 / 255, 8 / 255):
         trial = Trial(threat_model="blackbox", attack=Square(eps=eps, queries=60))
-        left.append(evaluate(subject, val_data, [trial]).worst["blackbox"].correct)
+        left.append(run_trials(subject, val_data, [trial]).worst["blackbox"].correct)
     assert left[0] == left[1] >= left[2]
-    assert left[0] < evaluate(subject, val_data, []).clean.sum()
+    assert left[0] < run_trials(subject, val_data, []).clean.sum()
 
 
 @pytest.mark.gpu
 def test_what_is_served_answers_where_the_attack_runs(bundle, abnn_run, val_data):
     subject = open_subject(bundle.path, run=abnn_run.path).subject
     trials = [Trial(threat_model="blackbox", attack=Square(queries=5)), Trial(threat_model="artifact", attack=FGSM())]
-    here, there = (evaluate(subject, val_data.part(slice(8)), trials, device=device) for device in ("cpu", "cuda"))
-    np.testing.assert_array_equal(here.clean, there.clean)
+    on_cpu, on_gpu = (run_trials(subject, val_data.part(slice(8)), trials, device=device) for device in ("cpu", "cuda"))
+    np.testing.assert_array_equal(on_cpu.clean, on_gpu.clean)
 
 
 def test_an_attack_without_gradients_to_follow_is_left_out_or_refused(bundle, abnn_run):
@@ -130,7 +135,9 @@ def test_an_attack_without_gradients_to_follow_is_left_out_or_refused(bundle, ab
     assert "blackbox" not in {trial.threat_model for trial in choose_trials(subject, attacks=["pgd"])}
     assert "blackbox" in {trial.threat_model for trial in choose_trials(subject, attacks=["square"])}
     for held, threats in ((subject, ["blackbox"]), (open_subject(bundle.path).subject, [])):
-        with pytest.raises(ConfigError, match="attack 'pgd' needs gradients and blackbox has none; choose square"):
+        with pytest.raises(
+            ConfigError, match="attack 'pgd' needs gradients, which blackbox does not give; choose square"
+        ):
             choose_trials(held, attacks=["pgd"], threats=threats)
 
 
@@ -144,7 +151,7 @@ def test_a_served_model_answers_as_the_network_does(bundle, abnn_run, val_data):
 def test_a_killed_evaluation_goes_on_where_it_was(subject, val_data, tmp_path, monkeypatch):
     monkeypatch.setattr("abnn_serve.evaluation.trials._BATCH", 20)
     trials = [Trial(threat_model="whitebox", attack=PGD(steps=2), seed=seed) for seed in (0, 1)]
-    whole = evaluate(subject, val_data, trials)
+    uninterrupted = run_trials(subject, val_data, trials)
     calls: list[int] = []
     run = Attack.__call__
 
@@ -156,28 +163,32 @@ def test_a_killed_evaluation_goes_on_where_it_was(subject, val_data, tmp_path, m
 
     monkeypatch.setattr(Attack, "__call__", counted)
     with pytest.raises(KeyboardInterrupt):
-        evaluate(subject, val_data, trials, store=tmp_path)
+        run_trials(subject, val_data, trials, store=tmp_path)
     assert len(list(tmp_path.glob("*.npz"))) == 2
-    again = evaluate(subject, val_data, trials, store=tmp_path)
+    resumed = run_trials(subject, val_data, trials, store=tmp_path)
     assert len(calls) == 3 + 2 * 4 - 2
-    for first, second in zip(whole.outcomes, again.outcomes, strict=True):
+    for first, second in zip(uninterrupted.outcomes, resumed.outcomes, strict=True):
         np.testing.assert_array_equal(first.is_correct, second.is_correct)
         np.testing.assert_array_equal(first.images, second.images)
-    other = evaluate(subject, val_data, [replace(trials[0], seed=5)], store=tmp_path)
+    other = run_trials(subject, val_data, [replace(trials[0], seed=5)], store=tmp_path)
     assert len(calls) == 3 + 2 * 4 - 2 + 4
     assert other.outcomes[0].trial.seed == 5
 
 
-def test_a_threat_model_that_cannot_be_had_says_what_is_missing(standard_run, val_data):
+def test_an_unavailable_threat_model_names_the_missing_option(standard_run, val_data):
     subject = Subject(network=standard_run.network())
-    for threat, hint in (("graybox", "no substitute"), ("transfer", "--twin RUN"), ("blackbox", "exported bundle")):
-        with pytest.raises(ConfigError, match=f"'{threat}' .* cannot be evaluated: .*{hint}"):
-            evaluate(subject, val_data, [Trial(threat_model=threat, attack=FGSM())])
+    for threat, hint in (
+        ("graybox", "a network with a substitute"),
+        ("transfer", "--twin RUN"),
+        ("blackbox", "give an exported bundle"),
+    ):
+        with pytest.raises(ConfigError, match=f"'{threat}' .* is unavailable: .*{hint}"):
+            run_trials(subject, val_data, [Trial(threat_model=threat, attack=FGSM())])
     assert subject.threat_models == ("whitebox",)
 
 
 def test_a_run_that_is_not_the_bundles_is_refused(bundle, standard_run):
-    with pytest.raises(ConfigError, match=r"is not what .* was exported from"):
+    with pytest.raises(ConfigError, match=r"/shapes was not exported from .*/standard: their logits"):
         open_subject(bundle.path, run=standard_run.path)
 
 
@@ -210,9 +221,11 @@ def test_autoattack_takes_few_classes_and_any_layout():
 def test_autoattack_runs_and_keeps_to_its_budget(subject, val_data):
     pytest.importorskip("pyautoattack", reason="needs the extra attacks")
     data = val_data.part(slice(4))
-    found = evaluate(subject, data, [Trial(threat_model="whitebox", attack=ATTACKS["autoattack"](0.3))])
-    assert np.abs(found.outcomes[0].images - to_input(data.images).numpy()).max() <= 0.3 + 1e-6
+    evaluation = run_trials(subject, data, [Trial(threat_model="whitebox", attack=ATTACKS["autoattack"](0.3))])
+    assert np.abs(evaluation.outcomes[0].images - to_input(data.images).numpy()).max() <= 0.3 + 1e-6
     assert (
-        found.outcomes[0].is_correct.sum()
-        <= evaluate(subject, data, [Trial(threat_model="whitebox", attack=FGSM(eps=0.3))]).outcomes[0].is_correct.sum()
+        evaluation.outcomes[0].is_correct.sum()
+        <= run_trials(subject, data, [Trial(threat_model="whitebox", attack=FGSM(eps=0.3))])
+        .outcomes[0]
+        .is_correct.sum()
     )

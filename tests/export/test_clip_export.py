@@ -13,10 +13,10 @@ from torch import nn
 from abnn_serve.bundle.store import load_bundle
 from abnn_serve.errors import BundleVersionError, ConfigError, ExportError, InputShapeError, UnsupportedFormatError
 from abnn_serve.evaluation.bundle_checks import with_attacked_drift, with_robust_accuracy
-from abnn_serve.evaluation.report import draw, filled, measure
+from abnn_serve.evaluation.report import draw_report, fill_card, measure
 from abnn_serve.evaluation.subject import open_subject
 from abnn_serve.evaluation.suites import choose_trials
-from abnn_serve.evaluation.trials import evaluate
+from abnn_serve.evaluation.trials import run_trials
 from abnn_serve.export import bundle as export_module
 from abnn_serve.export.bundle import export_bundle
 from abnn_serve.export.graph import export_stages
@@ -91,7 +91,7 @@ def test_scores_are_the_mean_of_the_clips_softmax(video_predictor):
     assert video.pixels.shape == (2, 4, 16, 16, 3)
     found = video_predictor.predict_video(video, top_k=2)
     mean = np.mean([[{s.index: s.probability for s in clip.top}[i] for i in range(2)] for clip in found.clips], axis=0)
-    assert {s.index: s.probability for s in found.whole.top} == pytest.approx(dict(enumerate(mean)), abs=1e-6)
+    assert {s.index: s.probability for s in found.overall.top} == pytest.approx(dict(enumerate(mean)), abs=1e-6)
 
 
 def test_clips_are_classified_each_as_if_it_were_alone(video_predictor, videos):
@@ -107,7 +107,7 @@ def test_pictures_and_videos_are_not_taken_for_each_other(video_predictor, predi
     picture = png(Image.new("RGB", (32, 32)))
     with pytest.raises(UnsupportedFormatError, match="not a video"):
         video_predictor.decode_video(picture)
-    with pytest.raises(UnsupportedFormatError, match="clips classifies videos, expected one, not images"):
+    with pytest.raises(UnsupportedFormatError, match="clips classifies videos, not images"):
         video_predictor.decode(picture)
     with pytest.raises(UnsupportedFormatError, match="not an image"):
         predictor.decode(_video())
@@ -134,7 +134,7 @@ def test_a_variant_in_fp16_is_measured_by_video_and_attacked(
     assert variant.clean.n == bundle.card.clean.n == 12
     opened = open_subject(bundle.path, run=abnn_clip_run.path)
     trials = choose_trials(opened.subject, attacks=["fgsm"], threats=["whitebox"])
-    evaluation = evaluate(opened.subject, data.spread(4), trials)
+    evaluation = run_trials(opened.subject, data.spread(4), trials)
     assert with_robust_accuracy(bundle, evaluation)[0].robust.n == 4
     before = replace(bundle, card=replace(bundle.card, variants=(replace(variant, robust=variant.clean),)))
     assert with_robust_accuracy(before, replace(evaluation, outcomes=()))[0].robust is None
@@ -156,13 +156,13 @@ def test_every_attack_is_measured_on_clips_and_the_card_has_its_row(
     trials = choose_trials(opened.subject, attacks=["fgsm", "pgd", "roa", "roa-moving"], threats=["whitebox"])
     trials += choose_trials(opened.subject, threats=["graybox", "transfer", "blackbox"], quick=True)
     report = measure(opened.subject, data.spread(4), trials, curve_images=0)
-    card = filled(opened.card(data), report, data)
+    card = fill_card(opened.card(data), report, data)
     assert {row.attack for row in card.attacks} >= {"FGSM", "PGD-20", "ROA-10% t=5", "ROA-10% t=5 moving", "Square-100"}
-    assert "4 of 24 clips, at most one of each video" in card.limits[0]
+    assert "4 of 24 clips: at most one per video" in card.limits[0]
     assert not [check for check in card.sanity if check.raised and "finite differences" in check.check]
     drift = with_attacked_drift(opened.bundle, report.evaluation)
     assert [row.attack for row in drift.attacks] == ["FGSM", "PGD-20", "ROA-10% t=5", "ROA-10% t=5 moving"]
-    draw(opened.subject, report, tmp_path)
+    draw_report(opened.subject, report, tmp_path)
     assert (tmp_path / "samples.png").stat().st_size > 10_000
 
 

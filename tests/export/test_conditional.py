@@ -16,11 +16,10 @@ from abnn_serve.spec import Labels
 from tests.export.families import expected_drift, untrained_run
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return untrained_run(
-        "resnet10-w4", "resnet8s-w4", 32, tmp_path_factory.mktemp("runs") / "conditional", "conditional"
-    )
+@pytest.fixture(scope="module", params=["", "-silu"])
+def run(request, tmp_path_factory):
+    networks = [f"{name}{request.param}" for name in ("resnet10-w4", "resnet8s-w4")]
+    return untrained_run(*networks, 32, tmp_path_factory.mktemp("runs") / "conditional", "conditional")
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ import pytest
 from torch import nn
 
 from abnn_serve.export.graph import export_graph
-from abnn_serve.export.passes.codes_together import finish_codes_together
-from abnn_serve.export.passes.statistics import take_statistics_in_one_pass
-from abnn_serve.export.passes.strides import drop_identity_strides
+from abnn_serve.export.passes.join_codes import join_codes
+from abnn_serve.export.passes.statistics import compute_statistics_in_one_pass
+from abnn_serve.export.passes.strides import drop_identity_gathers
 from abnn_serve.lab.abnn.network import PixelNetwork
 from abnn_serve.spec import InputSpec
 from tests.export.test_passes import check, kinds, model, noise, taps
@@ -19,8 +19,8 @@ from tests.graph_rules import CONCAT_INPUTS, broken_rules
 
 def test_many_codes_are_joined_by_small_concats():
     built = taps(20)
-    take_statistics_in_one_pass(built)
-    check(finish_codes_together, built, x0=noise(2, 4, 5, 5))
+    compute_statistics_in_one_pass(built)
+    check(join_codes, built, x0=noise(2, 4, 5, 5))
     widths = sorted(len(node.inputs) for node in built.graph if node.op_type == "Concat")
     assert max(widths) <= CONCAT_INPUTS
     assert kinds(built)["Split"] == 1
@@ -49,20 +49,20 @@ def strided(offsets: np.ndarray, dimension: int = 0):
 
 def test_a_gather_of_everything_in_its_order_is_dropped():
     built = strided(np.arange(4))
-    check(drop_identity_strides, built, x=noise(3, 4, 1, 1))
+    check(drop_identity_gathers, built, x=noise(3, 4, 1, 1))
     assert kinds(built) == {"Relu": 1, "Neg": 1}
 
 
 @pytest.mark.parametrize("offsets", [np.arange(4)[::-1].copy(), np.zeros(4, np.int64)])
 def test_a_gather_in_another_order_is_left_alone(offsets):
     built = strided(offsets)
-    check(drop_identity_strides, built, x=noise(3, 4, 1, 1))
+    check(drop_identity_gathers, built, x=noise(3, 4, 1, 1))
     assert kinds(built)["Gather"] == 1
 
 
 def test_a_gather_of_as_many_rows_as_channels_is_left_alone():
     built = strided(np.arange(4), dimension=1)
-    drop_identity_strides(built)
+    drop_identity_gathers(built)
     assert kinds(built)["Gather"] == 1
 
 

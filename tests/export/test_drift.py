@@ -14,7 +14,7 @@ from abnn_serve.errors import BundleIntegrityError, ConfigError
 from abnn_serve.evaluation.bundle_checks import auroc, with_attacked_drift
 from abnn_serve.evaluation.outcomes import Trial
 from abnn_serve.evaluation.threats import Subject
-from abnn_serve.evaluation.trials import evaluate
+from abnn_serve.evaluation.trials import run_trials
 from abnn_serve.lab.attacks.pgd import PGD
 from abnn_serve.runtime.drift import DRIFT_FILE, DriftMeter
 from abnn_serve.runtime.predictor import Predictor
@@ -69,20 +69,20 @@ def test_an_old_bundle_serves_and_refuses_drift_in_one_line(bundle, val_data, tm
     assert load_bundle(old.path).card.drift is None
     session = Session(old, "cpu", threads=1)
     assert len(Predictor(session).predict(val_data.images[:2])) == 2
-    with pytest.raises(ConfigError, match=r"old has no drift.onnx: .*; export it again, or leave --drift out"):
+    with pytest.raises(ConfigError, match=r"old has no drift.onnx, .*; export it again, or omit --drift"):
         Predictor(session, drift=True)
 
 
 def test_a_drift_graph_of_another_model_is_refused(bundle, tmp_path):
     wrong = _with_files(bundle, tmp_path / "wrong", {DRIFT_FILE: bundle.read(DRIFT_FILE).replace(b"drift", b"other")})
-    with pytest.raises(BundleIntegrityError, match=r"drift.onnx does not fit model.onnx"):
+    with pytest.raises(BundleIntegrityError, match=r"drift.onnx does not match model.onnx"):
         DriftMeter(Session(wrong, "cpu", threads=1))
 
 
 def test_the_card_says_how_well_drift_tells_attacked_images(bundle, abnn_run, val_data):
     subject = Subject(network=abnn_run.network(), served=Session(bundle, "cpu").run, served_digest="x")
     trials = [Trial(threat_model="whitebox", attack=PGD(eps=0.2, steps=5, step_size=0.1))]
-    found = with_attacked_drift(bundle, evaluate(subject, val_data, trials))
+    found = with_attacked_drift(bundle, run_trials(subject, val_data, trials))
     (row,) = found.attacks
     assert (row.attack, row.eps) == ("PGD-5", 0.2)
     assert 0 <= row.auroc <= 1

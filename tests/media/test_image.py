@@ -85,7 +85,7 @@ def test_an_empty_file_is_unreadable():
 
 @pytest.mark.parametrize("data", [b"hello", b"\x00" * 100, b"<svg/>", b"%PDF-1.7"])
 def test_something_else_is_an_unsupported_format(data):
-    with pytest.raises(UnsupportedFormatError, match="not an image of a supported format"):
+    with pytest.raises(UnsupportedFormatError, match="not an image in a supported format"):
         decode_image(data, LIMITS)
 
 
@@ -96,7 +96,7 @@ def test_a_truncated_image_is_unreadable():
 
 
 def test_too_many_bytes_are_refused():
-    with pytest.raises(InputTooLargeError, match="the file has 11 bytes, the limit is 10"):
+    with pytest.raises(InputTooLargeError, match="the image has 11 bytes, the limit is 10; compress or shrink it"):
         decode_image(b"x" * 11, ImageLimits(max_bytes=10))
 
 

@@ -13,7 +13,7 @@ from tests.cuda_stub.process import Stub
 
 @pytest.fixture(scope="session")
 def stub(tmp_path_factory: pytest.TempPathFactory) -> Stub:
-    """Skips where the stub cannot be built."""
+    """Skips if the stub cannot be built."""
     if missing := missing_tools():
         pytest.skip(f"the stub of the CUDA libraries needs {' and '.join(missing)}")
     provider = Path(onnxruntime.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"

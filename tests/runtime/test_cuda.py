@@ -10,7 +10,7 @@ import pytest
 import abnn_serve.runtime.cuda_library as cuda_library
 from abnn_serve.runtime.cuda import CudaEngine, _Loaded, _lock_pages, bucket_sizes
 from abnn_serve.runtime.drift import DriftMeter
-from abnn_serve.runtime.engine import CPU, GPU_TURN, Port, max_batch, turn
+from abnn_serve.runtime.engine import CPU, GPU_LOCK, Port, gpu_lock, max_batch
 from abnn_serve.runtime.gpu_thread import GpuThread
 from abnn_serve.runtime.session import Session
 
@@ -37,8 +37,8 @@ def test_the_frames_of_a_sample_are_read_from_the_input():
 
 
 def test_all_that_use_the_gpu_take_turns_and_the_cpu_waits_for_nobody():
-    assert turn([("CUDAExecutionProvider", {}), CPU]) is GPU_TURN
-    assert turn((CPU,)) is not GPU_TURN
+    assert gpu_lock([("CUDAExecutionProvider", {}), CPU]) is GPU_LOCK
+    assert gpu_lock((CPU,)) is not GPU_LOCK
 
 
 def test_a_run_waits_while_another_engine_is_made():
@@ -46,7 +46,7 @@ def test_a_run_waits_while_another_engine_is_made():
     engine._thread, engine._loaded = GpuThread(), _Loaded.__new__(_Loaded)
     engine._loaded.buckets = [SimpleNamespace(shape=(4,), run=lambda images: [len(images)])]
     waiting = threading.Thread(target=lambda: seen.append(engine.run(np.zeros((3, 1), np.uint8))))
-    with GPU_TURN:
+    with GPU_LOCK:
         waiting.start()
         waiting.join(0.2)
         assert seen == []

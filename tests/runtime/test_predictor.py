@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from abnn_serve.errors import ConfigError, InputError, InputShapeError
-from abnn_serve.runtime.answer import answer
+from abnn_serve.runtime.prediction_json import prediction_json
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.runtime.settings import DEFAULT_BUNDLE, default_bundle
 from tests.drawing import draw_shape, png
@@ -69,7 +69,7 @@ def test_samples_of_different_sizes_are_refused(predictor):
 
 
 def test_an_answer_is_rounded_once_for_every_reader(predictor, val_data):
-    shown = answer(predictor.predict(val_data.images[:1])[0])
+    shown = prediction_json(predictor.predict(val_data.images[:1])[0])
     assert shown["top"][0] == {key: shown[key] for key in ("label", "index", "probability")}
     assert all(round(row["probability"], 6) == row["probability"] for row in shown["top"])
 

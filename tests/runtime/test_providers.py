@@ -21,7 +21,7 @@ def gpu_without_libraries(monkeypatch):
     if CUDA not in providers_module.ort.get_available_providers():
         pytest.skip("this ONNX Runtime was built without CUDA")
     monkeypatch.setattr(cuda_library, "has_cuda_device", lambda: True)
-    providers_module._say_once.cache_clear()
+    providers_module._warn_once.cache_clear()
     providers_module._gpu_failures.clear()
 
 

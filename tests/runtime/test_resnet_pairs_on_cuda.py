@@ -6,7 +6,8 @@ import onnx
 import pytest
 
 from abnn_serve.export.fp16 import to_fp16
-from tests.cuda_stub.process import ROOT, Stub
+from benchmarks.pair.graphs import pair_graphs
+from tests.cuda_stub.process import Stub
 from tests.graph_rules import broken_rules
 from tests.runtime.test_cuda_without_a_gpu import CUDA, check_replays
 
@@ -25,9 +26,6 @@ SIZE = 64  # at which the last feature map is larger than one pixel, as it is at
 )
 def pair(request, tmp_path_factory):
     """The name of a pair, and the files of its graphs by name."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "benchmarks"))
-        from common.pairs import pair_graphs
     network, form = request.param.split()
     graphs = pair_graphs(f"tests.networks:narrow_{network}", SIZE, 8, form)
     graphs["fused fp16"] = to_fp16(graphs["fused"])

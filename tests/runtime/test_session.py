@@ -96,27 +96,27 @@ def test_a_graph_with_another_signature_is_refused(bundle, tmp_path, graph, mess
 
 def test_a_graph_with_other_logits_fails_the_golden_replay(bundle, tmp_path):
     other = _with(bundle, tmp_path / "other", **{"model.onnx": _graph()})
-    with pytest.raises(BundleIntegrityError, match=r"gives logits that differ by .* from the golden ones"):
+    with pytest.raises(BundleIntegrityError, match=r"logits on CPUExecutionProvider differ from the golden logits by "):
         Session(other, "cpu")
 
 
 def test_golden_inputs_of_another_size_are_refused(bundle, tmp_path):
     golden = Golden(inputs=np.zeros((1, 8, 8, 3), np.uint8), logits=np.zeros((1, 3), np.float32))
     other = _with(bundle, tmp_path / "other", **{"golden.npz": pack_golden(golden)})
-    with pytest.raises(BundleIntegrityError, match=r"golden\.npz does not fit the graph"):
+    with pytest.raises(BundleIntegrityError, match=r"golden\.npz does not match the graph"):
         Session(other, "cpu")
 
 
 def test_golden_logits_that_are_not_numbers_fail_too(bundle, tmp_path):
     golden = Golden(inputs=bundle.golden.inputs, logits=np.full_like(bundle.golden.logits, np.nan))
     other = _with(bundle, tmp_path / "other", **{"golden.npz": pack_golden(golden)})
-    with pytest.raises(BundleIntegrityError, match="differ by nan"):
+    with pytest.raises(BundleIntegrityError, match="differ from the golden logits by nan"):
         Session(other, "cpu")
 
 
 def test_a_file_that_is_no_graph_is_refused(bundle, tmp_path):
     other = _with(bundle, tmp_path / "other", **{"model.onnx": b"not a graph"})
-    with pytest.raises(BundleIntegrityError, match="cannot be loaded"):
+    with pytest.raises(BundleIntegrityError, match="cannot load"):
         Session(other, "cpu")
 
 
@@ -124,7 +124,7 @@ def test_a_graph_that_onnx_runtime_cannot_load_is_refused(bundle, tmp_path):
     broken = onnx.load_from_string(_graph())
     broken.graph.node[0].op_type = "NoSuchOperator"
     other = _with(bundle, tmp_path / "other", **{"model.onnx": broken.SerializeToString()})
-    with pytest.raises(BundleIntegrityError, match="cannot be loaded"):
+    with pytest.raises(BundleIntegrityError, match="cannot load"):
         Session(other, "cpu")
 
 
@@ -138,7 +138,7 @@ def test_cuda_where_there_is_none_says_how_to_fix_it(bundle):
 
 @pytest.mark.skipif(has_cuda_device(), reason="this machine has a CUDA device")
 def test_auto_falls_back_to_the_cpu_with_one_warning(bundle, caplog):
-    providers_module._say_once.cache_clear()
+    providers_module._warn_once.cache_clear()
     assert [Session(bundle, "auto").provider for _ in range(2)] == ["CPUExecutionProvider"] * 2
     assert [record.message for record in caplog.records] == ["running on the CPU: this machine has no CUDA device"]
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,11 @@ import pytest
 
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.runtime.settings import default_bundle
+from abnn_serve.scoring.plan import Plan, Row
+from abnn_serve.spec import Labels
 from tests.drawing import draw_shape, png
+
+LABELS = Labels(names=("cat", "dog", "7"))
 
 
 @pytest.fixture(scope="session")
@@ -53,3 +59,18 @@ def fingerprint(out: Path) -> dict[str, str]:
     }
     lines = sorted(files["done.jsonl"].splitlines(), key=lambda line: json.loads(line)["unit"])
     return {name: hashlib.sha256(data).hexdigest() for name, data in (files | {"done.jsonl": b"".join(lines)}).items()}
+
+
+def read_rows(plan: Plan) -> list[Row]:
+    """All rows of a source, in order."""
+    return [row for unit in plan.units for row in plan.source.read(unit)]
+
+
+def write_tar(path: Path, files: dict[str, bytes]) -> Path:
+    """A tar of files by name."""
+    with tarfile.open(path, "w") as archive:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path

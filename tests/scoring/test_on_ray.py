@@ -72,12 +72,12 @@ class TestOnRay:
         assert len(set(ids)) == len(ids) == 1200
 
     def test_errors_of_actors_are_one_line(self, served, parquet, tmp_path):
-        with pytest.raises(ScoringError, match=r"ray: \d+ rows could not be scored, --max-errors allows 2"):
+        with pytest.raises(ScoringError, match=r"ray: \d+ rows have errors, --max-errors allows 2"):
             score(served, str(parquet), tmp_path / "ray", shard_rows=100, ray=RayPool(), max_errors=2)
         done = [json.loads(line) for line in (tmp_path / "ray" / "done.jsonl").read_text().splitlines()]
         assert sum(line["errors"] for line in done) >= 3
         with pytest.raises(ScoringError, match=r"No such file or directory: .*rows.parquet"):
-            score(served, str(parquet), tmp_path / "gone", ray=RayPool(), on_begin=lambda _: parquet.unlink())
+            score(served, str(parquet), tmp_path / "gone", ray=RayPool(), on_start=lambda _: parquet.unlink())
 
 
 @pytest.fixture
@@ -134,8 +134,8 @@ def test_actors_run_where_the_settings_say(device, gpus, found):
 @pytest.mark.parametrize(
     ("device", "gpus", "message"),
     [
-        ("cuda", 0, "ABNN_DEVICE is 'cuda' and --gpus is 0, expected more; give --gpus 1"),
-        ("openvino", 0.5, "ABNN_DEVICE is 'openvino' and --gpus is 0.5, expected 0; leave one of them out"),
+        ("cuda", 0, "ABNN_DEVICE is 'cuda', but --gpus is 0; add --gpus 1"),
+        ("openvino", 0.5, "ABNN_DEVICE is 'openvino', but --gpus is 0.5; drop --gpus or set ABNN_DEVICE=cuda"),
     ],
 )
 def test_a_device_and_gpus_that_do_not_fit_are_refused(device, gpus, message):

@@ -19,13 +19,13 @@ import pytest
 from abnn_serve.card import Accuracy
 from abnn_serve.errors import ConfigError, DataError, ScoringError
 from abnn_serve.evaluation.threats import Subject
-from abnn_serve.evaluation.trials import evaluate
+from abnn_serve.evaluation.trials import run_trials
 from abnn_serve.lab.data.load import load_data
 from abnn_serve.media.image import ImageLimits
 from abnn_serve.media.limits import VideoLimits
 from abnn_serve.runtime.predictor import Predictor
-from abnn_serve.scoring.ledger import Request, open_ledger
-from abnn_serve.scoring.score import Begun, score
+from abnn_serve.scoring.ledger import ScoringConfig, open_ledger
+from abnn_serve.scoring.score import ScoreProgress, score
 from abnn_serve.scoring.scorer import Columns
 from abnn_serve.scoring.sources.open import open_source
 from tests.drawing import write_parquet
@@ -99,25 +99,25 @@ def test_ids_by_content_follow_the_bytes_and_fall_back_on_the_path(served, folde
         Columns(id="name")
 
 
-def test_decoding_elsewhere_changes_nothing(served, parquet, tmp_path):
+def test_decoding_in_other_processes_changes_no_output(served, parquet, tmp_path):
     for workers in (0, 2):
         score(served, str(parquet), tmp_path / f"{workers}", shard_rows=100, workers=workers)
     assert fingerprint(tmp_path / "0") == fingerprint(tmp_path / "2")
 
 
-def test_a_source_without_rows_and_a_finished_run_are_no_errors(served, parquet, tmp_path):
+def test_an_empty_source_and_a_finished_run_are_no_errors(served, parquet, tmp_path):
     pq.write_table(pq.read_table(parquet).slice(0, 0), tmp_path / "none.parquet")
     assert score(served, str(tmp_path / "none.parquet"), tmp_path / "none").rows == 0
     score(served, str(parquet), tmp_path / "out")
-    before, begun = fingerprint(tmp_path / "out"), []
-    score(served, str(parquet), tmp_path / "out", on_begin=begun.append)
-    assert begun == [Begun(total=400, rows=400, errors=8)]
+    before, progress = fingerprint(tmp_path / "out"), []
+    score(served, str(parquet), tmp_path / "out", on_start=progress.append)
+    assert progress == [ScoreProgress(total=400, rows=400, errors=8)]
     assert fingerprint(tmp_path / "out") == before
 
 
-def test_too_many_errors_stop_the_run_and_a_higher_limit_goes_on(served, parquet, tmp_path):
+def test_too_many_errors_stop_the_run_and_a_higher_limit_resumes_it(served, parquet, tmp_path):
     score(served, str(parquet), tmp_path / "whole", shard_rows=50)
-    with pytest.raises(ScoringError, match=r"out: 4 rows could not be scored, --max-errors allows 3"):
+    with pytest.raises(ScoringError, match=r"out: 4 rows have errors, --max-errors allows 3"):
         score(served, str(parquet), tmp_path / "out", shard_rows=50, max_errors=3)
     assert len((tmp_path / "out" / "done.jsonl").read_text().splitlines()) == 4
     assert len((tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()) == 4
@@ -127,44 +127,44 @@ def test_too_many_errors_stop_the_run_and_a_higher_limit_goes_on(served, parquet
     assert fingerprint(tmp_path / "out") == fingerprint(tmp_path / "whole")
 
 
-def test_a_second_run_and_another_question_are_refused(served, parquet, folder, tmp_path):
+def test_a_second_run_and_another_configuration_are_refused(served, parquet, folder, tmp_path):
     out = tmp_path / "out"
-    request = Request.of(open_source(str(parquet), served.bundle.labels), served, Columns())
-    with open_ledger(out, request), pytest.raises(ScoringError, match="out: another run is writing there"):
+    config = ScoringConfig.of(open_source(str(parquet), served.bundle.labels), served, Columns())
+    with open_ledger(out, config), pytest.raises(ScoringError, match="out: another run is writing here"):
         score(served, str(parquet), out)
     score(served, str(parquet), out)
-    with pytest.raises(ScoringError, match="out was begun with another source"):
+    with pytest.raises(ScoringError, match="out was started with source = "):
         score(served, str(folder), out)
-    with pytest.raises(ScoringError, match="out was begun with another columns"):
+    with pytest.raises(ScoringError, match="out was started with columns = "):
         score(served, str(parquet), out, columns=Columns(top_k=1))
-    with pytest.raises(ScoringError, match="out was begun with another shard_rows"):
+    with pytest.raises(ScoringError, match="out was started with shard_rows = "):
         score(served, str(parquet), out, shard_rows=1)
     (out / "run.json").unlink()
-    with pytest.raises(ScoringError, match="out holds predictions of something else"):
+    with pytest.raises(ScoringError, match="out holds predictions of an unknown run"):
         score(served, str(parquet), out)
 
 
 @pytest.mark.parametrize("place", ["scored", "."])
-def test_a_run_whose_output_lies_in_its_source_goes_on(place, served, folder, tmp_path):
-    out, begun = folder / place, []
+def test_a_run_whose_output_is_inside_its_source_resumes(place, served, folder, tmp_path):
+    out, progress = folder / place, []
     first = score(served, str(folder), out, shard_rows=10)
     (out / "confusion.png").write_bytes(b"drawn")
     before = fingerprint(out)
-    assert score(served, str(folder), out, shard_rows=10, on_begin=begun.append) == first
-    assert begun[0].rows == 32
+    assert score(served, str(folder), out, shard_rows=10, on_start=progress.append) == first
+    assert progress[0].rows == 32
     assert fingerprint(out) == before
     (tmp_path / "link").symlink_to(folder)
     assert open_source(str(tmp_path / "link"), served.bundle.labels, out=out).rows == 32
     with pytest.raises(
-        DataError, match=r"quarantine\.jsonl is output of a run to .*, expected samples; choose another"
+        DataError, match=r"quarantine\.jsonl is output of a run with --out .*, expected samples; choose another"
     ):
         score(served, str(out / "quarantine.jsonl"), out)
 
 
-def test_another_limit_is_another_question(served, folder, tmp_path):
+def test_another_limit_is_another_configuration(served, folder, tmp_path):
     score(served, str(folder), tmp_path / "out")
     smaller = Predictor(served.session, ImageLimits(max_pixels=100))
-    with pytest.raises(ScoringError, match=r"out was begun with another limits \(.*40000000.*, this run has .*100\}"):
+    with pytest.raises(ScoringError, match=r"out was started with limits = \{.*40000000.*, now it is .*100\}"):
         score(smaller, str(folder), tmp_path / "out")
     others = Predictor(served.session, video_limits=VideoLimits(max_frames=1))
     assert score(others, str(folder), tmp_path / "out").rows == 32
@@ -179,9 +179,9 @@ def test_a_damaged_shard_and_a_torn_line_are_made_again(served, parquet, tmp_pat
     (out / "predictions" / ".part-000003.parquet.1.partial").write_bytes(b"left by a kill")
     lines = (out / "done.jsonl").read_bytes().splitlines(keepends=True)
     (out / "done.jsonl").write_bytes(b"".join(lines[:3]) + lines[3][:20])
-    begun = []
-    score(served, str(parquet), out, shard_rows=100, on_begin=begun.append)
-    assert begun[0].rows == 200
+    progress = []
+    score(served, str(parquet), out, shard_rows=100, on_start=progress.append)
+    assert progress[0].rows == 200
     assert fingerprint(out) == whole
 
 
@@ -270,9 +270,9 @@ def test_a_full_disk_is_one_line_and_what_was_done_is_kept(served, parquet, tmp_
     shell = ["unshare", "-rm", "bash", "-c", _FULL_DISK, "bash", str(tmp_path), *command]
     result = subprocess.run(shell, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert re.search(r"(?m)^abnn: .*disk/out: no space is left there; finished shards are kept", result.stderr)
+    assert re.search(r"(?m)^abnn: .*disk/out: the disk is full; finished shards are kept", result.stderr)
     assert "400 rows\n" in result.stdout
-    assert re.search(r"8 rows that could not be scored\naccuracy [\d.]+% of 392 ", result.stdout)
+    assert re.search(r"8 rows with errors\naccuracy [\d.]+% of 392 ", result.stdout)
     score(served, str(parquet), tmp_path / "whole", shard_rows=40)
     assert fingerprint(tmp_path / "copied") == fingerprint(tmp_path / "whole")
 
@@ -296,7 +296,7 @@ def test_the_test_images_are_scored_with_the_accuracy_on_the_card(served, data_f
 def test_fifty_thousand_rows_are_scored_with_the_accuracy_of_evaluate(served, data_folder, tmp_path):
     source = str(data_folder / "cifar10-train-*.parquet")
     subject = Subject(network=None, served=served.session.run, served_digest=served.bundle.digest)
-    evaluation = evaluate(subject, load_data(source, served.bundle.manifest.input), [])
+    evaluation = run_trials(subject, load_data(source, served.bundle.manifest.input), [])
     summary = score(served, source, tmp_path / "out", workers=1)
     assert summary.accuracy == Accuracy.of(evaluation.clean)
     assert summary.accuracy.n == 50_000

@@ -62,7 +62,7 @@ def test_every_video_is_answered_as_the_predictor_answers_it(predictor, folder, 
     names = predictor.bundle.labels.names
     for row in rows[:-1]:
         video = predictor.decode_video(Path(row["source"]).read_bytes())
-        whole = predictor.predict_video(video, top_k=3).whole
+        whole = predictor.predict_video(video, top_k=3).overall
         assert [top["label"] for top in row["top"]] == [top.label for top in whole.top]
         np.testing.assert_allclose(row["logits"], whole.logits, atol=1e-4)
         drift = np.mean([clip.drift for clip in predictor.predict(video.pixels)], axis=0)

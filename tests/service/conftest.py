@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -33,9 +34,9 @@ def write_version(bundle: Bundle, path: Path, version: str, name: str = "other")
     )
 
 
-@pytest.fixture(scope="session")
-def server(bundle: Bundle, video_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("server")
+@contextlib.contextmanager
+def start_server(bundle: Bundle, video_bundle: Bundle, folder: Path) -> Iterator[Server]:
+    """Run a service with three bundles until the block ends."""
     shutil.copytree(bundle.path, folder / "bundles" / "a-shapes")
     write_version(load_bundle(bundle.path), folder / "bundles" / "b-other", "1")
     shutil.copytree(video_bundle.path, folder / "bundles" / "c-videos")
@@ -54,6 +55,12 @@ def server(bundle: Bundle, video_bundle: Bundle, tmp_path_factory: pytest.TempPa
     with serving(folder / "bundles", folder / "log", **limits) as client:
         client.headers["authorization"] = f"Bearer {key}"
         yield Server(client=client, bundles=folder / "bundles", key_file=folder / "keys", log=folder / "log")
+
+
+@pytest.fixture(scope="session")
+def server(bundle: Bundle, video_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with start_server(bundle, video_bundle, tmp_path_factory.mktemp("server")) as running:
+        yield running
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ def test_a_key_lets_in_under_its_name_and_is_not_in_the_file(tmp_path):
     assert ring.check(Headers({"authorization": f"Bearer {made[0][0]}"})) == "alice"
     assert ring.check(Headers({"x-api-key": made[1][0]})) == "bob"
     assert made[0][0] not in (tmp_path / "keys").read_text()
-    with pytest.raises(UnauthorizedError, match="an API key is needed"):
+    with pytest.raises(UnauthorizedError, match="missing API key"):
         ring.check(Headers({}))
 
 
@@ -30,7 +30,7 @@ def test_a_file_that_is_no_key_file_is_refused_with_its_line(tmp_path, text, mes
 
 
 def test_a_file_that_is_missing_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="make it with `abnn key`"):
+    with pytest.raises(ConfigError, match="create it with `abnn key`"):
         KeyRing(tmp_path / "none")
 
 

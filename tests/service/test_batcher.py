@@ -134,12 +134,12 @@ def test_past_the_limit_requests_are_refused_at_once_with_a_time_to_come_again()
         first = await held(batcher, session)
         waiting = asyncio.create_task(batcher.submit([sample(1)] * 15, soon()))
         await asyncio.sleep(0)
-        assert batcher.waiting == 15
-        with pytest.raises(BusyError, match="15 samples are in line, the limit is 16") as refused:
+        assert batcher.queued == 15
+        with pytest.raises(BusyError, match="15 samples are queued, and 2 more exceed the limit of 16") as refused:
             await batcher.submit([sample(2)] * 2, soon())
         session.free.set()
         await asyncio.gather(first, waiting)
-        return refused.value, batcher.waiting
+        return refused.value, batcher.queued
 
     refused, left = play(story, session)
     assert int(refused.headers["Retry-After"]) >= 1
@@ -153,10 +153,12 @@ def test_what_could_not_be_done_before_its_deadline_is_not_begun():
         first = await held(batcher, session)
         waiting = asyncio.create_task(batcher.submit([sample(1)], soon(60)))
         await asyncio.sleep(0)
-        with pytest.raises(BusyError, match=r"the line may take 8\.0 seconds, 7\.0 are left") as refused:
-            batcher.admit(2, 7.0)
+        with pytest.raises(
+            BusyError, match=r"estimated queue time is 8\.0 s, but only 7\.0 s remain before the deadline"
+        ) as refused:
+            batcher.check(2, 7.0)
         assert refused.value.headers["Retry-After"] == "1"
-        batcher.admit(2, 9.0)
+        batcher.check(2, 9.0)
         session.free.set()
         await asyncio.gather(first, waiting)
 
@@ -193,7 +195,7 @@ def test_a_request_past_its_deadline_is_refused_and_leaves_the_line():
         first = await held(batcher, session)
         with pytest.raises(DeadlineError):
             await batcher.submit([sample(1)] * 3, soon(0.02))
-        assert batcher.waiting == 0
+        assert batcher.queued == 0
         session.free.set()
         await first
         answer = await batcher.submit([sample(7)], soon())

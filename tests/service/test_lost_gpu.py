@@ -40,13 +40,13 @@ def test_a_run_on_a_lost_gpu_is_reported_and_other_errors_are_not(monkeypatch):
     assert lost == [True]
 
 
-def test_a_worker_whose_gpu_is_lost_is_not_ready_and_leaves_once(monkeypatch):
+def test_a_worker_whose_gpu_is_lost_is_not_ready_and_shuts_down_once(monkeypatch):
     signals: list[tuple[int, int]] = []
     monkeypatch.setattr(worker.os, "kill", lambda *signal: signals.append(signal))
-    state = worker.State()
+    state = worker.WorkerState()
     state.ready = True
     for _ in range(3):
-        state.leave()
+        state.shut_down()
     app = SimpleNamespace(state=SimpleNamespace(service=state))
     with pytest.raises(BusyError):
         asyncio.run(info.ready(SimpleNamespace(app=app)))

@@ -13,7 +13,7 @@ import httpx
 import numpy as np
 import pytest
 
-from abnn_serve.runtime.answer import answer
+from abnn_serve.runtime.prediction_json import prediction_json
 from tests.drawing import draw_shape, png
 from tests.media.test_image import _png_header
 from tests.service.server import serving
@@ -34,7 +34,7 @@ def test_several_images_have_an_outcome_each_in_their_order(client, predictor):
     bad = shown["outcomes"].pop(2)
     assert bad["error"]["code"] == "unsupported_format"
     for outcome, picture in zip(shown["outcomes"], pictures, strict=True):
-        expected = answer(predictor.predict(predictor.decode(picture)[None], top_k=2)[0])
+        expected = prediction_json(predictor.predict(predictor.decode(picture)[None], top_k=2)[0])
         assert [row["label"] for row in outcome["top"]] == [row["label"] for row in expected["top"]]
         assert outcome["probability"] == pytest.approx(expected["probability"], abs=1e-5)
 
@@ -78,7 +78,7 @@ def _error(response: httpx.Response, status: int, code: str) -> dict:
 
 def test_a_multipart_image_is_classified_as_the_predictor_does(client, predictor):
     shown = _upload(client, PICTURE).json()
-    expected = answer(predictor.predict(predictor.decode(PICTURE)[None])[0])
+    expected = prediction_json(predictor.predict(predictor.decode(PICTURE)[None])[0])
     assert {key: shown[key] for key in expected} == expected
     assert shown["model"]["digest"] == predictor.bundle.digest
     assert shown["provider"] == "CPUExecutionProvider"
@@ -182,7 +182,7 @@ def test_a_body_of_another_type_is_415(client, kind):
 def test_a_text_part_is_422_and_never_fetched(client):
     response = client.post("/classify", data={"image": "http://127.0.0.1:1/x.png"}, files={"other": b"x"})
     error = _error(response, 422, "wrong_part")
-    assert (error["field"], "addresses are not fetched" in error["message"]) == ("image", True)
+    assert (error["field"], "URLs are never fetched" in error["message"]) == ("image", True)
 
 
 def test_a_form_without_the_field_is_400_and_names_it(client):
@@ -223,8 +223,8 @@ def test_serve_refuses_a_damaged_bundle_in_one_line(bundle, tmp_path):
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ("nowhere", r"abnn: .*nowhere: no bundle here.*"),
-        ("pictures", r"abnn: ABNN_VIDEO_BUNDLE is .*, which takes images; .*"),
+        ("nowhere", r"abnn: .*nowhere is not a bundle.*"),
+        ("pictures", r"abnn: ABNN_VIDEO_BUNDLE is .*, which classifies images; .*"),
     ],
 )
 def test_serve_refuses_a_video_bundle_that_is_none_before_it_starts(bundle, tmp_path, other, message):

@@ -1,7 +1,7 @@
-"""Graph passes: the exported graph, rewritten until the fused pair costs no more than its arithmetic.
+"""Graph passes: rewrites of the exported graph that remove the overhead of fusing two networks.
 
-torch's exporter has folded constants and BatchNorms, and left out what no logit depends on, such as the substitute's
-classifier; these passes start from there, in this order.
+torch's exporter has already folded constants and BatchNorms, and dropped nodes that no logit depends on, such as the
+substitute's classifier. The passes run in the order of PASSES.
 """
 
 from __future__ import annotations
@@ -12,30 +12,35 @@ from functools import cached_property
 
 import onnx_ir as ir
 
-from abnn_serve.export.passes.adaptive import normalise_in_one_kernel
-from abnn_serve.export.passes.codes import absorb_constants
-from abnn_serve.export.passes.codes_together import finish_codes_together
-from abnn_serve.export.passes.maps_together import merge_maps
-from abnn_serve.export.passes.pixels import absorb_pixel_scale
-from abnn_serve.export.passes.running import absorb_running_statistics
-from abnn_serve.export.passes.statistics import take_statistics_in_one_pass
-from abnn_serve.export.passes.strides import drop_identity_strides
+from abnn_serve.export.passes.adaptive import fuse_adaptive_layers
+from abnn_serve.export.passes.constants import fold_constants
+from abnn_serve.export.passes.join_codes import join_codes
+from abnn_serve.export.passes.join_maps import join_maps
+from abnn_serve.export.passes.pixels import fold_pixel_scale
+from abnn_serve.export.passes.running import fold_running_statistics
+from abnn_serve.export.passes.statistics import compute_statistics_in_one_pass
+from abnn_serve.export.passes.strides import drop_identity_gathers
 
 PASSES: dict[str, Callable[[ir.Model], None]] = {
-    "identity strides dropped": drop_identity_strides,
-    "pixel scale into the first convolution": absorb_pixel_scale,
-    "constants into the maps": absorb_constants,
-    "running statistics into the maps": absorb_running_statistics,
-    "adaptive layers as one kernel": normalise_in_one_kernel,
-    "statistics in one pass": take_statistics_in_one_pass,
-    "codes together": finish_codes_together,
-    "maps together": merge_maps,
+    "drop gathers that keep all elements in order": drop_identity_gathers,
+    "fold the pixel scale into the first convolution": fold_pixel_scale,
+    "fold constants into the maps": fold_constants,
+    "fold running statistics into the maps": fold_running_statistics,
+    "fuse adaptive layers into one kernel": fuse_adaptive_layers,
+    "compute statistics in one pass": compute_statistics_in_one_pass,
+    "join the codes": join_codes,
+    "join the maps": join_maps,
 }
 
 
 @dataclass(frozen=True)
 class Stage:
-    """The graph after one pass: how many nodes it has, and its bytes."""
+    """The graph after one pass.
+
+    Attributes:
+        nodes: number of nodes.
+        model: the serialised graph.
+    """
 
     name: str
     graph: ir.Model
@@ -50,7 +55,7 @@ class Stage:
 
 
 def run_passes(model: ir.Model) -> list[Stage]:
-    """Rewrite `model` in place; what it was after every pass, first as torch exported it."""
+    """Rewrite `model` in place; returns the stages, from the exported graph to the last pass."""
     stages = [Stage("as exported", model.clone())]
     for name, rewrite in PASSES.items():
         rewrite(model)

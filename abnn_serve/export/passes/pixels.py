@@ -1,8 +1,8 @@
-"""The division of pixel normalisation absorbed into the first convolution.
+"""Folds the divisions of the pixel normalisation into the first convolution.
 
     conv(W, (x / a - m) / s) = conv(W / (a s), x - a m)      (s and m by input channel)
 
-The subtraction stays: a convolution pads with zeros after it, so its padding means `m` before it.
+The subtraction stays: the convolution's zero padding comes after it, so it could not be folded at the borders.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ def _check(_: Any, a: ir.Value, mean: ir.Value, std: ir.Value, weight: ir.Value,
     result = MatchResult()
     numbers = constants(a, mean, std, weight)
     if numbers is None:
-        return result.fail("a factor is computed, expected constants")
+        return result.fail("a factor is computed, expected a constant")
     level, center, scale, kernel = numbers
     by_channel = (1, kernel.shape[1], *(1,) * (kernel.ndim - 2))
     if level.size != 1 or center.shape != by_channel or scale.shape != by_channel:
-        return result.fail(f"mean and std are not of the shape {by_channel}")
+        return result.fail(f"mean and std do not have the shape {by_channel}")
     return result
 
 
@@ -44,6 +44,8 @@ def _rewrite(
     return op.Conv(op.Sub(x, shift), scaled, *node.inputs[2:], **node.attributes)
 
 
-def absorb_pixel_scale(model: ir.Model) -> None:
-    """Rewrite every convolution of normalised pixels."""
-    apply_rules(model, RewriteRule(_pattern, _rewrite, _check, remove_nodes=False))  # both may read the same pixels
+def fold_pixel_scale(model: ir.Model) -> None:
+    """Rewrite every convolution of normalised pixels, in place."""
+    apply_rules(
+        model, RewriteRule(_pattern, _rewrite, _check, remove_nodes=False)
+    )  # both networks may read the same pixels

@@ -1,4 +1,4 @@
-"""What the rules share: the statistics' subgraph as torch exports it, and reading constants and shapes."""
+"""Helpers of the passes: applying rules, the subgraph of the statistics, constants and shapes."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from onnxscript.rewriter import MatchResult, RewritePass, RewriteRule
 
 
 def apply_rules(model: ir.Model, *rules: RewriteRule) -> None:
-    """Rewrite until nothing matches, and tidy up."""
+    """Apply rewrite rules until none matches, then `tidy`."""
     RewritePass(rules)(model)
     tidy(model)
 
 
 def tidy(model: ir.Model) -> None:
-    """Drop what is computed twice and what nothing uses."""
+    """Remove duplicate and unused nodes and initialisers."""
     DeduplicateInitializersPass()(model)
     CommonSubexpressionEliminationPass()(model)
     RemoveUnusedNodesPass()(model)
 
 
 def spatial_statistics(op: Any, x: Any, shape: Any, axes: Any) -> tuple[Any, Any]:
-    """Mean and biased variance over the spatial axes of x, (N, C, *S), as `channel_statistics` is exported."""
+    """Pattern of `channel_statistics` as torch exports it: mean and biased variance over the S of x, (N, C, *S)."""
     flat = op.Reshape(x, shape)
     mean = op.ReduceMean(flat, axes, _outputs=["mean"])
     deviation = op.Sub(flat, op.Unsqueeze(mean, axes))
@@ -37,26 +37,26 @@ def spatial_statistics(op: Any, x: Any, shape: Any, axes: Any) -> tuple[Any, Any
 
 
 def check_spatial(_: object, x: ir.Value, shape: ir.Value, axes: ir.Value, **__: ir.Value) -> MatchResult:
-    """That the statistics are over all axes but batch and channels, of a known size."""
+    """Check that the statistics are over all spatial axes of x, and that their sizes are static."""
     result = MatchResult()
-    wanted, reduced = constant(shape), constant(axes)
-    dimensions = known(x)[1:]
-    if None in dimensions or len(dimensions) < 2:
-        return result.fail(f"{x.name} has the shape {x.shape}, expected known channels and spatial axes")
-    size = int(np.prod(dimensions[1:]))  # type: ignore[arg-type]
-    if wanted is None or reduced is None or wanted.tolist()[1:] != [dimensions[0], size] or reduced.tolist() != [2]:
+    flat, reduced = constant(shape), constant(axes)
+    channels, *spatial = dims(x)[1:] or [None]
+    if not spatial or None in (channels, *spatial):
+        return result.fail(f"{x.name} has the shape {x.shape}, expected static channels and spatial axes")
+    size = int(np.prod(spatial))  # type: ignore[arg-type]
+    if flat is None or reduced is None or flat.tolist()[1:] != [channels, size] or reduced.tolist() != [2]:
         return result.fail(f"{x.name} is not flattened to (N, C, S) and reduced over S")
     return result
 
 
 def only_reader(value: ir.Value) -> ir.Node | None:
-    """The one node that reads a value; None where there are more, or none."""
+    """The node that reads a value; None if several do, or none."""
     uses = list(value.uses())
     return uses[0].node if len(uses) == 1 else None
 
 
 def add_constant(graph: ir.Graph, name: str, numbers: NDArray[Any]) -> ir.Value:
-    """An initialiser of its own in a graph."""
+    """Add an initialiser to a graph."""
     value = ir.Value(name=name, const_value=ir.tensor(numbers))
     value.shape, value.dtype = ir.Shape(numbers.shape), ir.DataType.from_numpy(numbers.dtype)
     graph.register_initializer(value)
@@ -64,17 +64,17 @@ def add_constant(graph: ir.Graph, name: str, numbers: NDArray[Any]) -> ir.Value:
 
 
 def constant(value: ir.Value | None) -> NDArray[Any] | None:
-    """The numbers of an initialiser; None for a computed value."""
+    """The content of an initialiser; None if the value is computed."""
     tensor = ir.convenience.get_const_tensor(value) if value is not None else None
     return None if tensor is None else tensor.numpy()
 
 
 def constants(*values: ir.Value) -> list[NDArray[Any]] | None:
-    """The numbers of initialisers; None if one is computed."""
-    found = [numbers for value in values if (numbers := constant(value)) is not None]
-    return found if len(found) == len(values) else None
+    """The contents of initialisers; None if any value is computed."""
+    arrays = [numbers for value in values if (numbers := constant(value)) is not None]
+    return arrays if len(arrays) == len(values) else None
 
 
-def known(x: ir.Value) -> list[int | None]:
-    """Dimensions of a value, None where they are dynamic; empty where nothing is known."""
+def dims(x: ir.Value) -> list[int | None]:
+    """The shape of a value, with None for dynamic dimensions; empty if the rank is unknown."""
     return [] if x.shape is None else [d if isinstance(d, int) else None for d in x.shape]

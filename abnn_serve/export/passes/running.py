@@ -1,10 +1,10 @@
-"""Running statistics that no convolution could take, absorbed into the maps of the conditional form.
+"""Folds running statistics that could not be folded into a convolution into the maps of the conditional form.
 
     gamma * (s z + t) + beta = (s gamma) * z + (t gamma + beta),  gamma, beta = split(M code + b)
-      = split(M' code + b') with the rows of gamma times s, and t times those added to the rows of beta
+      = split(M' code + b') where the rows of gamma are scaled by s, and t times them is added to the rows of beta
 
-s and t are the BatchNormalization, s = scale / sqrt(var + eps), t = bias - mean * s. It stays behind a pooling or an
-addition, as in networks that normalise before they convolve; everywhere else the exporter has folded it.
+s = scale / sqrt(var + eps) and t = bias - mean * s are those of a BatchNormalization after a pooling or an addition, as
+in networks that normalise before they convolve; the exporter has folded all others.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from abnn_serve.export.passes.rules import add_constant, constants, only_reader,
 
 
 @dataclass(frozen=True)
-class _Found:
-    """A BatchNormalization and the map, a Gemm with a bias, whose halves are the gamma and beta behind it."""
+class _Match:
+    """A BatchNormalization, and the Gemm that computes the gamma and beta applied after it."""
 
     norm: ir.Node
     product: ir.Node
@@ -31,15 +31,15 @@ class _Found:
     shift: NDArray[Any]
 
 
-def absorb_running_statistics(model: ir.Model) -> None:
-    """Rewrite every BatchNormalization that only an adaptive layer reads."""
+def fold_running_statistics(model: ir.Model) -> None:
+    """Rewrite every BatchNormalization that only an adaptive layer reads, in place."""
     for node in list(model.graph):
-        if node.op_type == "BatchNormalization" and (found := _read(node)):
-            _absorb(model.graph, found)
+        if node.op_type == "BatchNormalization" and (match := _match(node)):
+            _fold(model.graph, match)
     tidy(model)
 
 
-def _read(norm: ir.Node) -> _Found | None:
+def _match(norm: ir.Node) -> _Match | None:
     scaled = _reader(norm.outputs[0], "Mul")
     shifted = _reader(scaled.outputs[0], "Add") if scaled else None
     if scaled is None or shifted is None:
@@ -56,7 +56,7 @@ def _read(norm: ir.Node) -> _Found | None:
         return None
     weight, bias, scale, offset, mean, variance = (np.asarray(each, np.float64) for each in numbers)
     slope = scale / np.sqrt(variance + norm.attributes.get_float("epsilon", 1e-5))
-    return _Found(norm, product, weight, bias, slope, offset - mean * slope)
+    return _Match(norm, product, weight, bias, slope, offset - mean * slope)
 
 
 def _reader(value: ir.Value, kind: str) -> ir.Node | None:
@@ -65,7 +65,7 @@ def _reader(value: ir.Value, kind: str) -> ir.Node | None:
 
 
 def _computed(node: ir.Node, feature_map: ir.Value) -> ir.Value | None:
-    """The (N, C) value that a product or sum of a feature map takes beside it."""
+    """The (N, C) value that a node multiplies a feature map by, or adds to it."""
     others = [value for value in node.inputs if value is not feature_map]
     value = others[0] if len(others) == 1 else None
     while value is not None and (source := value.producer()) is not None and source.op_type == "Unsqueeze":
@@ -77,14 +77,14 @@ def _read_once(split: ir.Node) -> bool:
     return all(only_reader(value) for value in (*split.inputs[:1], *split.outputs) if value is not None)
 
 
-def _absorb(graph: ir.Graph, found: _Found) -> None:
-    for position, numbers in ((1, found.weight), (2, found.bias)):
+def _fold(graph: ir.Graph, match: _Match) -> None:
+    for position, numbers in ((1, match.weight), (2, match.bias)):
         gamma, beta = np.split(numbers, 2)
         column = (slice(None),) + (None,) * (numbers.ndim - 1)
-        changed = np.concatenate([found.slope[column] * gamma, beta + found.shift[column] * gamma]).astype(np.float32)
-        old = found.product.inputs[position]
+        folded = np.concatenate([match.slope[column] * gamma, beta + match.shift[column] * gamma]).astype(np.float32)
+        old = match.product.inputs[position]
         name = f"{old.name if old else position}.running"
-        found.product.replace_input_with(position, add_constant(graph, name, changed))
-    source = found.norm.inputs[0]
+        match.product.replace_input_with(position, add_constant(graph, name, folded))
+    source = match.norm.inputs[0]
     assert source is not None  # noqa: S101
-    ir.convenience.replace_all_uses_with(found.norm.outputs[0], source)
+    ir.convenience.replace_all_uses_with(match.norm.outputs[0], source)

@@ -1,11 +1,11 @@
-"""Statistics of the substitute's taps in one pass.
+"""Computes the statistics of the substitute's taps in one pass over the feature map.
 
     var(y) = mean((y - mean(y))^2) = max(mean(y * y) - mean(y)^2, 0)
 
-The exported form reads the feature map four times, the second time after the first has ended, and leaves the
-convolutions' blocked layout. Products and global average pooling stay in that layout. In float32 the difference loses
-log2(1 + mean^2 / var) bits: few for the outputs of a trained BatchNorm, and too many for some random networks, for
-which the export then leaves this pass out.
+The exported form reads the feature map four times, the second time only after the first has ended, and outside the
+convolutions' blocked layout; products and global average pooling stay in that layout. In float32 the difference loses
+log2(1 + mean^2 / var) bits: few for the outputs of a trained BatchNorm, but too many for some random networks, for
+which the parity check then skips this pass.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def _mean(op: Any, x: ir.Value, **_: Any) -> Any:
     return op.Flatten(op.GlobalAveragePool(x))
 
 
-def take_statistics_in_one_pass(model: ir.Model) -> None:
-    """Rewrite every mean and variance over known spatial axes."""
-    # the nodes of the mean stay: it has other readers
+def compute_statistics_in_one_pass(model: ir.Model) -> None:
+    """Rewrite every mean and variance over static spatial axes, in place."""
+    # remove_nodes=False, because the mean has other readers
     apply_rules(model, RewriteRule(_variance_pattern, _variance, check_spatial, remove_nodes=False))
     apply_rules(model, RewriteRule(_mean_pattern, _mean, check_spatial))

@@ -1,9 +1,9 @@
-"""Views that torch's decompositions express by strides, dropped where they change nothing.
+"""Drops gathers that keep all elements in order, which torch's strided views export to.
 
     Gather(Reshape(y, [-1]), row * size + offsets) = y      (indices count from 0 in the order of y)
 
-torch pools with `as_strided`, whose indices ONNX computes in int64 from the batch size: nine nodes, some on the CPU
-even of a graph that runs on a GPU.
+torch's pooling uses `as_strided`. ONNX computes its indices in int64 from the batch size: nine nodes, some of which run
+on the CPU even on a GPU, which prevents CUDA graphs.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from abnn_serve.export.passes.rules import constant, known, tidy
+from abnn_serve.export.passes.rules import constant, dims, tidy
 
-_BATCHES = (1, 3)  # indices are linear in the row, so that two batch sizes tell
+_BATCHES = (1, 3)  # indices are linear in the row, so two batch sizes suffice
 
 
-def drop_identity_strides(model: ir.Model) -> None:
-    """Replace every gather of all elements in their order by what it gathers from."""
+def drop_identity_gathers(model: ir.Model) -> None:
+    """Replace the output of each such gather by the value it reads."""
     for node in list(model.graph):
-        source = _gathered_whole(node)
+        source = _identity_source(node)
         if source is not None:
             ir.convenience.replace_all_uses_with(node.outputs[0], source)
     tidy(model)
 
 
-def _gathered_whole(node: ir.Node) -> ir.Value | None:
-    """What a Gather reads, if its output is that value again."""
+def _identity_source(node: ir.Node) -> ir.Value | None:
+    """The value that a Gather reads, if its output equals that value."""
     if node.op_type != "Gather" or node.attributes.get_int("axis", 0) != 0 or node.outputs[0].is_graph_output():
         return None
     flat, indices = node.inputs
@@ -40,8 +40,8 @@ def _gathered_whole(node: ir.Node) -> ir.Value | None:
     source, shape = reshape.inputs[0], constant(reshape.inputs[1])
     if source is None or shape is None or shape.tolist() != [-1]:
         return None
-    sample = [dimension for dimension in known(source)[1:] if dimension is not None]
-    if not sample or known(source)[1:] != sample or known(node.outputs[0])[1:] != sample:
+    sample = [dimension for dimension in dims(source)[1:] if dimension is not None]
+    if not sample or dims(source)[1:] != sample or dims(node.outputs[0])[1:] != sample:
         return None
     size = math.prod(sample)
     for batch in _BATCHES:
@@ -53,7 +53,7 @@ def _gathered_whole(node: ir.Node) -> ir.Value | None:
 
 
 def _evaluate(value: ir.Value | None, batch: int, source: ir.Value) -> NDArray[Any] | None:
-    """The numbers of index arithmetic for a batch size; None where it is anything else."""
+    """Evaluate index arithmetic for a batch size; None for any other computation."""
     numbers = constant(value)
     node = value.producer() if value is not None else None
     if numbers is not None or node is None:
@@ -77,7 +77,7 @@ def _evaluate(value: ir.Value | None, batch: int, source: ir.Value) -> NDArray[A
 
 
 def _is_batch_size(value: ir.Value | None, source: ir.Value) -> bool:
-    """Whether a value is the first dimension alone, under the name that it has in `source`."""
+    """Whether a value is only the first dimension, with the same name as in `source`."""
     node = value.producer() if value is not None else None
     if node is None or node.op_type != "Shape" or node.inputs[0] is None or source.shape is None:
         return False

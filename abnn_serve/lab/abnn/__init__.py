@@ -1,1 +1,1 @@
-"""The method: adaptive layers, surgery and the pair of networks."""
+"""Adaptive Batch Normalization Networks: the adaptive layer, plans, surgery and the joined network."""

@@ -1,12 +1,12 @@
-"""The adaptive normalisation layer: instance statistics out, the substitute's statistics in.
+"""The adaptive normalisation layer: it replaces a sample's own statistics with the substitute's.
 
     z' = gamma(mu_s, sigma_s) * (z - mu(z)) / sqrt(var(z) + eps) + beta(mu_s, sigma_s)
 
 after Lo & Patel, "Adaptive Batch Normalization Networks for Adversarial Robustness" (AVSS 2024), which follows adaptive
 instance normalisation (Huang & Belongie, ICCV 2017). mu(z) and var(z) are taken over the spatial axes of one sample
 alone; mu_s and sigma_s are those of the paired substitute layer's BatchNorm output for the same sample. The
-`conditional` form leaves mu(z) and var(z) to the replaced BatchNorm: its running statistics where it answers, as in
-conditional batch normalisation (de Vries et al., NIPS 2017), so it starts as the network that it was put into.
+`conditional` form keeps the replaced BatchNorm's mu(z) and var(z), in eval mode its running statistics, as in
+conditional batch normalisation (de Vries et al., NIPS 2017): the adaptive network starts as the trained target.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ EPS = 1e-5
 
 
 def channel_statistics(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of each channel over the spatial axes, in float32 or better.
+    """Mean and biased variance of each sample and channel over the spatial axes.
 
     Args:
         features: (N, C, *S), any float dtype.
 
     Returns:
-        mean and variance of each sample alone, float32 (N, C).
+        mean and variance, each (N, C), in float32, or float64 for float64 features.
     """
     flat = _precise(features).flatten(2)
     mean = flat.mean(dim=2)
@@ -38,21 +38,21 @@ def channel_statistics(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _without_autocast(features: Tensor) -> AbstractContextManager[object]:
-    """Statistics in the precision that `_precise` gives them; the exporter would spend a quarter of its time on it."""
+    """Disable autocast for statistics; not during export, where the context takes a quarter of the export's time."""
     if torch.compiler.is_exporting():
         return nullcontext()
     return torch.autocast(features.device.type, enabled=False)
 
 
 def over_frames(statistics: tuple[Tensor, Tensor], frames: int) -> tuple[Tensor, Tensor]:
-    """(mean, standard deviation) of each frame, (N * T, K), to those over the T frames of each clip, (N, K).
+    """Combine (mean, standard deviation) of frames, (N * T, K), into those of clips of T frames, (N, K).
 
-    By the law of total variance: the frames are of one size.
+    The law of total variance, with equal weights: the frames have one size.
     """
     mean, deviation = (value.view(-1, frames, value.shape[1]) for value in statistics)
-    whole = mean.mean(dim=1)
-    variance = deviation.square() + (mean - whole.unsqueeze(1)).square()
-    return whole, variance.mean(dim=1).sqrt()
+    overall = mean.mean(dim=1)
+    variance = deviation.square() + (mean - overall.unsqueeze(1)).square()
+    return overall, variance.mean(dim=1).sqrt()
 
 
 def _precise(features: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ def _precise(features: Tensor) -> Tensor:
 
 
 class StatisticsTap(nn.Module):
-    """Passes features on unchanged and keeps their (mean, standard deviation), each float32 (N, K)."""
+    """An identity that records its input's (mean, standard deviation), each float32 (N, K), as `statistics`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,15 +84,21 @@ class PlainNorm(_BatchNorm):
 
 
 class AdaptiveNorm(nn.Module):
-    """Replaces a BatchNorm of C channels; driven by K substitute channels.
+    """Replaces a BatchNorm of C channels; gamma and beta depend on K channels of the substitute.
 
     The `linear` form learns one linear map from the standardised statistics to gamma and beta, beside a static part
-    that starts as the replaced BatchNorm's affine; the map starts at zero. A `rank` makes it a product of two, through
-    so many numbers: where C and K are some hundreds, a full map weighs as much as a convolution and has to be read for
-    every answer. The `conditional` form has the same maps behind `norm`, a BatchNorm, in the place of the sample's own
-    statistics. The `adain` form has no parameters: gamma is sigma_s, beta is mu_s, and K equals C.
+    that starts as the replaced BatchNorm's affine; the map starts at zero. The `conditional` form has the same map, and
+    normalises with `norm`, a BatchNorm, instead of the sample's own statistics. The `adain` form has no parameters:
+    gamma is sigma_s, beta is mu_s, and K equals C.
 
     Buffers `statistics_center` and `statistics_scale`, (2K,), standardise (mu_s, sigma_s) over a data set.
+
+    Args:
+        channels: C.
+        statistics: K.
+        form: `linear`, `conditional` or `adain`.
+        rank: factor the map, (2C, 2K), into (2C, rank) and (rank, 2K), which is smaller and faster for hundreds of
+            channels; a rank that would not make it smaller is ignored.
     """
 
     statistics_center: Tensor
@@ -135,15 +141,15 @@ class AdaptiveNorm(nn.Module):
         return self.gamma + gamma, self.beta + beta
 
     def forward(self, features: Tensor) -> Tensor:
-        """(N, C, *S) to the same shape and dtype. `style`, set by AdaptiveNetwork, must be there."""
+        """(N, C, *S) to the same shape and dtype; AdaptiveNetwork must have set `style`."""
         if self.style is None:
-            raise RuntimeError("AdaptiveNorm has no statistics: call the AdaptiveNetwork, not its target")
+            raise RuntimeError("AdaptiveNorm has no statistics; call the AdaptiveNetwork, not its target")
         with _without_autocast(features):
             gamma, beta = self.modulation(*self.style)
             spatial = (...,) + (None,) * (features.dim() - 2)
             if self.norm is not None:
-                normal: Tensor = self.norm(_precise(features))
-                return (normal * gamma[spatial] + beta[spatial]).to(features.dtype)
+                normalised: Tensor = self.norm(_precise(features))
+                return (normalised * gamma[spatial] + beta[spatial]).to(features.dtype)
             mean, variance = channel_statistics(features)
             scale = gamma * (variance + EPS).rsqrt()
             shift = beta - mean * scale

@@ -1,4 +1,4 @@
-"""Networks from pixels to logits: one with its normalisation inside, and the adaptive pair."""
+"""Networks from pixels to logits: a plain one that normalises its input, and the adaptive pair."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class PixelNetwork(nn.Module):
     """A classifier whose input is pixels: float (N, 3, H, W), or (N, 3, T, H, W), in [0, 1] to logits (N, classes).
 
     Args:
-        body: takes normalised pixels and returns logits.
-        mean, std: normalisation of each channel, in units of [0, 1].
-        size: (H, W) that the body works at; None leaves the input's size. T is always the input's.
+        body: normalised pixels to logits.
+        mean, std: of each channel, in units of [0, 1]; subtracted and divided by.
+        size: (H, W) to resize the input to; None keeps its size. T never changes.
     """
 
     mean: Tensor
@@ -49,7 +49,7 @@ class PixelNetwork(nn.Module):
 
     @property
     def takes_clips(self) -> bool:
-        """The body has 3D convolutions."""
+        """Whether the body has 3D convolutions."""
         return any(isinstance(module, nn.Conv3d) for module in self.body.modules())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ class PixelNetwork(nn.Module):
         if x.dim() == 5:
             mean, std = mean.unsqueeze(2), std.unsqueeze(2)
         if self.size is not None and tuple(x.shape[-2:]) != self.size:
-            mode = "trilinear" if x.dim() == 5 else "bilinear"  # T stays, so both scale each frame alone
+            mode = "trilinear" if x.dim() == 5 else "bilinear"  # T does not change, so both resize frame by frame
             x = nn.functional.interpolate(x, [*x.shape[2:-2], *self.size], mode=mode, align_corners=False)
         logits: Tensor = self.body((x - mean) / std)
         return logits
@@ -67,8 +67,9 @@ class AdaptiveNetwork(nn.Module):
     """A target whose normalisation layers are driven by a frozen substitute that sees the same input.
 
     forward(x): float (N, 3, [T,] H, W) in [0, 1] to logits (N, classes). The substitute stays in eval mode and its
-    weights get no gradient; its *input* does, so that an attack sees the whole network. Made by `surgery.apply_plan`.
-    With `framewise`, a substitute of images sees each frame of a clip alone; its statistics are taken over all of them.
+    weights get no gradient, but gradients pass through it to the input, so that attacks differentiate both networks.
+    `surgery.apply_plan` builds it. With `framewise`, the substitute takes images: it sees each frame of a clip alone,
+    and its statistics are combined over the frames.
     """
 
     def __init__(
@@ -103,14 +104,14 @@ class AdaptiveNetwork(nn.Module):
         """The substitute's (mean, standard deviation), each float32 (N, K), for each pair of the plan."""
         taps: list[StatisticsTap] = [self.substitute.body.get_submodule(name) for name in self._taps]  # type: ignore[misc]
         self.substitute(x.transpose(1, 2).flatten(0, 1) if self.framewise else x)
-        found: Statistics = [tap.statistics for tap in taps]  # type: ignore[misc]
+        statistics: Statistics = [tap.statistics for tap in taps]  # type: ignore[misc]
         for tap in taps:
             tap.statistics = None
-        return [over_frames(pair, x.shape[2]) for pair in found] if self.framewise else found
+        return [over_frames(pair, x.shape[2]) for pair in statistics] if self.framewise else statistics
 
     @torch.no_grad()
     def calibrate(self, batches: Iterable[Tensor]) -> None:
-        """Set every layer's standardisation from the substitute's statistics on clean `batches`, as for forward."""
+        """Set every layer's standardisation from the substitute's statistics on clean `batches`, inputs of forward."""
         parts = [self.statistics(x) for x in batches]
         for index, layer in enumerate(self.adaptive_layers):
             if layer.form != "adain":
@@ -119,7 +120,7 @@ class AdaptiveNetwork(nn.Module):
                 layer.statistics_scale.copy_(codes.std(dim=0, correction=0).clamp_min(1e-3))
 
     def forward(self, x: Tensor, statistics: Statistics | None = None) -> Tensor:
-        """Logits (N, classes). `statistics` replaces the substitute's, for threat models that fix or detach them."""
+        """Logits (N, classes); `statistics` replaces the substitute's, for threat models that detach them."""
         layers = self.adaptive_layers
         for layer, style in zip(layers, self.statistics(x) if statistics is None else statistics, strict=True):
             layer.style = style
@@ -148,29 +149,32 @@ def check_logits(network: nn.Module, x: Tensor, classes: int) -> None:
 
 
 def in_fast_layout(network: nn.Module) -> nn.Module:
-    """`network` with its 2D convolutions' weights channels-last in memory, in place: 3D ones' gradients are not."""
+    """Make 2D convolution weights channels-last, in place; gradients of 3D ones do not keep that layout."""
     for parameter in network.parameters():
         if parameter.dim() == 4:
             parameter.data = parameter.data.to(memory_format=torch.channels_last)
     return network
 
 
+Network = PixelNetwork | AdaptiveNetwork
+
+
 class ServedNetwork(nn.Module):
-    """A pixel network behind the served input: uint8 (N, [T,] H, W, 3) to float32 logits (N, classes)."""
+    """A pixel network with the served input: uint8 (N, [T,] H, W, 3) to float32 logits (N, classes)."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, pixels: Tensor) -> Tensor:
-        floats = pixels.float()  # first of all: TensorRT takes uint8 into a Cast only
+        floats = pixels.float()  # first, as TensorRT accepts uint8 only as the input of a Cast
         channels_first = floats.permute(0, floats.dim() - 1, *range(1, floats.dim() - 1))
         logits: Tensor = self.network(channels_first / 255.0)
         return logits.float()
 
 
 def torch_logits(served: nn.Module, images: NDArray[np.uint8], batch_size: int = 100) -> NDArray[np.float32]:
-    """uint8 (N, [T,] H, W, 3) to the logits that torch computes, float32 (N, classes)."""
+    """Run a `ServedNetwork` in batches: uint8 (N, [T,] H, W, 3) to logits, float32 (N, classes)."""
     batch_size = max(1, batch_size // (images.shape[1] if images.ndim == 5 else 1))
     with torch.inference_mode():
         parts = [served(torch.from_numpy(images[b])).numpy() for b in batch_slices(len(images), batch_size)]

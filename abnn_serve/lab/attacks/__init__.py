@@ -1,1 +1,1 @@
-"""Attacks: what an adversary does to an image, each with the set that its perturbation stays in."""
+"""White-box and query attacks, each within a budget."""

@@ -1,4 +1,4 @@
-"""AutoAttack (Croce & Hein, ICML 2020) by its authors' package: APGD-CE, APGD-T, FAB-T and Square, unchanged."""
+"""AutoAttack (Croce & Hein, ICML 2020) in its authors' package: APGD-CE, APGD-T, FAB-T and Square."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from abnn_serve.lab.attacks.base import Attack, Model, as_images
 
 
 class AutoAttackWarning(UserWarning):
-    """One of AutoAttack's own flags: its figure may mislead."""
+    """A warning of AutoAttack that its figure may mislead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AutoAttack(Attack):
-    """The standard version: no parameter but the budget; fewer than nine target classes where there are fewer.
+    """The standard version, with fewer than nine target classes if the model has fewer wrong classes.
 
     Attributes:
         norm: Linf or L2.
@@ -32,43 +32,42 @@ class AutoAttack(Attack):
 
     @property
     def name(self) -> str:
-        """AutoAttack."""
         return "AutoAttack"
 
     def perturb(self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator, *, early_stop: bool) -> Tensor:  # noqa: ARG002
-        """See `Attack`; it always stops at samples that are broken."""
+        """See `Attack`; always stops early."""
         try:
             import pyautoattack
         except ImportError as error:
             raise ConfigError(
-                "AutoAttack needs pyautoattack; install it with: pip install 'abnn_serve[attacks]'"
+                "AutoAttack needs the package pyautoattack; install it with: pip install 'abnn_serve[attacks]'"
             ) from error
 
         shape = x.shape
         model, x = as_images(model, x)
         seed = int(torch.randint(2**31, (), generator=generator))
-        x = x.contiguous()  # the package takes views that another layout has not
+        x = x.contiguous()  # the package calls view(), which other layouts do not support
         auto = pyautoattack.AutoAttack(model, norm=self.norm, eps=self.eps, device=x.device, seed=seed)
         wrong = model(x[:1]).shape[1] - 1
         for targeted in (auto.apgd_targeted, auto.fab):
             targeted.n_target_classes = min(targeted.n_target_classes, wrong)
         with _flags_as_warnings(auto.logger):
-            found: Tensor = auto.run_standard_evaluation(x, y, batch_size=len(x))[0]
-        return found.view(shape)
+            x_adv: Tensor = auto.run_standard_evaluation(x, y, batch_size=len(x))[0]
+        return x_adv.view(shape)
 
 
 @contextmanager
 def _flags_as_warnings(logger: logging.Logger) -> Iterator[None]:
-    handler = _Warns(logging.WARNING)
-    propagated, logger.propagate = logger.propagate, False
+    handler = _WarningHandler(logging.WARNING)
+    propagate, logger.propagate = logger.propagate, False
     logger.addHandler(handler)
     try:
         yield
     finally:
         logger.removeHandler(handler)
-        logger.propagate = propagated
+        logger.propagate = propagate
 
 
-class _Warns(logging.Handler):
+class _WarningHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         warnings.warn(record.getMessage(), AutoAttackWarning, stacklevel=2)

@@ -1,4 +1,4 @@
-"""What every attack is, how one is run and judged, and the one iteration that the gradient attacks share."""
+"""The interface of an attack, and the iteration that the gradient attacks share."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from abnn_serve.errors import ConfigError
 from abnn_serve.lab.attacks.regions import Region
 
 Model = Callable[[Tensor], Tensor]  # float (N, 3, H, W), or (N, 3, T, H, W), in [0, 1] to logits (N, classes)
-Loss = Callable[[Tensor, Tensor], Tensor]  # logits (n, classes) of the samples at index (n,) to what is maximised, (n,)
+Loss = Callable[[Tensor, Tensor], Tensor]  # logits (n, classes) and sample indices (n,) to the loss to maximise, (n,)
 LossName = Literal["ce", "margin"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attack(ABC):
-    """An adversary with a budget. `attack(model, x, y)` gives its images; labels are those it wants not to be given.
+    """An untargeted attack within a budget; `attack(model, x, y)` returns the adversarial images.
 
     Attributes:
-        eps: budget, in units of [0, 1] pixels; for an occlusion, the share of the area.
+        eps: budget, in units of [0, 1] pixels; for a patch, the share of the area.
     """
 
     eps: float = 8 / 255
@@ -37,36 +37,39 @@ class Attack(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """How reports call it."""
+        """Name in reports."""
 
     @property
     def norm(self) -> Norm:
-        """The set that its perturbations stay in."""
+        """Norm of the budget."""
         return "Linf"
 
     @property
     def needs_gradient(self) -> bool:
-        """It differentiates the model; else it only asks for logits."""
+        """Whether it differentiates the model; if not, it only queries logits."""
         return True
 
     @abstractmethod
     def perturb(self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator, *, early_stop: bool) -> Tensor:
-        """Adversarial images for one batch; `early_stop` leaves a sample as it is once `model` misclassifies it."""
+        """Adversarial images for one batch, with the model in eval mode; arguments as in `__call__`."""
 
     @property
     def parameters(self) -> dict[str, float | int | str | bool | None]:
-        """Everything that decides what it does, for the card."""
+        """All parameters but eps, as the card lists them."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "eps"}
 
     def __call__(self, model: Model, x: Tensor, y: Tensor, *, seed: int = 0, early_stop: bool = True) -> Tensor:
         """Attack one batch with the model in eval mode.
 
         Args:
-            model: gives logits; a Module is put in eval mode and left as it was.
+            model: returns logits; a Module's mode is restored afterwards.
             x: float (N, 3, H, W), or (N, 3, T, H, W), in [0, 1].
             y: int64 (N,), the true classes.
-            seed: of every random choice.
-            early_stop: leave a sample as it is once `model` misclassifies it; False on a surrogate.
+            seed: random seed.
+            early_stop: stop attacking a sample once `model` misclassifies it; use False on a surrogate.
+
+        Returns:
+            the adversarial images, of x's shape.
         """
         generator = torch.Generator().manual_seed(seed)
         with evaluating(model):
@@ -75,10 +78,10 @@ class Attack(ABC):
 
 @contextmanager
 def evaluating(model: Model) -> Iterator[None]:
-    """Eval mode and no gradients for the weights; both are put back."""
+    """Put a Module in eval mode and freeze its weights; restore both afterwards."""
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
     weights = list(model.parameters()) if isinstance(model, nn.Module) else []
-    modes, wanted = [module.training for module in modules], [weight.requires_grad for weight in weights]
+    modes, trainable = [module.training for module in modules], [weight.requires_grad for weight in weights]
     try:
         for module in modules:
             module.training = False
@@ -88,8 +91,8 @@ def evaluating(model: Model) -> Iterator[None]:
     finally:
         for module, mode in zip(modules, modes, strict=True):
             module.training = mode
-        for weight, want in zip(weights, wanted, strict=True):
-            weight.requires_grad_(want)
+        for weight, requires_grad in zip(weights, trainable, strict=True):
+            weight.requires_grad_(requires_grad)
 
 
 def ascend(
@@ -106,19 +109,19 @@ def ascend(
     """Projected steepest ascent of `loss` from `start`: the iteration of FGSM, PGD, ROA and adversarial training.
 
     Args:
-        model: gives logits, in eval mode.
-        x: float (N, 3, H, W) in [0, 1], the clean images.
+        model: returns logits, in eval mode.
+        x: float (N, 3, [T,] H, W) in [0, 1], the clean images.
         y: int64 (N,), the true classes.
-        start: where to begin, inside the region.
-        region: what each iterate is projected to.
-        loss: what is maximised, one value a sample.
+        start: first iterate, within the region.
+        region: every iterate is projected to it.
+        loss: one value per sample, to maximise.
         step_sizes: length of each step, in the units of x.
-        early_stop: leave a sample as it is once the model misclassifies it.
+        early_stop: stop at the first iterate that the model misclassifies.
 
     Returns:
-        float (N, 3, H, W): for each sample the first iterate that broke it, else the last one.
+        float, of x's shape: for each sample the iterate at which it stopped, else the last one.
     """
-    found = start.clone()
+    best = start.clone()
     active = torch.arange(len(x), device=x.device)
     x_adv = start
     for size in step_sizes:
@@ -127,28 +130,28 @@ def ascend(
         (gradient,) = torch.autograd.grad(loss(logits, active).sum(), x_adv)
         x_adv = x_adv.detach()
         if early_stop:
-            kept = (logits.detach().argmax(dim=1) == y[active]).nonzero().flatten()
-            if len(kept) < len(active):
-                active, x_adv, gradient = active[kept], x_adv[kept], gradient[kept]
+            unbroken = (logits.detach().argmax(dim=1) == y[active]).nonzero().flatten()
+            if len(unbroken) < len(active):
+                active, x_adv, gradient = active[unbroken], x_adv[unbroken], gradient[unbroken]
             if not len(active):
                 break
         x_adv = region.of(active).project(x[active], region.of(active).step(x_adv, gradient, size))
-        found[active] = x_adv
-    return found
+        best[active] = x_adv
+    return best
 
 
 def cross_entropy(y: Tensor) -> Loss:
     """Cross-entropy with the true classes y, (N,)."""
-    return lambda logits, chosen: nn.functional.cross_entropy(logits.float(), y[chosen], reduction="none")
+    return lambda logits, index: nn.functional.cross_entropy(logits.float(), y[index], reduction="none")
 
 
 def margin(y: Tensor, target: Tensor | None = None) -> Loss:
-    """A wrong logit less the true one, positive where the sample is broken; the best wrong one, or that of `target`."""
-    return lambda logits, chosen: margins(logits, y[chosen], None if target is None else target[chosen])
+    """The largest wrong logit, or that of class `target`, minus the true one: positive if misclassified."""
+    return lambda logits, index: margins(logits, y[index], None if target is None else target[index])
 
 
 def margins(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
-    """As `margin`, of these logits, float32 (N,)."""
+    """`margin` of logits (N, classes), float32 (N,)."""
     logits = logits.float()
     true = logits.gather(1, y[:, None]).squeeze(1)
     if target is not None:
@@ -157,7 +160,7 @@ def margins(logits: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
 
 
 def as_images(model: Model, x: Tensor) -> tuple[Model, Tensor]:
-    """Clips as images of 3 T channels, (N, 3 T, H, W), and the model of these, for attacks that know images only."""
+    """Fold clips into images of 3 T channels, (N, 3 T, H, W), and return a model that takes them; images stay as is."""
     if x.dim() == 4:
         return model, x
     channels = x.shape[1:3]

@@ -1,4 +1,4 @@
-"""Several attacks as one: each is tried on the samples that the ones before it left right."""
+"""An ensemble of attacks: each attacks the samples that the attacks before it did not break."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ from abnn_serve.lab.attacks.square import Square
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ensemble(Attack):
-    """The worst case over `attacks` for each sample; all of one budget."""
+    """The worst case over `attacks` for each sample.
+
+    Attributes:
+        attacks: run in order; all have the ensemble's eps, and one norm.
+        called: name in reports, before the attacks' names.
+    """
 
     attacks: tuple[Attack, ...]
     called: str = "worst case"
@@ -27,33 +32,33 @@ class Ensemble(Attack):
 
     @property
     def name(self) -> str:
-        """What it is called, and of what."""
+        """Such as "worst case of PGD-20, Square-1000"."""
         return f"{self.called} of {', '.join(attack.name for attack in self.attacks)}"
 
     @property
     def norm(self) -> Norm:
-        """The attacks' own."""
+        """The attacks' norm."""
         return self.attacks[0].norm
 
     @property
     def parameters(self) -> dict[str, float | int | str | bool | None]:
-        """Those of every attack, under its name."""
+        """The attacks' parameters, prefixed with the attack's name."""
         return {f"{attack.name}: {key}": value for attack in self.attacks for key, value in attack.parameters.items()}
 
     def perturb(self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator, *, early_stop: bool) -> Tensor:
-        """See `Attack`; an attack sees only what is left, whatever `early_stop` says."""
-        found = x.clone()
+        """See `Attack`; each attack runs only on unbroken samples, even without `early_stop`."""
+        x_adv = x.clone()
         active = torch.arange(len(x), device=x.device)
         for attack in self.attacks:
-            found[active] = attack.perturb(model, x[active], y[active], generator, early_stop=early_stop)
-            active = active[is_correct(model, found[active], y[active])]
+            x_adv[active] = attack.perturb(model, x[active], y[active], generator, early_stop=early_stop)
+            active = active[is_correct(model, x_adv[active], y[active])]
             if not len(active):
                 break
-        return found
+        return x_adv
 
 
 def worst_case(eps: float = 8 / 255, *, queries: int = 1000) -> Ensemble:
-    """The default: PGD on cross-entropy and, on the margin, of nine wrong classes in turn, then Square."""
+    """The default ensemble: PGD on cross-entropy, PGD on the margin with nine wrong classes in turn, and Square."""
     return Ensemble(
         eps=eps,
         attacks=(

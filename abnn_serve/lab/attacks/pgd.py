@@ -1,4 +1,4 @@
-"""FGSM and PGD: steps along the gradient of the loss, inside a ball."""
+"""FGSM and PGD: steps along the gradient of the loss within a ball."""
 
 from __future__ import annotations
 
@@ -21,11 +21,9 @@ class FGSM(Attack):
 
     @property
     def name(self) -> str:
-        """FGSM."""
         return "FGSM"
 
     def perturb(self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator, *, early_stop: bool) -> Tensor:  # noqa: ARG002
-        """See `Attack`."""
         return ascend(
             model, x, y, x, ball("Linf", self.eps), loss=cross_entropy(y), step_sizes=[self.eps], early_stop=early_stop
         )
@@ -33,17 +31,18 @@ class FGSM(Attack):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PGD(Attack):
-    """Projected gradient descent on the classifier, ascent on its loss (Madry et al., ICLR 2018).
+    """Projected gradient descent: steps along the gradient, projected to a ball (Madry et al., ICLR 2018).
 
     Attributes:
         norm: Linf or L2.
-        steps: of the iteration, at least 1.
-        step_size: of one step; None is 2.5 eps / steps.
-        decay: `constant` steps, or along a half `cosine`, from twice that size to nothing.
-        restarts: attempts, each from another start; the one of the largest margin is kept. With the margin loss each
-            goes for another wrong class, the likeliest first (Gowal et al. 2019).
-        random_start: begin anywhere in the ball; else at x.
-        loss: `ce`, cross-entropy; `margin`, a difference of two logits, which does not vanish where the model is sure.
+        steps: number of steps, at least 1.
+        step_size: length of a step, in units of [0, 1] pixels; None means 2.5 eps / steps.
+        decay: `constant` steps, or `cosine`: they shrink along a half cosine from twice `step_size` to zero.
+        restarts: number of attempts, of which the one with the largest margin is kept. With the margin loss, each
+            attempt targets another wrong class, the likeliest first (Gowal et al. 2019).
+        random_start: start at a random point of the ball; otherwise at x.
+        loss: `ce`, cross-entropy; or `margin`, a difference of two logits, whose gradient does not vanish where the
+            model is confident.
     """
 
     norm: Norm = "Linf"
@@ -63,39 +62,38 @@ class PGD(Attack):
 
     @property
     def name(self) -> str:
-        """PGD, its steps, its loss and its restarts."""
+        """Such as PGD-40-margin x9: steps, loss and restarts."""
         loss = "" if self.loss == "ce" else f"-{self.loss}"
         return f"PGD-{self.steps}{loss}" + (f" x{self.restarts}" if self.restarts > 1 else "")
 
     @property
     def step_sizes(self) -> list[float]:
-        """Length of each step."""
+        """Length of each step, in units of [0, 1] pixels."""
         size = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
         if self.decay == "constant":
             return [size] * self.steps
         return [size * (1 + math.cos(math.pi * step / self.steps)) for step in range(self.steps)]
 
     def perturb(self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator, *, early_stop: bool) -> Tensor:
-        """See `Attack`."""
-        region, found = ball(self.norm, self.eps), x.clone()
-        best = torch.full((len(x),), -torch.inf, device=x.device)
+        region, best = ball(self.norm, self.eps), x.clone()
+        largest = torch.full((len(x),), -torch.inf, device=x.device)
         active = torch.arange(len(x), device=x.device)
         for restart in range(self.restarts):
-            x_left, y_left = x[active], y[active]
-            start = region.start(x_left, generator) if self.random_start else x_left
-            loss = self._loss(model, x_left, y_left, restart)
+            x_clean, y_true = x[active], y[active]
+            start = region.start(x_clean, generator) if self.random_start else x_clean
+            loss = self._loss(model, x_clean, y_true, restart)
             x_adv = ascend(
-                model, x_left, y_left, start, region, loss=loss, step_sizes=self.step_sizes, early_stop=early_stop
+                model, x_clean, y_true, start, region, loss=loss, step_sizes=self.step_sizes, early_stop=early_stop
             )
             with torch.no_grad():
-                reached = margins(model(x_adv), y_left)
-            better = ~(reached <= best[active])
-            found[active[better]], best[active[better]] = x_adv[better], reached[better]
+                margin_adv = margins(model(x_adv), y_true)
+            better = ~(margin_adv <= largest[active])
+            best[active[better]], largest[active[better]] = x_adv[better], margin_adv[better]
             if early_stop:
-                active = active[reached <= 0]
+                active = active[margin_adv <= 0]
             if not len(active):
                 break
-        return found
+        return best
 
     def _loss(self, model: Model, x: Tensor, y: Tensor, restart: int) -> Loss:
         if self.loss == "ce":

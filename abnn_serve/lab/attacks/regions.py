@@ -1,4 +1,4 @@
-"""Where a perturbation may go: the Linf ball, the L2 ball, a rectangle of pixels; each inside [0, 1]."""
+"""Sets of allowed perturbations: the Linf ball, the L2 ball and an occluded area, each within [0, 1]."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from abnn_serve.card import Norm
 
 
 class Region(Protocol):
-    """The images that an adversary may send in the place of x; images are float (N, 3, [T,] H, W) in [0, 1]."""
+    """The images that an attacker may replace x with; images are float (N, 3, [T,] H, W) in [0, 1]."""
 
     def start(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """A random member of the region around x."""
         ...
 
     def step(self, x_adv: Tensor, gradient: Tensor, size: Tensor | float) -> Tensor:
-        """`x_adv` after one step of steepest ascent of length `size` in the region's norm; not yet projected."""
+        """`x_adv` after a step of steepest ascent of length `size` in the region's norm; call `project` next."""
         ...
 
     def project(self, x: Tensor, x_adv: Tensor) -> Tensor:
-        """The member of the region around x that is nearest to `x_adv`."""
+        """The nearest member of the region around x."""
         ...
 
-    def of(self, chosen: Tensor) -> Region:
-        """The region of some samples of the batch, by index, int64 (n,)."""
+    def of(self, index: Tensor) -> Region:
+        """The region for a part of the batch, by index, int64 (n,)."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Linf:
-    """No pixel moves by more than `eps`."""
+    """No value changes by more than `eps`."""
 
     eps: float
 
@@ -49,14 +49,14 @@ class Linf:
         """Clip to the ball, then to [0, 1]."""
         return torch.minimum(torch.maximum(x_adv, x - self.eps), x + self.eps).clamp(0, 1)
 
-    def of(self, chosen: Tensor) -> Linf:  # noqa: ARG002
+    def of(self, index: Tensor) -> Linf:  # noqa: ARG002
         """The same for every sample."""
         return self
 
 
 @dataclass(frozen=True, slots=True)
 class L2:
-    """The Euclidean length of the whole change is at most `eps`."""
+    """The Euclidean norm of the change is at most `eps`."""
 
     eps: float
 
@@ -71,23 +71,23 @@ class L2:
         return x_adv + size * gradient / _length(gradient).clamp_min(1e-12)
 
     def project(self, x: Tensor, x_adv: Tensor) -> Tensor:
-        """Clip to [0, 1], then shrink towards x: x is inside [0, 1], so the shrunk image is too."""
+        """Clip to [0, 1], then shrink towards x: x is in [0, 1], so the shrunk image is too."""
         change = x_adv.clamp(0, 1) - x
         return x + change * (self.eps / _length(change).clamp_min(1e-12)).clamp_max(1)
 
-    def of(self, chosen: Tensor) -> L2:  # noqa: ARG002
+    def of(self, index: Tensor) -> L2:  # noqa: ARG002
         """The same for every sample."""
         return self
 
 
 @dataclass(frozen=True, slots=True)
 class Occlusion:
-    """Any pixels inside the mask, bool (N, 1, H, W), or (N, 1, 1 or T, H, W); none outside."""
+    """Only pixels in the mask change, to any value; the mask is bool (N, 1, H, W), or (N, 1, 1 or T, H, W) of clips."""
 
     mask: Tensor
 
     def start(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Uniform noise inside the mask."""
+        """Uniform noise in the mask."""
         return self.project(x, uniform(x, generator))
 
     def step(self, x_adv: Tensor, gradient: Tensor, size: Tensor | float) -> Tensor:
@@ -95,21 +95,21 @@ class Occlusion:
         return x_adv + size * gradient.sign()
 
     def project(self, x: Tensor, x_adv: Tensor) -> Tensor:
-        """Back to x outside the mask, clipped to [0, 1] inside."""
+        """Clip to [0, 1] in the mask, restore x outside."""
         return torch.where(self.mask, x_adv.clamp(0, 1), x)
 
-    def of(self, chosen: Tensor) -> Occlusion:
-        """The chosen samples' rectangles."""
-        return Occlusion(self.mask[chosen])
+    def of(self, index: Tensor) -> Occlusion:
+        """Those samples' masks."""
+        return Occlusion(self.mask[index])
 
 
 def ball(norm: Norm, eps: float) -> Linf | L2:
-    """The ball of a norm by name."""
+    """The ball of a norm, Linf or L2."""
     return Linf(eps) if norm == "Linf" else L2(eps)
 
 
 def uniform(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Uniform noise in [0, 1), shaped and placed as x, drawn on the CPU so that every device draws the same."""
+    """Uniform noise in [0, 1) of x's shape, on x's device; drawn on the CPU, so that all devices draw the same."""
     return torch.rand(x.shape, generator=generator).to(x)
 
 

@@ -19,18 +19,18 @@ _GREY = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ROA(Attack):
-    """A rectangle of at most `eps` of the area, placed where it hurts, then PGD on the pixels inside.
+    """A rectangle of at most `eps` of the area at the position of the largest loss, then PGD on its pixels.
 
     Attributes:
-        eps: share of the image's area, in (0, 1]; 0.1 is the paper's 10%.
-        steps: of the PGD inside the rectangle (the papers' t).
-        step_size: of one step, in units of [0, 1] pixels.
-        search: `exhaustive` tries a grey rectangle at every place of the grid; `gradient` only at the `candidates`
-            places with the largest gradient under them.
-        stride: of the grid in pixels; the last row and column are always in it.
-        candidates: places that the gradient search tries.
-        moving: of a clip, each frame has a place of its own, where the gradient under it is large; else one place holds
-            for the whole clip. Needs the gradient search.
+        eps: share of the image's area, in (0, 1]; the paper uses 0.1.
+        steps: number of PGD steps (the papers' t).
+        step_size: length of a step, in units of [0, 1] pixels.
+        search: `exhaustive` tries a grey rectangle at every position of the grid; `gradient` only at the `candidates`
+            positions with the largest gradient under the rectangle.
+        stride: of the grid, in pixels; the grid always includes the last row and column.
+        candidates: number of positions that the gradient search tries.
+        moving: in a clip, choose a position for each frame, by the gradient under it; otherwise all frames share one
+            position. Needs the gradient search.
     """
 
     eps: float = 0.1
@@ -47,45 +47,43 @@ class ROA(Attack):
         if self.search not in ("exhaustive", "gradient"):
             raise ConfigError(f"ROA's search is {self.search!r}, expected exhaustive or gradient")
         if self.moving and self.search != "gradient":
-            raise ConfigError("a moving ROA places its rectangles by the gradient; use search='gradient'")
+            raise ConfigError("a moving ROA needs the gradient search; use search='gradient'")
         if min(self.steps, self.stride, self.candidates) < 1:
             raise ConfigError("ROA's steps, stride and candidates must each be at least 1")
 
     @property
     def name(self) -> str:
-        """ROA, its area and its steps."""
+        """Such as ROA-10% t=5: area and steps."""
         return f"ROA-{self.eps:.0%} t={self.steps}" + (" moving" if self.moving else "")
 
     @property
     def norm(self) -> Norm:
-        """A patch."""
         return "patch"
 
     def perturb(self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator, *, early_stop: bool) -> Tensor:
-        """See `Attack`."""
-        region = Occlusion(self._place(model, x, y))
+        region = Occlusion(self._search_mask(model, x, y))
         start = region.start(x, generator)
         step_sizes = [self.step_size] * self.steps
         return ascend(model, x, y, start, region, loss=cross_entropy(y), step_sizes=step_sizes, early_stop=early_stop)
 
-    def _place(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
+    def _search_mask(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
         """The mask of each sample's rectangle, bool (N, 1, H, W), or (N, 1, 1 or T, H, W) of clips."""
         sides = rectangle(self.eps, *x.shape[-2:])
-        places = torch.cartesian_prod(
-            *(_grid(whole - side, self.stride) for whole, side in zip(x.shape[-2:], sides, strict=True))
+        grid = torch.cartesian_prod(
+            *(_grid(length - side, self.stride) for length, side in zip(x.shape[-2:], sides, strict=True))
         ).to(x.device)
-        tried = places.expand(len(x), 1, -1, -1)
-        if self.moving or (self.search == "gradient" and len(places) > self.candidates):
-            under = self._gradient_under(model, x, y, sides)[:, :, places[:, 0], places[:, 1]]
-            tried = places[under.topk(min(self.candidates, len(places)), dim=2).indices]
-        worst = torch.full((len(x),), -torch.inf, device=x.device)
-        best = tried[:, :, 0]
-        for corners in tried.unbind(dim=2):
+        candidates = grid.expand(len(x), 1, -1, -1)
+        if self.moving or (self.search == "gradient" and len(grid) > self.candidates):
+            gradient = self._gradient_under(model, x, y, sides)[:, :, grid[:, 0], grid[:, 1]]
+            candidates = grid[gradient.topk(min(self.candidates, len(grid)), dim=2).indices]
+        largest = torch.full((len(x),), -torch.inf, device=x.device)
+        best = candidates[:, :, 0]
+        for corners in candidates.unbind(dim=2):
             mask = _mask(corners, sides, x)
             with torch.no_grad():
                 loss = cross_entropy(y)(model(torch.where(mask, _GREY, x)), torch.arange(len(x), device=x.device))
-            best = torch.where((loss > worst)[:, None, None], corners, best)
-            worst = torch.maximum(loss, worst)
+            best = torch.where((loss > largest)[:, None, None], corners, best)
+            largest = torch.maximum(loss, largest)
         return _mask(best, sides, x)
 
     def _gradient_under(self, model: Model, x: Tensor, y: Tensor, sides: tuple[int, int]) -> Tensor:
@@ -100,7 +98,7 @@ class ROA(Attack):
 
 
 def rectangle(area: float, height: int, width: int) -> tuple[int, int]:
-    """Sides in pixels of the image-shaped rectangle of at most `area` of the image, at least one pixel each."""
+    """Sides in pixels, at least 1, of a rectangle of the image's proportions with at most `area` of its area."""
     side = math.sqrt(area)
     return max(1, int(height * side + 1e-9)), max(1, int(width * side + 1e-9))
 
@@ -110,9 +108,9 @@ def _grid(last: int, stride: int) -> Tensor:
 
 
 def _mask(corners: Tensor, sides: tuple[int, int], x: Tensor) -> Tensor:
-    """Rectangles with these top left corners, int64 (N, F, 2), F being 1 or a clip's T, as bool (N, 1, [F,] H, W)."""
+    """Masks of rectangles with top left corners, int64 (N, F, 2), F being 1 or a clip's T; bool (N, 1, [F,] H, W)."""
     rows = torch.arange(x.shape[-2], device=x.device) - corners[..., :1]
     columns = torch.arange(x.shape[-1], device=x.device) - corners[..., 1:]
-    inside_rows, inside_columns = (rows >= 0) & (rows < sides[0]), (columns >= 0) & (columns < sides[1])
-    mask = inside_rows[..., :, None] & inside_columns[..., None, :]
+    in_rows, in_columns = (rows >= 0) & (rows < sides[0]), (columns >= 0) & (columns < sides[1])
+    mask = in_rows[..., :, None] & in_columns[..., None, :]
     return mask if x.dim() == 4 else mask[:, None]

@@ -1,1 +1,1 @@
-"""Data sources to labelled samples in memory."""
+"""Labelled data sets in memory, read from Parquet, folders, torchvision and videos."""

@@ -1,4 +1,4 @@
-"""Folders of videos to clips and labels: a folder for each class, and a file that says which are in a split."""
+"""Labelled clips from folders of videos, one for each class, or from a list of a split's videos."""
 
 from __future__ import annotations
 
@@ -27,30 +27,32 @@ class _Video(NamedTuple):
 
 
 def load_clips(source: str, spec: InputSpec) -> ImageData:
-    """Read the clips of a labelled set of videos; beyond 2 GiB of pixels they are kept in a temporary file.
+    """Read the clips of a labelled set of videos; above 2 GiB of pixels, into a temporary file.
 
     Args:
-        source: a folder with one folder of videos for each class; or `FOLDER:LIST`, the videos of FOLDER that the text
-            file LIST names first in each line (UCF-101's trainlist01.txt), by a path whose last folder is the class; or
-            `FOLDER:LIST:SPLIT`, those that the table LIST (.tsv or .csv with the columns file, split and, unless the
-            file's folder is the class, label) has in SPLIT.
-        spec: the size and the sampling, as they will be in serving.
+        source: one of
+            `FOLDER`, with one folder of videos for each class;
+            `FOLDER:LIST`, the videos whose paths under FOLDER begin the lines of the text file LIST, as UCF-101's
+            trainlist01.txt; a path's last folder is the class;
+            `FOLDER:LIST:SPLIT`, the rows of the table LIST, .tsv or .csv, that have SPLIT in the column `split`; the
+            column `file` is the path under FOLDER, `label` the class, by default the path's last folder.
+        spec: size and sampling, the same as in serving.
 
     Raises:
-        DataError: missing, empty, or more than 1% corrupt videos (one at least may be).
+        DataError: missing or empty data, or more than 1% corrupt videos (a single one is accepted).
     """
     assert spec.sampling is not None  # noqa: S101
-    videos, classes = _listed(source)
-    each = spec.sampling.clips * spec.sampling.crops
-    images = room_for((len(videos) * each, *spec.shape))
+    videos, classes = _list_videos(source)
+    per_video = spec.sampling.clips * spec.sampling.crops
+    images = room_for((len(videos) * per_video, *spec.shape))
 
     def decode(index: int) -> tuple[int, str | None]:
         try:
-            found = decode_video(videos[index].path.read_bytes(), spec, _LIMITS).pixels
+            clips = decode_video(videos[index].path.read_bytes(), spec, _LIMITS).pixels
         except (InputError, OSError) as error:
             return 0, f"{videos[index].path}: {error}"
-        images[index * each : index * each + len(found)] = found
-        return len(found), None
+        images[index * per_video : index * per_video + len(clips)] = clips
+        return len(clips), None
 
     with ThreadPoolExecutor(usable_cores()) as pool:  # FFmpeg releases the interpreter lock while it decodes
         counts, problems = zip(*pool.map(decode, range(len(videos))), strict=True)
@@ -60,7 +62,7 @@ def load_clips(source: str, spec: InputSpec) -> ImageData:
             f"{source}: {len(corrupt)} of {len(videos)} videos are corrupt, the limit is {MAX_CORRUPT:.0%}; "
             f"the first: {corrupt[0]}"
         )
-    used = np.arange(len(images)) % each < np.repeat(counts, each)
+    used = np.arange(len(images)) % per_video < np.repeat(counts, per_video)
     return ImageData(
         source=source,
         images=images if used.all() else images[used],
@@ -72,52 +74,54 @@ def load_clips(source: str, spec: InputSpec) -> ImageData:
 
 
 def names_videos(source: str) -> bool:
-    """Whether `load_clips` would find videos in a source."""
+    """Whether `load_clips` can read a source."""
     try:
-        return bool(_listed(source)[0])
+        return bool(_list_videos(source)[0])
     except DataError:
         return False
 
 
-def _listed(source: str) -> tuple[list[_Video], Labels]:
+def _list_videos(source: str) -> tuple[list[_Video], Labels]:
     root, listing, split = _parts(source)
     if listing is None:
-        found = [(path, path.parent.name) for path in sorted(root.glob("*/*")) if path.suffix.lower() in SUFFIXES]
+        files = [(path, path.parent.name) for path in sorted(root.glob("*/*")) if path.suffix.lower() in SUFFIXES]
     elif split is None:
         names = [line.split()[0] for line in _text(listing).splitlines() if line.strip()]
-        found = [(root / name, Path(name).parent.name) for name in names]
+        files = [(root / name, Path(name).parent.name) for name in names]
     else:
-        found = [
+        files = [
             (root / row["file"], row.get("label") or Path(row["file"]).parent.name) for row in _table(listing, split)
         ]
-    if not found:
+    if not files:
         raise DataError(f"{source}: no videos found, expected <class>/<video> in {', '.join(sorted(SUFFIXES))}")
-    if missing := [path for path, _ in found if not path.is_file()]:
-        raise DataError(f"{source}: {len(missing)} of the videos listed are not there; the first: {missing[0]}")
-    names = sorted({name for _, name in found})
-    return [_Video(path, names.index(name)) for path, name in found], Labels(names=tuple(names))
+    if missing := [path for path, _ in files if not path.is_file()]:
+        raise DataError(f"{source}: {len(missing)} of the listed videos are missing; the first: {missing[0]}")
+    names = sorted({name for _, name in files})
+    return [_Video(path, names.index(name)) for path, name in files], Labels(names=tuple(names))
 
 
 def _parts(source: str) -> tuple[Path, Path | None, str | None]:
-    """The folder, the list and the split that a source names."""
+    """The folder, list and split of a source."""
     if Path(source).is_dir():
         return Path(source), None, None
     parts = source.split(":")
     if len(parts) in (2, 3) and Path(parts[0]).is_dir() and Path(parts[1]).is_file():
         return Path(parts[0]), Path(parts[1]), parts[2] if len(parts) == 3 else None
     raise DataError(
-        f"{source}: no such videos; give a folder of class folders, FOLDER:LIST or FOLDER:LIST:SPLIT, or motions:SOURCE"
+        f"{source}: no such folder of videos; give FOLDER with class folders, FOLDER:LIST, FOLDER:LIST:SPLIT or "
+        "motions:SOURCE"
     )
 
 
 def _table(listing: Path, split: str) -> list[dict[str, str]]:
     rows = list(csv.DictReader(_text(listing).splitlines(), delimiter="\t" if listing.suffix == ".tsv" else ","))
     if not rows or not {"file", "split"} <= rows[0].keys():
-        raise DataError(f"{listing}: expected a table with the columns file and split")
-    chosen = [row for row in rows if row["split"] == split]
-    if not chosen:
-        raise DataError(f"{listing}: has no split {split!r}, only {', '.join(sorted({row['split'] for row in rows}))}")
-    return chosen
+        raise DataError(f"{listing}: not a table with the columns file and split")
+    selected = [row for row in rows if row["split"] == split]
+    if not selected:
+        splits = ", ".join(sorted({row["split"] for row in rows}))
+        raise DataError(f"{listing}: no split {split!r}, expected one of {splits}")
+    return selected
 
 
 def _text(path: Path) -> str:

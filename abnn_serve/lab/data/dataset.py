@@ -1,4 +1,4 @@
-"""A labelled data set in memory: pictures, or clips of videos."""
+"""A labelled data set of images or clips in memory."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from abnn_serve.arrays import batch_slices, softmax
 from abnn_serve.spec import Labels
 
 _IN_MEMORY = 1 << 31  # bytes
-_CHUNK = 1 << 26  # bytes of pixels that are hashed at a time: they may lie on disk
+_CHUNK = 1 << 26  # bytes of pixels to hash at a time: the array may be a file on disk
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageData:
-    """A labelled data set of pictures or of clips.
+    """A labelled data set of images or clips.
 
     Attributes:
+        source: the text that names the data, as `load_data` takes it.
         images: uint8 (N, H, W, 3), or clips (N, T, H, W, 3); RGB.
         labels: int64 (N,), each in [0, len(classes)).
-        classes: names in label order.
+        classes: class names in label order.
         corrupt: one line for each row that was skipped.
-        videos: of clips, which video each is from, int64 (N,), ascending; None where every sample stands alone.
-        mirrors: a mirrored sample keeps its class.
+        videos: index of each clip's video, int64 (N,), ascending; None if samples are independent.
+        mirrors: mirroring a sample keeps its class.
     """
 
     source: str
@@ -44,16 +45,16 @@ class ImageData:
 
     @property
     def name(self) -> str:
-        """The source without the folders that it lies in: what a card may say."""
+        """The source without its folders, for cards."""
         return ":".join(Path(part).name for part in self.source.split(":"))
 
     @property
     def frames(self) -> int:
-        """Of one sample."""
+        """Frames in a sample; 1 for images."""
         return self.images.shape[1] if self.images.ndim == 5 else 1
 
     def chunk(self, images: int) -> int:
-        """How many samples hold as many frames as so many images; at least 2."""
+        """How many samples have together as many frames as `images` images; at least 2."""
         return max(images // self.frames, 2)
 
     @cached_property
@@ -68,12 +69,12 @@ class ImageData:
         return state.hexdigest()
 
     def spread(self, count: int) -> ImageData:
-        """At most `count` samples, evenly spaced: a folder's are sorted by class. Of each video its middle clip."""
+        """At most `count` samples, evenly spaced, as folders are sorted by class; of each video, the middle clip."""
         first, clips = self._clips
-        here = first + clips // 2
-        chosen = here[np.unique(np.linspace(0, len(here) - 1, min(count, len(here))).astype(np.int64))]
-        videos = None if self.videos is None else self.videos[chosen]
-        return replace(self, images=self.images[chosen], labels=self.labels[chosen], videos=videos)
+        middle = first + clips // 2
+        index = middle[np.unique(np.linspace(0, len(middle) - 1, min(count, len(middle))).astype(np.int64))]
+        videos = None if self.videos is None else self.videos[index]
+        return replace(self, images=self.images[index], labels=self.labels[index], videos=videos)
 
     def part(self, batch: slice) -> ImageData:
         """The samples of a slice."""
@@ -81,23 +82,23 @@ class ImageData:
         return replace(self, images=self.images[batch], labels=self.labels[batch], videos=videos)
 
     def by_video(self, logits: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Logits (N, classes) to the mean of the softmax over each video's clips, and the videos' labels."""
-        with np.errstate(invalid="ignore"):  # logits that are not finite stay so
+        """Mean over each video's clips of the softmax of logits (N, classes), and the videos' labels."""
+        with np.errstate(invalid="ignore"):  # infinite logits become NaN
             scores = softmax(logits)
         first, clips = self._clips
         return np.add.reduceat(scores, first, axis=0) / clips[:, None], self.labels[first]
 
     @property
     def _clips(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The first sample of each video and how many it has; a picture counts as a video of its own."""
+        """Index of each video's first clip, and its number of clips; an image counts as a video of one clip."""
         videos = np.arange(len(self)) if self.videos is None else self.videos
         _, first, clips = np.unique(videos, return_index=True, return_counts=True)
         return first.astype(np.int64), clips.astype(np.int64)
 
 
 def room_for(shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """An empty uint8 array; beyond 2 GiB a file in the temporary folder, gone with the process."""
+    """An uninitialised uint8 array; above 2 GiB, a temporary file that is deleted when the process exits."""
     if int(np.prod(shape, dtype=np.int64)) <= _IN_MEMORY:
         return np.empty(shape, np.uint8)
-    with tempfile.TemporaryFile(prefix="abnn-") as file:  # unlinked at once; the map keeps it
+    with tempfile.TemporaryFile(prefix="abnn-") as file:  # the memory map outlives the name
         return np.memmap(file, np.uint8, "w+", shape=shape)

@@ -1,8 +1,9 @@
-"""A data source by name to pixels and labels in memory: Parquet, image folders, torchvision data sets, clips."""
+"""Read a labelled data set by name: Parquet files, image folders, torchvision data sets, clips."""
 
 from __future__ import annotations
 
 import glob
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from abnn_serve.spec import InputSpec, Labels, Sampling
 __all__ = ["ImageData", "agree", "load_data"]
 
 MAX_CORRUPT = 0.01
+_RANGE = re.compile(r"\[(-?\d+)?:(-?\d+)?\]$")
 _LIMITS = ImageLimits(max_bytes=100_000_000, max_pixels=100_000_000)
 
 
@@ -35,47 +37,69 @@ class _Row:
 
 
 def load_data(source: str, spec: InputSpec) -> ImageData:
-    """Read a labelled image data set whole, at the size of `spec`.
+    """Read a whole labelled data set into memory, at the input size of `spec`.
 
     Args:
-        source: a Parquet file or pattern (columns `image`, encoded bytes or a struct with `bytes`, and `label`; class
-            names one a line under the schema's metadata key `classes`), a folder with one folder of images for each
-            class, or `torchvision:NAME:ROOT:SPLIT`, such as `torchvision:CIFAR10:data:train`. With a `sampling` in
-            `spec`: a folder with one folder of videos for each class, `FOLDER:LIST` or `FOLDER:LIST:SPLIT` for those
-            that a file lists (see `clips.load_clips`), or `motions:SOURCE`, whose pictures are set in motion.
-        spec: the size that every image is brought to, as it will be in serving.
+        source: Parquet file or pattern (columns `image`, encoded bytes or a struct with `bytes`, and `label`; class
+            names, one a line, under the schema's metadata key `classes`), folder with a folder of images for each
+            class, or `torchvision:NAME:ROOT:SPLIT`, such as `torchvision:CIFAR10:data:train`. `SOURCE[START:STOP]`
+            selects rows of a source of images. If `spec` has a `sampling`: folder with a folder of videos for each
+            class, `FOLDER:LIST` or `FOLDER:LIST:SPLIT` for videos listed in a file (see `clips.load_clips`), or
+            `motions:SOURCE`, clips made by moving a camera over images.
+        spec: input of the network; images are resized as in serving.
 
     Raises:
-        DataError: missing, empty, more than 1% corrupt rows, or a label outside the classes.
+        DataError: the source is missing or empty, over 1% of its rows are corrupt, or a label is outside the classes.
     """
     if source.startswith("motions:"):
-        return _in_motion(source, spec)
+        return _load_motions(source, spec)
+    whole, ranged = _without_range(source)
     if spec.sampling:
+        if ranged:
+            raise DataError(f"{source}: a row range selects images, but --sampling reads clips; leave the range out")
         return load_clips(source, spec)
     if source.startswith("torchvision:"):
-        return _from_torchvision(source, spec)
-    rows, classes = _from_folder(source) if Path(source).is_dir() else _from_parquet(source)
-    return _decode(source, rows, classes, spec)
+        data = _from_torchvision(whole, spec)
+        start, stop = _bounds(source, ranged, len(data))
+        return replace(data.part(slice(start, stop)), source=source)
+    rows, classes = _from_folder(whole) if Path(whole).is_dir() else _from_parquet(whole)
+    start, stop = _bounds(source, ranged, len(rows))
+    return _decode(source, rows[start:stop], classes, spec)
+
+
+def _without_range(source: str) -> tuple[str, re.Match[str] | None]:
+    """`SOURCE[START:STOP]` to its source and the match of the range."""
+    match = _RANGE.search(source)
+    return (source[: match.start()], match) if match else (source, None)
+
+
+def _bounds(source: str, ranged: re.Match[str] | None, count: int) -> tuple[int, int]:
+    """First row and the row after the last, of `count`; DataError for an empty or out-of-range selection."""
+    if ranged is None:
+        return 0, count
+    given = [int(text) if text else None for text in ranged.groups()]
+    start, stop, _ = slice(*given).indices(count)
+    if start >= stop or any(bound is not None and not -count <= bound <= count for bound in given):
+        raise DataError(f"{source}: selects no rows or goes past the end, expected a range within its {count} rows")
+    return start, stop
 
 
 def agree(classes: Labels, data: ImageData) -> ImageData:
-    """`data` under the class names that a network was trained with; DataError where its own are others."""
+    """`data` with the class names that a network was trained with; DataError if the classes differ."""
     own = data.classes.names
     if own == classes.names:
         return data
-    if own == tuple(map(str, range(len(own)))) and len(own) <= len(classes):  # numbers stand for names it did not have
+    if own == tuple(map(str, range(len(own)))) and len(own) <= len(classes):  # unnamed classes
         return replace(data, classes=classes)
     first = next(
         (pair for pair in zip(classes.names, own, strict=False) if pair[0] != pair[1]), (len(classes), len(own))
     )
-    raise DataError(
-        f"{data.source} has other classes than the network was trained with: {first[1]!r}, expected {first[0]!r}"
-    )
+    raise DataError(f"{data.source} has different classes than the network: {first[1]!r}, expected {first[0]!r}")
 
 
-def _in_motion(source: str, spec: InputSpec) -> ImageData:
+def _load_motions(source: str, spec: InputSpec) -> ImageData:
     if spec.sampling is None:
-        raise DataError(f"{source}: motions are clips; say how long with --sampling frames=N")
+        raise DataError(f"{source}: motions are clips; set their length with --sampling frames=N")
     stills = _stills(source.removeprefix("motions:"), spec)
     clips, labels = moving(stills.images, spec.sampling)
     classes = Labels(names=MOTIONS)
@@ -83,11 +107,11 @@ def _in_motion(source: str, spec: InputSpec) -> ImageData:
 
 
 def _stills(source: str, spec: InputSpec) -> ImageData:
-    """Pictures, or the middle frame of each video."""
+    """Images, or the middle frame of each video."""
     if not names_videos(source):
         return load_data(source, replace(spec, sampling=None))
-    found = load_clips(source, replace(spec, sampling=Sampling(frames=1)))
-    return replace(found, images=found.images[:, 0], videos=None)
+    clips = load_clips(source, replace(spec, sampling=Sampling(frames=1)))
+    return replace(clips, images=clips.images[:, 0], videos=None)
 
 
 def _from_folder(source: str) -> tuple[list[_Row], Labels]:
@@ -107,7 +131,7 @@ def _from_parquet(source: str) -> tuple[list[_Row], Labels]:
     paths = sorted(glob.glob(source))  # noqa: PTH207
     if not paths:
         raise DataError(
-            f"{source}: no such data; give a Parquet file, a quoted pattern such as 'train-*.parquet' or a folder"
+            f"{source}: no such file; give a Parquet file, a quoted pattern such as 'train-*.parquet' or a folder"
         )
     rows: list[_Row] = []
     names: str | None = None
@@ -118,7 +142,7 @@ def _from_parquet(source: str) -> tuple[list[_Row], Labels]:
         for index, (image, label) in enumerate(zip(images, labels, strict=True)):
             rows.append(_Row(f"{path} row {index}", image or b"", -1 if label is None else label))
     if not rows:
-        raise DataError(f"{source}: has no rows, expected columns image and label with at least one row")
+        raise DataError(f"{source} has no rows, expected at least one with columns image and label")
     count = max(row.label for row in rows) + 1
     return rows, Labels(
         names=tuple(names.splitlines()) if names else tuple(str(label) for label in range(max(count, 1)))
@@ -131,7 +155,7 @@ def _read_table(path: str) -> pa.Table:
         image, label = table.schema.field("image").type, table.schema.field("label").type
     except (pa.ArrowException, OSError, KeyError) as error:
         reason = one_line(error)
-        raise DataError(f"{path}: not readable as Parquet with columns image and label ({reason})") from error
+        raise DataError(f"cannot read {path} as Parquet with columns image and label ({reason})") from error
     if pa.types.is_struct(image) and image.get_field_index("bytes") >= 0:
         table = table.set_column(0, "image", pc.struct_field(table["image"], "bytes"))
         image = table.schema.field("image").type
@@ -171,7 +195,7 @@ def _decode(source: str, rows: list[_Row], classes: Labels, spec: InputSpec) -> 
     for row in rows:
         if not 0 <= row.label < len(classes):
             raise DataError(
-                f"{row.where}: label {row.label} is outside the {len(classes)} classes (0 to {len(classes) - 1})"
+                f"{row.where}: label {row.label} is not one of {len(classes)} classes, expected 0 to {len(classes) - 1}"
             )
     images = np.empty((len(rows), *spec.shape), dtype=np.uint8)
 

@@ -1,1 +1,1 @@
-"""Networks by name, and this project's own."""
+"""Networks by name, including this project's own."""

@@ -1,10 +1,10 @@
-"""OUDefend: a block that restores features, inserted in a network (Lo, Valanarasu & Patel, ICIP 2021).
+"""OUDefend: a feature-restoration block (Lo, Valanarasu & Patel, ICIP 2021).
 
     x + fuse([over(x), under(x)])
 
-`over` looks at a finer grid than the features' own (over-complete: small receptive field, local detail), `under` at a
-coarser one (under-complete: wide context). The residual form, whose last convolution starts at zero so that a network
-begins as what it was, is ours.
+`over` works on a finer grid than the features (over-complete: small receptive field, local detail), `under` on a
+coarser one (under-complete: wide context). Unlike in the paper, the block is residual and `fuse` starts at zero: the
+block starts as the identity.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from abnn_serve.lab.networks.resnet3d import Residual3d
 
 
 class OUDefend(nn.Module):
-    """Features (N, C, *S) to restored ones of the same shape; the grids differ in H and W, never in T.
+    """Features (N, C, *S) to restored features of the same shape; the grids differ in H and W, not in T.
 
     Args:
         channels: C.
@@ -39,29 +39,29 @@ class OUDefend(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         size = list(x.shape[2:])
-        over = self.over_out(_resized(torch.relu(self.over_in(x)), [*size[:-2], 2 * size[-2], 2 * size[-1]]))
-        under = self.under_out(_halved(torch.relu(self.under_in(x))))
-        both = torch.cat([_halved(torch.relu(over)), _resized(torch.relu(under), size)], dim=1)
+        over = self.over_out(_resize(torch.relu(self.over_in(x)), [*size[:-2], 2 * size[-2], 2 * size[-1]]))
+        under = self.under_out(_halve(torch.relu(self.under_in(x))))
+        both = torch.cat([_halve(torch.relu(over)), _resize(torch.relu(under), size)], dim=1)
         restored: Tensor = self.fuse(both)
         return x + restored
 
 
-def _resized(x: Tensor, size: list[int]) -> Tensor:
+def _resize(x: Tensor, size: list[int]) -> Tensor:
     mode = "trilinear" if x.dim() == 5 else "bilinear"
     return nn.functional.interpolate(x, size, mode=mode, align_corners=False)
 
 
-def _halved(x: Tensor) -> Tensor:
+def _halve(x: Tensor) -> Tensor:
     if x.dim() == 5:
         return nn.functional.max_pool3d(x, (1, 2, 2), ceil_mode=True)
     return nn.functional.max_pool2d(x, 2, ceil_mode=True)
 
 
 def with_oudefend(network: nn.Module) -> nn.Module:
-    """`network` with an OUDefend block behind its first residual stage, in place.
+    """Insert an OUDefend block after the network's first residual stage, in place.
 
     Raises:
-        NetworkError: it has neither a `layer1`, as torchvision's ResNets, nor residual blocks of this project.
+        NetworkError: the network has neither a `layer1`, as torchvision's ResNets, nor residual blocks of this project.
     """
     parents = {child: (parent, name) for parent in network.modules() for name, child in parent.named_children()}
     stage = next((m for m in network.modules() if isinstance(m, Residual | Residual3d)), None)

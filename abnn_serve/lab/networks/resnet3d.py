@@ -1,4 +1,4 @@
-"""This project's own networks for clips: small 3D ResNets for CPUs, and the 3D ResNeXt of the paper."""
+"""This project's networks for clips: a small 3D ResNet for CPUs, and the 3D ResNeXt of the OUDefend paper."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Residual3d(nn.Module):
 
 
 class SmallResNet3d(nn.Module):
-    """A seven-layer 3D ResNet: little arithmetic at full resolution, for CPUs; it ends on a residual block.
+    """A seven-layer 3D ResNet for CPUs: little arithmetic at full resolution; the last block is residual.
 
     Args:
         width: channels of the first convolution; the last block has 4 times as many.
@@ -83,19 +83,20 @@ class _ResNeXtBlock(nn.Module):
 
 
 class ResNeXt3d(nn.Module):
-    """3D ResNeXt, cardinality 32 (Hara, Kataoka & Satoh, CVPR 2018): the paper's target is 101 layers deep.
+    """3D ResNeXt, cardinality 32 (Hara, Kataoka & Satoh, CVPR 2018).
 
     Args:
+        num_classes: length of the logits.
         depth: 50, 101 or 152.
-        width: channels inside the first stage's blocks, a multiple of 32; theirs is 128.
+        width: channels in the first stage's blocks, a multiple of 32; the authors use 128.
     """
 
     def __init__(self, num_classes: int, depth: int = 101, width: int = 128) -> None:
         super().__init__()
         if depth not in _DEPTHS or width < _CARDINALITY or width % _CARDINALITY:
             raise NetworkError(
-                f"a 3D ResNeXt has a depth of {', '.join(map(str, _DEPTHS))} and a width that is a multiple of "
-                f"{_CARDINALITY}, not {depth} and {width}"
+                f"a 3D ResNeXt has depth {depth} and width {width}, expected depth {', '.join(map(str, _DEPTHS))} and "
+                f"a multiple of {_CARDINALITY} as width"
             )
         self.stem = nn.Sequential(
             nn.Conv3d(3, width // 2, 7, (1, 2, 2), 3, bias=False),

@@ -7,6 +7,7 @@ import importlib
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,12 +17,13 @@ from abnn_serve.errors import NetworkError, one_line
 from abnn_serve.lab.networks.cifar import SmallResNet, ThinStemResNet, WideResNet
 from abnn_serve.lab.networks.oudefend import with_oudefend
 from abnn_serve.lab.networks.resnet3d import ResNeXt3d, SmallResNet3d
+from abnn_serve.lab.networks.weights import download_state, read_state
 
 _OWN: dict[str, Callable[..., nn.Module]] = {
-    r"resnet9-w(\d+)": SmallResNet,
-    r"resnet9s-w(\d+)": lambda classes, width: SmallResNet(classes, width, strided=True),
-    r"resnet8s-w(\d+)": lambda classes, width: SmallResNet(classes, width, strided=True, wide=False),
-    r"resnet10-w(\d+)": ThinStemResNet,
+    r"resnet9-w(\d+)(?:-(silu))?": SmallResNet,
+    r"resnet9s-w(\d+)(?:-(silu))?": partial(SmallResNet, strided=True),
+    r"resnet8s-w(\d+)(?:-(silu))?": partial(SmallResNet, strided=True, wide=False),
+    r"resnet10-w(\d+)(?:-(silu))?": ThinStemResNet,
     r"cifar-(resnet\d+)": lambda classes, name: _cifar_resnet(name, classes),
     r"wrn-(\d+)-(\d+)": WideResNet,
     r"resnet3d7-w(\d+)": SmallResNet3d,
@@ -47,7 +49,8 @@ def build_network(name: str, num_classes: int) -> nn.Module:
 
     Args:
         name: `resnet9-w64` (width 64), `resnet10-w16` (thin at full resolution, for CPUs), `resnet9s-w48` (with a
-            strided stem), `resnet8s-w32` (with a layer and half the channels less), `wrn-28-10` (depth, widening),
+            strided stem), `resnet8s-w32` (with a layer and half the channels less), any of these with SiLU for ReLU
+            (`resnet10-w16-silu`), `wrn-28-10` (depth, widening),
             `cifar-resnet50` (torchvision's with a stem for 32x32), a torchvision name (`resnet18`), a timm name
             (`timm:resnetv2_50`), or `package.module:callable`, called with `num_classes`. `NAME@WEIGHTS` loads weights:
             a local state-dict file, torchvision's tag (`DEFAULT`), or for timm `pretrained`; a head with another number
@@ -72,7 +75,8 @@ def build_network(name: str, num_classes: int) -> nn.Module:
 def _build(name: str, num_classes: int) -> nn.Module:
     for pattern, build in _OWN.items():
         if match := re.fullmatch(pattern, name):
-            return build(num_classes, *(int(part) if part.isdigit() else part for part in match.groups()))
+            given = [part for part in match.groups() if part is not None]
+            return build(num_classes, *(int(part) if part.isdigit() else part for part in given))
     prefix, colon, rest = name.partition(":")
     if prefix == "oudefend" and colon:
         return with_oudefend(_build(rest, num_classes))
@@ -128,43 +132,31 @@ def _users(module: str, attribute: str, num_classes: int) -> nn.Module:
 
 
 def _load_weights(network: nn.Module, name: str, weights: str) -> None:
-    load_state(network, _state_dict(name, weights), name, weights)
+    path = Path(weights)
+    load_state(network, read_state(path) if path.is_file() else download_state(name, weights), name, weights)
 
 
 def load_state(network: nn.Module, state: dict[str, torch.Tensor], name: str, weights: str) -> None:
-    """Load `state`, which errors call `weights`; a head with another number of classes is left as initialised."""
-    own = network.state_dict()
-    missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    """Load `state`; a classifier with another number of classes keeps its initial weights.
+
+    Raises:
+        NetworkError: names or shapes differ; the message calls the network `name` and the state `weights`.
+    """
+    current = network.state_dict()
+    missing, unknown = sorted(current.keys() - state.keys()), sorted(state.keys() - current.keys())
     if missing or unknown:
         raise NetworkError(
             f"{weights} does not fit {name}: {len(missing)} tensors missing (first: {next(iter(missing), '-')}), "
             f"{len(unknown)} unknown (first: {next(iter(unknown), '-')})"
         )
-    other = {key for key, value in state.items() if value.shape != own[key].shape}
+    different = {key for key, value in state.items() if value.shape != current[key].shape}
     # Only a classifier may differ, and only in its number of classes: the first axis of one module's weight and bias.
-    heads = {key.rpartition(".")[0] for key in other}
-    if len(heads) > 1 or any(state[key].shape[1:] != own[key].shape[1:] for key in other):
-        raise NetworkError(f"{weights} does not fit {name}: {len(other)} tensors of other shapes (first: {min(other)})")
-    network.load_state_dict({key: own[key] if key in other else value for key, value in state.items()})
-
-
-def _state_dict(name: str, weights: str) -> dict[str, torch.Tensor]:
-    if Path(weights).is_file():
-        state: dict[str, torch.Tensor] = torch.load(weights, map_location="cpu", weights_only=True)
-        return state
-    if name.startswith("timm:"):
-        if weights != "pretrained":
-            raise NetworkError(f"{name}@{weights}: neither a file nor 'pretrained'")
-        import timm
-
-        return dict(timm.create_model(name.removeprefix("timm:"), pretrained=True).state_dict())
-    import torchvision
-
-    try:
-        found = getattr(torchvision.models.get_model_weights(name.removeprefix("torchvision:")), weights)
-    except (ValueError, AttributeError) as error:
-        raise NetworkError(f"{name}@{weights}: neither a file nor a weights tag of torchvision") from error
-    return dict(found.get_state_dict(progress=True))
+    heads = {key.rpartition(".")[0] for key in different}
+    if len(heads) > 1 or any(state[key].shape[1:] != current[key].shape[1:] for key in different):
+        raise NetworkError(
+            f"{weights} does not fit {name}: {len(different)} tensors of other shapes (first: {min(different)})"
+        )
+    network.load_state_dict({key: current[key] if key in different else value for key, value in state.items()})
 
 
 def _closest(name: str, names: list[str]) -> str:

@@ -1,7 +1,8 @@
-"""Finished runs of one network, averaged to one that is often better than each (Wortsman et al. 2022, "Model soups").
+"""Average the weights of finished runs of one network (Wortsman et al. 2022, "Model soups").
 
-Averaging works where the runs lie in one basin, as when one started from the other, and BatchNorm statistics have to be
-taken again, since those of the averaged weights are not the average of theirs (Izmailov et al. 2018).
+The average is often better than each run if the runs share a loss basin, for example because one started from another.
+BatchNorm statistics are recomputed: averaging them does not give the statistics of the averaged weights (Izmailov et
+al. 2018).
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from abnn_serve.arrays import batch_slices
 from abnn_serve.errors import TrainingError
-from abnn_serve.lab.abnn.network import AdaptiveNetwork
+from abnn_serve.lab.abnn.network import AdaptiveNetwork, Network
 from abnn_serve.lab.data.dataset import ImageData
 from abnn_serve.lab.data.load import agree
 from abnn_serve.lab.device import describe_device
 from abnn_serve.lab.training.batches import to_input
 from abnn_serve.lab.training.loop import evaluate_clean
-from abnn_serve.lab.training.run import Network, Run
+from abnn_serve.lab.training.run import Run
 
-_IMAGES = 8192  # from which BatchNorm statistics are taken
+_IMAGES = 8192  # for recomputing BatchNorm statistics
 _BATCH = 512
 
 
@@ -33,30 +34,30 @@ def average_runs(sources: Sequence[Path], out: Path, data: ImageData, val: Image
     """Write a run whose weights are the mean of those of `sources`.
 
     Args:
-        sources: finished runs of one network, at least 2; one that is named twice weighs twice. The last one's
-            recipe stands for the result's, and the cost of the costliest: all of it where each started from another.
+        sources: at least 2 finished runs of the same network; a run listed twice counts twice. The new run records the
+            last one's recipe, and as its cost that of the most expensive one, which includes the runs before it.
         out: directory of the new run.
         data: training data, for BatchNorm statistics.
-        val: what the result is measured on.
+        val: validation data.
 
     Raises:
-        TrainingError: fewer than two runs, runs of other networks, or `out` is a run already.
+        TrainingError: fewer than two runs, runs of different networks, or `out` already holds a run.
     """
     runs = [Run(source) for source in sources]
     if len(runs) < 2:
-        raise TrainingError(f"{len(runs)} run given, expected at least 2 to average")
+        raise TrainingError(f"{len(runs)} run given, expected at least 2")
     configs = [run.config for run in runs]
     for run, config in zip(runs, configs, strict=True):
         for part in ("target", "substitute", "plan", "input", "labels"):
             if getattr(config, part) != getattr(configs[0], part):
-                raise TrainingError(f"{run.path} and {runs[0].path} are not of one network: they differ in {part}")
+                raise TrainingError(f"{run.path} and {runs[0].path} hold different networks ({part} differs)")
     result = Run(out)
     if result.exists:
-        raise TrainingError(f"{out} is a run already; choose another directory")
+        raise TrainingError(f"{out} already holds a run; choose another --out")
     started, network = time.perf_counter(), configs[-1].build()
     states = [run.network().state_dict() for run in runs]
     network.load_state_dict({name: _mean([state[name] for state in states]) for name in states[0]})
-    _take_statistics(network, agree(configs[-1].labels, data).spread(_IMAGES))
+    _recompute_statistics(network, agree(configs[-1].labels, data).spread(_IMAGES))
     seconds = time.perf_counter() - started
     accuracy, loss = evaluate_clean(network, agree(configs[-1].labels, val))
     out.mkdir(parents=True, exist_ok=True)
@@ -83,14 +84,14 @@ def _mean(values: list[torch.Tensor]) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def _take_statistics(network: Network, data: ImageData) -> None:
-    """Running statistics of every BatchNorm that trains, over clean images in eval mode otherwise."""
+def _recompute_statistics(network: Network, data: ImageData) -> None:
+    """Recompute the running statistics of the target's BatchNorms on clean images."""
     body = network.target if isinstance(network, AdaptiveNetwork) else network
     norms = [module for module in body.modules() if isinstance(module, _BatchNorm)]
     network.eval()
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # a plain mean over the batches
+        norm.momentum = None  # cumulative mean over the batches
         norm.train()
     size = data.chunk(_BATCH)
     for batch in batch_slices(len(data) if norms else 0, size):

@@ -1,4 +1,4 @@
-"""Which part of a network learns: everything, the normalisation layers, the head."""
+"""Freeze all of a network except the part that a recipe trains."""
 
 from __future__ import annotations
 
@@ -7,31 +7,29 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from abnn_serve.errors import NetworkError
 from abnn_serve.lab.abnn.adaptive_norm import AdaptiveNorm
-from abnn_serve.lab.abnn.network import AdaptiveNetwork, PixelNetwork
+from abnn_serve.lab.abnn.network import AdaptiveNetwork, Network
 from abnn_serve.lab.training.recipes import Trained
-
-Network = PixelNetwork | AdaptiveNetwork
 
 
 def freeze(network: Network, trained: Trained) -> None:
-    """Let only a part of the target learn; NetworkError where it has no such part. A substitute never learns."""
+    """Disable gradients outside the trained part of the target; NetworkError if it has no such part."""
     if trained == "all":
         return
     network.requires_grad_(requires_grad=False)
-    for module in _learning(network, trained):
+    for module in _trained_modules(network, trained):
         for parameter in module.parameters(recurse=False):
             parameter.requires_grad = True
 
 
-def learn(network: Network, trained: Trained) -> None:
-    """Training mode for the part that learns; what is frozen stays in eval mode, so that its buffers do not move."""
+def set_training_mode(network: Network, trained: Trained) -> None:
+    """Put the trained part in training mode and the rest in eval mode, which keeps its buffers constant."""
     network.train(trained == "all")
     if trained != "all":
-        for module in _learning(network, trained):
+        for module in _trained_modules(network, trained):
             module.train()
 
 
-def _learning(network: Network, trained: Trained) -> list[nn.Module]:
+def _trained_modules(network: Network, trained: Trained) -> list[nn.Module]:
     body = _body(network)
     norms = [module for module in body.modules() if isinstance(module, (_BatchNorm, AdaptiveNorm))]
     if "norm" in trained and not norms:
@@ -42,12 +40,12 @@ def _learning(network: Network, trained: Trained) -> list[nn.Module]:
 def _head(body: nn.Module) -> nn.Module:
     linear = [module for module in body.modules() if isinstance(module, nn.Linear) or _is_pointwise(module)]
     if not linear:
-        raise NetworkError(f"{type(body).__name__} has no linear layer, expected a head to train")
+        raise NetworkError(f"{type(body).__name__} has no linear layer to train as its head")
     return linear[-1]
 
 
 def _is_pointwise(module: nn.Module) -> bool:
-    """A 1x1 convolution with a bias, which is how S3D classifies."""
+    """Whether this is a 1x1 convolution with a bias, the classifier of S3D."""
     return isinstance(module, (nn.Conv2d, nn.Conv3d)) and set(module.kernel_size) == {1} and module.bias is not None
 
 

@@ -1,4 +1,4 @@
-"""The training loop: one for every recipe; resumable, and stopped by the first loss that is not finite."""
+"""The training loop, the same for every recipe: resumable, and stopped by a non-finite loss or a collapse."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,26 +15,31 @@ from torch import Tensor, nn
 
 from abnn_serve.arrays import batch_slices
 from abnn_serve.errors import NetworkError, TrainingError
-from abnn_serve.lab.abnn.network import in_fast_layout
+from abnn_serve.lab.abnn.network import Network, in_fast_layout
 from abnn_serve.lab.attacks.base import is_correct
 from abnn_serve.lab.attacks.pgd import PGD
 from abnn_serve.lab.data.dataset import ImageData
 from abnn_serve.lab.device import describe_device
 from abnn_serve.lab.training.adversarial import craft
 from abnn_serve.lab.training.batches import to_input, training_batches
-from abnn_serve.lab.training.freezing import freeze, learn
+from abnn_serve.lab.training.collapse import find_collapse
+from abnn_serve.lab.training.distributed import ALONE, Workers, synchronise_norms
+from abnn_serve.lab.training.freezing import freeze, set_training_mode
 from abnn_serve.lab.training.plots import draw_curves
 from abnn_serve.lab.training.recipes import Recipe
-from abnn_serve.lab.training.run import Network, Run
+from abnn_serve.lab.training.run import Run
 from abnn_serve.lab.training.state import TrainingState
+from abnn_serve.lab.training.terms import Step, step_loss
+from abnn_serve.lab.training.weight_perturbation import perturbed_weights
 
-_PGD_IMAGES = 256  # validation images on which adversarial training is watched: one-step training can overfit suddenly
-_CHECK_EVERY = 20  # steps between looks at the losses: looking makes a GPU wait
+_PGD_IMAGES = 256  # validation images that are attacked after each epoch of adversarial training
+_CHECK_EVERY = 20  # steps between checks of the losses; each check synchronises a GPU
+_REPORT_SECONDS = 10  # longest time without a progress report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """Where a training run is, for whoever shows it. Rates are of this process alone."""
+    """Progress of a training run, for display; `images_per_second` counts this epoch of this process."""
 
     epoch: int
     epochs: int
@@ -52,42 +58,53 @@ def fit(
     *,
     device: str = "cpu",
     compiled: bool = False,
+    teacher: Network | None = None,
+    workers: Workers = ALONE,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> Network:
-    """Train `network` as `run.config` says, from the last checkpoint in `run` if there is one.
+    """Train `network` as `run.config` says, from the last checkpoint of `run` if it has one.
 
     Writes a checkpoint, metrics.jsonl and curves.png after every epoch, and weights.pt (the averaged weights) at the
-    end. A run that was killed and resumed ends with the same weights as one that was not, on the same CPU; on CUDA they
-    may differ in the last digits, because some of its kernels add in no fixed order.
+    end. A run that was killed and resumed ends with the same weights as an uninterrupted one, on the same CPU; on CUDA
+    they may differ in the last digits, because some kernels add in no fixed order.
 
     Raises:
-        TrainingError: a loss that is not finite (with the step and the last good checkpoint).
+        TrainingError: the loss is not finite, or robust accuracy collapsed; names the last good checkpoint.
     """
     recipe, seed = run.config.recipe, run.config.seed
     steps = len(data) // recipe.batch_size
-    place = torch.device(device)
-    in_fast_layout(network.to(place))
+    torch_device = torch.device(device)
+    in_fast_layout(network.to(torch_device))
     freeze(network, recipe.trained)
     state = TrainingState(network, recipe, steps)
     if run.checkpoints:
-        state.load(torch.load(run.checkpoints[-1], map_location=place, weights_only=True))
+        state.load(torch.load(run.checkpoints[-1], map_location=torch_device, weights_only=True))
+    synchronise_norms(network, workers)
     forward = torch.compile(network) if compiled else network
+    if teacher is not None:
+        teacher = teacher.to(torch_device).eval().requires_grad_(requires_grad=False)
     for epoch in range(state.epoch, recipe.epochs):
         torch.manual_seed(seed * 1_000_003 + epoch)
-        entry = _train_epoch(run, state, forward, data, np.random.default_rng([seed, epoch]), place, on_progress)
+        rng = np.random.default_rng([seed, epoch])
+        entry = _train_epoch(run, state, forward, data, rng, torch_device, on_progress, teacher, workers)
         accuracy, loss = evaluate_clean(state.average, val, device=device)
         if not math.isfinite(loss):
             raise TrainingError(_not_finite(run, "the validation loss", state, state.steps))
         entry |= {"val_loss": loss, "val_accuracy": accuracy, "hardware": describe_device(device)}
         if recipe.attack_steps:
             subset = val.spread(val.chunk(_PGD_IMAGES))
-            entry["val_pgd_accuracy"] = _pgd_accuracy(state.average, subset, recipe, device)
+            robust = entry["val_pgd_accuracy"] = _pgd_accuracy(state.average, subset, recipe, device)
+            if best := find_collapse(state.history, robust):
+                raise TrainingError(_collapsed(run, state, best, robust))
         state.finish_epoch(entry)
-        run.checkpoint(state.epoch, state.dump())
-        if state.epoch < recipe.epochs:
-            _record(run, state)
-    _record(run, state)  # a kill may have come between the last checkpoint and its record
-    run.write_tensors("weights.pt", {name: value.cpu() for name, value in state.average.state_dict().items()})
+        if workers.is_leader:
+            run.checkpoint(state.epoch, state.dump())
+            if state.epoch < recipe.epochs:
+                _record(run, state)
+    if workers.is_leader:
+        _record(run, state)  # a kill between the last checkpoint and its record
+        run.write_tensors("weights.pt", {name: value.cpu() for name, value in state.average.state_dict().items()})
+    workers.wait()
     return state.average.cpu()
 
 
@@ -102,29 +119,50 @@ def _train_epoch(
     forward: Callable[[Tensor], Tensor],
     data: ImageData,
     rng: np.random.Generator,
-    place: torch.device,
+    device: torch.device,
     on_progress: Callable[[Progress], None],
+    teacher: Network | None,
+    workers: Workers,
 ) -> dict[str, Any]:
     recipe = state.recipe
     generator = torch.Generator().manual_seed(torch.initial_seed())
-    learn(state.network, recipe.trained)
+    set_training_mode(state.network, recipe.trained)
     losses: list[Tensor] = []
-    correct = torch.zeros((), device=place)
-    started = time.perf_counter()
-    fast = _bf16_pays(place, state.network)
-    for step, (x, y) in enumerate(training_batches(data, recipe, rng, place), start=1):
-        with torch.autocast(place.type, torch.bfloat16, enabled=fast):
-            x = craft(recipe, forward, x, y, state.done, generator)  # noqa: PLW2901
-            logits = forward(x)
+    correct = torch.zeros((), device=device)
+    started = reported = time.perf_counter()
+    bf16 = _use_bf16(device, state.network)
+
+    def logits_of(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            logits = network(images)
         if not isinstance(logits, Tensor):
-            raise NetworkError(f"in training the network returns a {type(logits).__name__}, expected logits; wrap it")
-        loss = nn.functional.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
-        state.step(loss)
+            raise NetworkError(
+                f"in training mode the network returns {type(logits).__name__}, expected logits; wrap it"
+            )
+        return logits.float()
+
+    learner = partial(logits_of, forward)
+    average = torch.no_grad()(partial(logits_of, state.average))
+    frozen = None if teacher is None else torch.no_grad()(partial(logits_of, teacher))
+    for step, (x, y) in enumerate(training_batches(data, recipe, rng, device), start=1):
+        x, y = workers.share(x), workers.share(y)  # noqa: PLW2901
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            x_adv = craft(recipe, forward, x, y, state.progress, generator, step=step, workers=workers)
+        batch = Step(x=x, x_adv=x_adv, y=y, progress=state.progress)
+        loss_of = partial(step_loss, recipe, learner, batch, average, frozen)
+        size = recipe.weight_perturbation
+        with perturbed_weights(state.network, size, batch.progress, lambda: loss_of()[0], workers):  # noqa: B023
+            loss, logits = loss_of()
+            loss.backward()  # type: ignore[no-untyped-call]
+        workers.average(parameter.grad for parameter in state.network.parameters() if parameter.grad is not None)
+        state.step()
         losses.append(loss.detach())
         correct += (logits.detach().argmax(dim=1) == y).sum()
-        if step % _CHECK_EVERY == 0 or step == state.steps:
+        is_slow = time.perf_counter() - reported > _REPORT_SECONDS
+        if step % _CHECK_EVERY == 0 or step == state.steps or is_slow:
+            reported = time.perf_counter()
             _refuse_nan(run, losses, state)
-            seen = step * recipe.batch_size
+            seen = step * recipe.batch_size // workers.count
             on_progress(
                 Progress(
                     epoch=state.epoch + 1,
@@ -133,13 +171,15 @@ def _train_epoch(
                     steps=state.steps,
                     loss=float(torch.stack(losses[-_CHECK_EVERY:]).mean()),
                     accuracy=float(correct) / seen,
-                    images_per_second=seen / (time.perf_counter() - started),
+                    images_per_second=seen * workers.count / (time.perf_counter() - started),
                 )
             )
     seconds = time.perf_counter() - started
+    mean_loss = torch.stack(losses).mean()
+    workers.average([mean_loss, correct])
     return {
-        "loss": float(torch.stack(losses).mean()),
-        "accuracy": float(correct) / (state.steps * recipe.batch_size),
+        "loss": float(mean_loss),
+        "accuracy": float(correct) * workers.count / (state.steps * recipe.batch_size),
         "lr": state.schedule.get_last_lr()[0],
         "seconds": round(seconds, 3),
         "images_per_second": round(state.steps * recipe.batch_size / seconds, 1),
@@ -161,21 +201,29 @@ def _not_finite(run: Run, what: str, state: TrainingState, step: int) -> str:
     )
 
 
-def _bf16_pays(place: torch.device, network: Network) -> bool:
-    if place.type == "cuda":
+def _collapsed(run: Run, state: TrainingState, best: float, robust: float) -> str:
+    return (
+        f"catastrophic overfitting: PGD accuracy fell from {best:.1%} to {robust:.1%} in epoch {state.epoch + 1}; "
+        f"last good checkpoint: {run.checkpoints[-1].name}; "
+        "start again with the recipe n-fgsm or --set attack_steps=2, and another --out"
+    )
+
+
+def _use_bf16(device: torch.device, network: Network) -> bool:
+    if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
     # oneDNN's bf16 weight gradient of a 3x3x3 convolution over two frames is uninitialised memory (torch 2.15)
     over_frames = any(isinstance(module, nn.Conv3d) for module in network.modules())
-    return place.type == "cpu" and not over_frames and bool(torch.cpu._is_avx512_bf16_supported())  # noqa: SLF001
+    return device.type == "cpu" and not over_frames and bool(torch.cpu._is_avx512_bf16_supported())  # noqa: SLF001
 
 
 @torch.inference_mode()
 def evaluate_clean(
     network: Network, data: ImageData, *, device: str = "cpu", batch_size: int = 500
 ) -> tuple[float, float]:
-    """Accuracy in [0, 1] and mean cross-entropy of a network in eval mode; of videos by the mean over their clips.
+    """Accuracy in [0, 1] and mean cross-entropy of a network in eval mode, averaging clips of a video.
 
-    `batch_size` counts images, or the frames of clips.
+    `batch_size` counts images, or frames of clips.
     """
     network.eval()
     size = data.chunk(batch_size)

@@ -1,4 +1,4 @@
-"""Pictures of training and of evaluation."""
+"""Training curves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from abnn_serve.files import atomic_write
 
 
 def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
-    """Draw loss and accuracy by epoch, training and validation, to a PNG file, atomically."""
+    """Write a PNG with training and validation loss and accuracy by epoch.
+
+    Args:
+        history: records of the finished epochs, at least one.
+        path: of the PNG file.
+    """
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     axes = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in history]
@@ -28,8 +33,8 @@ def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
         )
         axis.plot(epochs, [scale * row[f"val_{quantity}"] for row in history], "o-", markersize=3, label="validation")
         if quantity == "accuracy" and all("val_pgd_accuracy" in row for row in history):
-            attacked = [scale * row["val_pgd_accuracy"] for row in history]
-            axis.plot(epochs, attacked, "o-", markersize=3, label="validation under PGD-10")
+            robust = [scale * row["val_pgd_accuracy"] for row in history]
+            axis.plot(epochs, robust, "o-", markersize=3, label="validation under PGD-10")
         axis.set(xlabel="epoch", ylabel=unit)
         axis.grid(alpha=0.3)
         axis.legend()

@@ -1,4 +1,4 @@
-"""A run directory: what was trained (`run.json`), how far it is (`epoch-*.pt`), what came out (`weights.pt`)."""
+"""A run on disk: configuration (`run.json`), metrics, checkpoints (`epoch-*.pt`) and final weights (`weights.pt`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from abnn_serve.card import RobustnessCard, TrainingCost
 from abnn_serve.codec import canonical, from_json, to_json
 from abnn_serve.errors import TrainingError, one_line
 from abnn_serve.files import atomic_write
-from abnn_serve.lab.abnn.network import IMAGENET_MEAN, IMAGENET_STD, AdaptiveNetwork, PixelNetwork
+from abnn_serve.lab.abnn.network import IMAGENET_MEAN, IMAGENET_STD, Network, PixelNetwork
 from abnn_serve.lab.abnn.plan import SurgeryPlan
 from abnn_serve.lab.abnn.surgery import apply_plan
 from abnn_serve.lab.data.dataset import ImageData
@@ -21,16 +21,15 @@ from abnn_serve.lab.networks.zoo import build_network
 from abnn_serve.lab.training.recipes import Recipe
 from abnn_serve.spec import InputSpec, Labels
 
-Network = PixelNetwork | AdaptiveNetwork
 NOT_EVALUATED = (
     "Robustness has not been evaluated: no attack was run on this model, in any threat model. Until `abnn evaluate` "
-    "has been, trust it no further than an undefended network."
+    "measures it, trust the model no more than an undefended one."
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkConfig:
-    """A network by name with its normalisation: enough to build it again; weights come from elsewhere."""
+    """Architecture and input normalisation of a network; the weights are stored separately."""
 
     name: str
     classes: int
@@ -39,14 +38,14 @@ class NetworkConfig:
     size: tuple[int, int] | None = None
 
     def build(self, *, weights: bool = False) -> PixelNetwork:
-        """A freshly initialised network; `weights` loads those named after '@'."""
+        """Build the network with random weights, or with `weights` the published ones named after '@'."""
         name = self.name if weights else self.name.partition("@")[0]
         return PixelNetwork(build_network(name, self.classes), self.mean, self.std, self.size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
-    """Everything that decides a run's weights, but the hardware."""
+    """Everything except the hardware that determines a run's weights."""
 
     recipe: Recipe
     target: NetworkConfig
@@ -64,9 +63,10 @@ class RunConfig:
     substitute_seconds: float | None = None
     init_source: str | None = None
     init_seconds: float | None = None
+    teacher_source: str | None = None
 
     def build(self) -> Network:
-        """The network with initial weights."""
+        """Build the network with initial weights."""
         target = self.target.build()
         if self.substitute is None or self.plan is None:
             return target
@@ -74,89 +74,95 @@ class RunConfig:
 
 
 class Run:
-    """A run directory on disk. Every file is written aside and renamed, so a kill leaves the last whole one."""
+    """A run directory. Every file is written atomically, so a kill never leaves a partial one."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
     @property
     def exists(self) -> bool:
-        """A configuration has been written here."""
+        """Whether the directory holds a `run.json`."""
         return (self.path / "run.json").is_file()
 
     @property
     def config(self) -> RunConfig:
-        """What is trained here."""
+        """Configuration in `run.json`; TrainingError if there is none."""
         try:
             value = json.loads((self.path / "run.json").read_text())
         except (OSError, ValueError) as error:
-            raise TrainingError(f"{self.path}: not a run of `abnn train` ({error})") from error
+            raise TrainingError(f"{self.path} is not a run directory of `abnn train` ({error})") from error
         return from_json(RunConfig, value, str(self.path / "run.json"), TrainingError)
 
     def write_config(self, config: RunConfig) -> None:
-        """Say what is trained here."""
+        """Write `run.json`."""
         self.write_text("run.json", canonical(to_json(config)).decode())
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """One entry for each epoch so far."""
+        """One record for each finished epoch."""
         text = (self.path / "metrics.jsonl").read_text()
         return [json.loads(line) for line in text.splitlines()]
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
-        """Say what was measured after each epoch."""
+        """Write `metrics.jsonl`, one record for each finished epoch."""
         self.write_text("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in history))
 
     @property
     def seconds(self) -> float:
-        """Time spent in training steps so far."""
+        """Seconds spent in training steps."""
         return round(sum(float(row["seconds"]) for row in self.metrics), 1)
 
     @property
     def total_seconds(self) -> float:
-        """Time in training steps, with that of the run it started from; a substitute's is counted apart."""
+        """Seconds spent in training steps, including the run that this one started from; excludes the substitute."""
         return self.seconds + (self.config.init_seconds or 0)
 
     @property
     def checkpoints(self) -> list[Path]:
-        """Checkpoints on disk, the oldest first."""
+        """Checkpoint files, oldest first."""
         return sorted(self.path.glob("epoch-*.pt"))
 
     def write_text(self, name: str, text: str) -> None:
-        """Write a text file atomically."""
+        """Write a UTF-8 text file atomically."""
         with atomic_write(self.path / name) as file:
             file.write(text.encode())
 
     def write_tensors(self, name: str, value: dict[str, Any]) -> None:
-        """Write a torch file atomically."""
+        """Write tensors with `torch.save`, atomically."""
         with atomic_write(self.path / name) as file:
             torch.save(value, file)
 
     def checkpoint(self, epoch: int, state: dict[str, Any]) -> None:
-        """Keep the state after `epoch` and the one before it."""
+        """Write the state after `epoch`; keep this checkpoint and the previous one."""
         self.write_tensors(f"epoch-{epoch:06}.pt", state)
-        for old in self.checkpoints[:-2]:
-            old.unlink()
+        for outdated in self.checkpoints[:-2]:
+            outdated.unlink()
 
     def network(self) -> Network:
-        """The trained network, on the CPU and in eval mode."""
+        """Load the trained network, on the CPU and in eval mode; TrainingError if the run is unfinished or damaged."""
         weights = self.path / "weights.pt"
         if not weights.is_file():
             raise TrainingError(
-                f"{self.path}: has no weights.pt; finish it with `abnn train ... --out {self.path} --resume`"
+                f"{self.path} has no weights.pt; finish training with `abnn train ... --out {self.path} --resume`"
             )
         network = self.config.build()
         try:
             network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
         except Exception as error:  # torch raises many classes on a damaged file
             raise TrainingError(
-                f"{weights} cannot be loaded ({one_line(error)}); resume the run to write it again"
+                f"cannot load {weights} ({one_line(error)}); resume the run to write the file again"
             ) from error
         return network.eval()
 
 
 def new_card(run: Run, data: ImageData, model_sha256: str) -> RobustnessCard:
-    """A finished run's card before anything is measured on it."""
+    """The card of a finished run before any accuracy is measured.
+
+    Args:
+        run: supplies the training cost.
+        data: the evaluation data that the card names.
+        model_sha256: of the model file that will be measured.
+    """
     config, metrics = run.config, run.metrics
     return RobustnessCard(
         model_sha256=model_sha256,

@@ -1,4 +1,4 @@
-"""All that changes while training: weights, their average, the optimiser and its schedule, what was measured."""
+"""Training state: weights, their moving average, optimiser, schedule and metrics; what a checkpoint saves."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import copy
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from abnn_serve.lab.abnn.network import Network
 from abnn_serve.lab.training.optimizer import build_optimizer
 from abnn_serve.lab.training.recipes import Recipe
-from abnn_serve.lab.training.run import Network
 
 
 class TrainingState:
-    """What a checkpoint holds.
+    """Everything that changes during training.
 
     Attributes:
-        average: an exponential moving average of `network`, in eval mode: what is kept in the end.
-        steps: of one epoch.
+        average: exponential moving average of `network`, in eval mode; the weights that a run keeps.
+        steps: training steps of one epoch.
         history: one record for each finished epoch.
     """
 
@@ -33,20 +33,21 @@ class TrainingState:
             self.optimizer, recipe.lr, total_steps=total, pct_start=recipe.warmup, cycle_momentum=False
         )
         self.history: list[dict[str, Any]] = []
+        half_life = recipe.ema_half_life
+        self._decay = recipe.ema_decay if half_life is None else 0.5 ** (1 / (half_life * total))
 
     @property
     def epoch(self) -> int:
-        """Epochs finished."""
+        """Number of finished epochs."""
         return len(self.history)
 
     @property
-    def done(self) -> float:
-        """Share of the schedule that is over, in [0, 1]."""
+    def progress(self) -> float:
+        """Elapsed share of the training, in [0, 1]."""
         return self.schedule.last_epoch / self.schedule.total_steps
 
-    def step(self, loss: Tensor) -> None:
-        """Learn from one batch's loss."""
-        loss.backward()  # type: ignore[no-untyped-call]
+    def step(self) -> None:
+        """Update weights, schedule and average from the gradients of one batch."""
         nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.grad_clip)
         self.optimizer.step()
         self.schedule.step()
@@ -55,8 +56,8 @@ class TrainingState:
 
     @torch.no_grad()
     def _average(self) -> None:
-        done = self.schedule.last_epoch
-        decay = min(self.recipe.ema_decay, done / (done + 9))
+        step = self.schedule.last_epoch
+        decay = min(self._decay, step / (step + 9))  # a short memory at first, when weights change fast
         for mean, value in zip(self.average.state_dict().values(), self.network.state_dict().values(), strict=True):
             if value.is_floating_point():
                 mean.lerp_(value, 1 - decay)
@@ -64,16 +65,16 @@ class TrainingState:
                 mean.copy_(value)
 
     def finish_epoch(self, entry: dict[str, Any]) -> None:
-        """Add an epoch's record."""
+        """Append the record of an epoch."""
         self.history.append({"epoch": self.epoch + 1, **entry})
 
     def dump(self) -> dict[str, Any]:
-        """Everything, as tensors and plain values."""
+        """The state as tensors and plain values, for `torch.save`."""
         parts = {name: getattr(self, name).state_dict() for name in ("network", "average", "optimizer", "schedule")}
         return {**parts, "history": self.history}
 
     def load(self, saved: dict[str, Any]) -> None:
-        """Go on from what `dump` gave."""
+        """Restore what `dump` returned."""
         for name in ("network", "average", "optimizer", "schedule"):
             getattr(self, name).load_state_dict(saved[name])
         self.history = saved["history"]

@@ -1,1 +1,1 @@
-"""What can be scored: folders, lists, Parquet files, WebDataset tars."""
+"""Data sources for batch scoring: folders, lists of files, Parquet files and WebDataset tars."""

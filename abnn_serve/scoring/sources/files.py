@@ -1,4 +1,4 @@
-"""Rows that are files: a folder's, or those that a CSV or JSONL file lists."""
+"""Sources whose rows are files: the files of a folder, or those listed in a CSV or JSONL file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pyarrow.json
 from abnn_serve.arrays import batch_slices
 from abnn_serve.errors import DataError, one_line
 from abnn_serve.media import container, image
-from abnn_serve.scoring.plan import Found, Row, Source, Truth, Unit
+from abnn_serve.scoring.plan import LabelMap, Row, Source, SourceFile, Unit
 from abnn_serve.scoring.sources.filesystem import open_at
 from abnn_serve.spec import Labels, Modality
 
@@ -29,16 +29,16 @@ class FilesUnit(Unit):
 
 
 class FileSource(Source):
-    """Files, in the order in which they were found or listed."""
+    """Rows that are files, in name order or in the order of the list."""
 
     def read(self, unit: Unit) -> Iterator[Row]:
-        """The rows; their content is read where it is decoded."""
+        """Yield the rows; the decoder reads their content."""
         assert isinstance(unit, FilesUnit)  # noqa: S101
         return iter(unit.files)
 
 
-def plan_folder(files: Sequence[Found], labels: Labels, shard_rows: int) -> tuple[Source, list[Unit]]:
-    """One row for each file; the name of its folder is its class, where the bundle knows it."""
+def plan_folder(files: Sequence[SourceFile], labels: Labels, shard_rows: int) -> tuple[Source, list[Unit]]:
+    """Plan one row per file; its true class is the name of its folder, if the bundle has a class of that name."""
     classes = {name: index for index, name in enumerate(labels.names)}
     rows = [
         Row(
@@ -52,29 +52,29 @@ def plan_folder(files: Sequence[Found], labels: Labels, shard_rows: int) -> tupl
     return _plan(rows, shard_rows)
 
 
-def plan_list(file: Found, content: bytes, labels: Labels, shard_rows: int) -> tuple[Source, list[Unit]]:
-    """One row for each line of a list: column `path`, absolute, a URL or relative to the list, optionally `label`.
+def plan_list(file: SourceFile, content: bytes, labels: Labels, shard_rows: int) -> tuple[Source, list[Unit]]:
+    """Plan one row per line of a list with a column `path` (a URL, absolute or relative to the list), maybe `label`.
 
     Args:
-        file: where the list is.
-        content: its bytes, as `read_list` gives them.
-        labels: of the bundle.
-        shard_rows: rows of one unit.
+        file: the list.
+        content: its bytes, from `read_list`.
+        labels: classes of the bundle.
+        shard_rows: rows per unit.
     """
     table = _table(file, content)
     paths = table["path"].to_pylist()
-    given = table["label"].to_pylist() if "label" in table.column_names else [None] * len(paths)
-    truth, folder = Truth(labels), posixpath.dirname(file.address)
+    truths = table["label"].to_pylist() if "label" in table.column_names else [None] * len(paths)
+    class_index, folder = LabelMap(labels), posixpath.dirname(file.address)
     rows = []
-    for number, (path, label) in enumerate(zip(paths, given, strict=True)):
+    for number, (path, label) in enumerate(zip(paths, truths, strict=True)):
         address = path if path and ("://" in path or path.startswith("/")) else posixpath.join(folder, path or "")
         rows.append(
             Row(
                 id=f"{file.name}#{number}",
                 source=address,
                 content=address,
-                truth=truth(label),
-                problem="" if path else "the list has no path here",
+                truth=class_index(label),
+                problem="" if path else "the list has no path in this row",
             )
         )
     return _plan(rows, shard_rows)
@@ -85,17 +85,17 @@ def _plan(rows: list[Row], shard_rows: int) -> tuple[Source, list[Unit]]:
     return FileSource(), [FilesUnit(index=index, rows=len(part), files=part) for index, part in enumerate(parts)]
 
 
-def read_list(file: Found) -> bytes:
-    """The bytes of a list."""
+def read_list(file: SourceFile) -> bytes:
+    """Read the bytes of a list; raises DataError."""
     try:
         with open_at(file.address) as data:
             content: bytes = data.read()
-    except Exception as error:  # every file system raises its own
+    except Exception as error:  # every file system has its own exceptions
         raise DataError(f"{file.address}: cannot be read: {one_line(error)}") from error
     return content
 
 
-def _table(file: Found, content: bytes) -> pa.Table:
+def _table(file: SourceFile, content: bytes) -> pa.Table:
     try:
         if file.name.lower().endswith(".csv"):
             options = pa.csv.ConvertOptions(column_types={"path": pa.string()})
@@ -106,6 +106,6 @@ def _table(file: Found, content: bytes) -> pa.Table:
         raise DataError(f"{file.address}: not readable as a list of files: {one_line(error)}") from error
     if "path" not in table.column_names or not pa.types.is_string(table.schema.field("path").type):
         raise DataError(
-            f"{file.address}: has the columns {', '.join(table.column_names)}, expected `path`, optionally `label`"
+            f"{file.address} has the columns {', '.join(table.column_names)}, expected `path` and optionally `label`"
         )
     return table

@@ -1,4 +1,4 @@
-"""Where an address lies: on this machine, whatever characters its name has, or behind an fsspec URL."""
+"""Resolves addresses, which are local paths or fsspec URLs, to file systems."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from fsspec.implementations.local import LocalFileSystem, make_path_posix
 
 
 def locate(address: str) -> tuple[Any, str]:
-    """The file system and the path in it; raises whatever fsspec does."""
+    """Return the file system of an address and the path in it; raises the exceptions of fsspec."""
     if "://" in address:
         system, path = fsspec.core.url_to_fs(address)
         return system, path
-    return LocalFileSystem(), make_path_posix(address)  # fsspec would take `::` in a name for a chain of systems
+    return LocalFileSystem(), make_path_posix(address)  # fsspec would read `::` in a name as a chain of file systems
 
 
 def open_at(address: str) -> Any:
-    """The file at an address, to read its bytes; a context."""
+    """Open the file at an address for reading bytes; a context manager."""
     system, path = locate(address)
     return system.open(path, "rb")

@@ -1,4 +1,4 @@
-"""Rows of Parquet files: encoded samples in one column, optionally labels in another."""
+"""Parquet files: encoded samples in one column, optionally labels in another."""
 
 from __future__ import annotations
 
@@ -14,62 +14,68 @@ import pyarrow.parquet as pq
 
 from abnn_serve.arrays import batch_slices
 from abnn_serve.errors import DataError, one_line
-from abnn_serve.scoring.plan import Found, Row, Source, Truth, Unit
+from abnn_serve.scoring.plan import LabelMap, Row, Source, SourceFile, Unit
 from abnn_serve.scoring.sources.filesystem import open_at
 from abnn_serve.spec import Labels
 
 _READ_ROWS = 256
-_FOOTERS_AT_ONCE = 16
+_CONCURRENT_OPENS = 16
 
-_Value = tuple[bytes | str, Any]  # encoded bytes, or what is wrong; and the label
+_Value = tuple[bytes | str, Any]  # encoded bytes or, as text, the problem; and the label
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParquetUnit(Unit):
-    """Rows start to stop of one file; a `problem` stands for all of a file that cannot be opened."""
+    """The rows from `start` to `stop` of one file; for a file that cannot be opened, one row with the `problem`."""
 
-    file: Found
+    file: SourceFile
     start: int = 0
     stop: int = 1
     problem: str = ""
 
 
 class ParquetSource(Source):
-    """Rows of Parquet files. Goes on where the unit before ended, so that no row group is decoded twice for it."""
+    """Rows of Parquet files. Keeps its reader between consecutive units, to decode each row group only once."""
 
-    def __init__(self, column: str, truth: Truth) -> None:
-        self._column, self._truth = column, truth
+    def __init__(self, column: str, class_index: LabelMap) -> None:
+        self._column, self._class_index = column, class_index
         self._open: tuple[str, int, Iterator[_Value]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_column": self._column, "_truth": self._truth, "_open": None}
+        return {"_column": self._column, "_class_index": self._class_index, "_open": None}
 
     def read(self, unit: Unit) -> Iterator[Row]:
-        """The rows; those of a damaged row group are rows with that problem."""
+        """Yield the rows; the rows of a damaged row group have a problem."""
         assert isinstance(unit, ParquetUnit)  # noqa: S101
-        values = repeat((unit.problem, None)) if unit.problem else self._from(unit)
-        missing = repeat((f"{unit.file.address} has fewer rows than when it was looked at", None))
+        values = repeat((unit.problem, None)) if unit.problem else self._values(unit)
+        missing = repeat((f"{unit.file.address} has fewer rows than at the start of the run", None))
         for number, (content, label) in zip(range(unit.start, unit.stop), chain(values, missing), strict=False):
             yield Row(
                 id=f"{unit.file.name}#{number}",
                 source=f"{unit.file.address}#{number}",
                 content=content if isinstance(content, bytes) else b"",
-                truth=self._truth(label),
+                truth=self._class_index(label),
                 problem=content if isinstance(content, str) else "",
             )
         self._open = unit.file.address, unit.stop, values
 
-    def _from(self, unit: ParquetUnit) -> Iterator[_Value]:
-        before, self._open = self._open, None
-        if before and before[:2] == (unit.file.address, unit.start):
-            return before[2]
-        return _values(unit.file.address, self._column, unit.start)
+    def _values(self, unit: ParquetUnit) -> Iterator[_Value]:
+        previous, self._open = self._open, None
+        if previous and previous[:2] == (unit.file.address, unit.start):
+            return previous[2]
+        return _read_from(unit.file.address, self._column, unit.start)
 
 
-def plan_parquet(files: Sequence[Found], labels: Labels, shard_rows: int, column: str) -> tuple[Source, list[Unit]]:
-    """Units of at most `shard_rows` rows. A file that cannot be opened is a unit of one row that says why."""
-    with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
-        counts = list(pool.map(lambda file: _look(file, column), files))
+def plan_parquet(
+    files: Sequence[SourceFile], labels: Labels, shard_rows: int, column: str
+) -> tuple[Source, list[Unit]]:
+    """Plan units of at most `shard_rows` rows; a file that cannot be opened becomes one row with a problem.
+
+    Raises:
+        DataError: none of the files can be opened.
+    """
+    with ThreadPoolExecutor(_CONCURRENT_OPENS) as pool:
+        counts = list(pool.map(lambda file: _inspect(file, column), files))
     if all(isinstance(count, DataError) for count, _ in counts):
         raise next(count for count, _ in counts if isinstance(count, DataError))
     units: list[Unit] = []
@@ -81,44 +87,44 @@ def plan_parquet(files: Sequence[Found], labels: Labels, shard_rows: int, column
             rows = part.stop - part.start
             units.append(ParquetUnit(index=len(units), rows=rows, file=file, start=part.start, stop=part.stop))
     classes = next((names for _, names in counts if names), ())
-    return ParquetSource(column, Truth(labels, classes)), units
+    return ParquetSource(column, LabelMap(labels, classes)), units
 
 
-def _look(file: Found, column: str) -> tuple[int | DataError, tuple[str, ...]]:
-    """How many rows a file has, and its class names."""
+def _inspect(file: SourceFile, column: str) -> tuple[int | DataError, tuple[str, ...]]:
+    """The number of rows of a file, or why it cannot be opened; and its class names."""
     try:
         with open_at(file.address) as data:
             parquet = pq.ParquetFile(data)
             count, schema = parquet.metadata.num_rows, parquet.schema_arrow
-    except Exception as error:  # of Arrow, and of every file system its own
+    except Exception as error:  # Arrow and every file system have their own exceptions
         return DataError(f"{file.address}: not readable as Parquet: {one_line(error)}"), ()
     kind = schema.field(column).type if column in schema.names else None
     if kind is not None and pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
         kind = kind.field("bytes").type
     if kind is None or not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
         return DataError(
-            f"{file.address}: column {column!r} is {kind or 'not there'}, expected encoded samples as bytes; "
-            f"it has {', '.join(schema.names)}: name one with --column"
+            f"{file.address}: column {column!r} is {kind or 'missing'}, expected encoded samples as bytes; "
+            f"choose another of {', '.join(schema.names)} with --column"
         ), ()
     return count, tuple((schema.metadata or {}).get(b"classes", b"").decode().splitlines())
 
 
-def _values(address: str, column: str, start: int) -> Iterator[_Value]:
-    """Every row from `start` on; a few rows are in memory at a time, whatever a row group has."""
+def _read_from(address: str, column: str, start: int) -> Iterator[_Value]:
+    """Yield the rows from `start` on; holds only a few rows in memory, however large a row group is."""
     with open_at(address) as data:
         parquet = pq.ParquetFile(data, pre_buffer=False, buffer_size=1 << 20)
         first = 0
         for group in range(parquet.num_row_groups):
             count = parquet.metadata.row_group(group).num_rows
             if first + count > start:
-                yield from islice(_group(parquet, group, column, count), max(start - first, 0), None)
+                yield from islice(_read_group(parquet, group, column, count), max(start - first, 0), None)
             first += count
 
 
-def _group(parquet: pq.ParquetFile, group: int, column: str, count: int) -> Iterator[_Value]:
-    """All `count` rows of a row group, those that cannot be read as what is wrong with them."""
+def _read_group(parquet: pq.ParquetFile, group: int, column: str, count: int) -> Iterator[_Value]:
+    """Yield all `count` rows of a row group; those that cannot be read as the text of the problem."""
     columns = [column, *(["label"] if "label" in parquet.schema_arrow.names else [])]
-    given = 0
+    rows = 0
     try:
         for batch in parquet.iter_batches(batch_size=_READ_ROWS, row_groups=[group], columns=columns):
             content = batch[column]
@@ -126,6 +132,6 @@ def _group(parquet: pq.ParquetFile, group: int, column: str, count: int) -> Iter
             labels = batch["label"].to_pylist() if len(columns) > 1 else repeat(None)
             for value, label in zip(content.to_pylist(), labels, strict=False):
                 yield value or b"", label
-                given += 1
-    except Exception as error:  # of Arrow, and of every file system its own
-        yield from repeat((f"row group {group} of the file is damaged: {one_line(error)}", None), count - given)
+                rows += 1
+    except Exception as error:  # Arrow and every file system have their own exceptions
+        yield from repeat((f"row group {group} of the file is damaged: {one_line(error)}", None), count - rows)

@@ -1,1 +1,1 @@
-"""What each HTTP path answers."""
+"""HTTP endpoints, one module per group of paths."""

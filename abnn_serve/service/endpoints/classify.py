@@ -1,4 +1,4 @@
-"""POST /classify and /classify_batch: pictures to their most probable classes."""
+"""POST /classify and /classify_batch: images to their most probable classes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from abnn_serve.errors import InputError
-from abnn_serve.runtime.answer import answer
+from abnn_serve.runtime.prediction_json import prediction_json
 from abnn_serve.runtime.predictor import Predictor
-from abnn_serve.service.endpoints.pipeline import Work
+from abnn_serve.service.endpoints.pipeline import RequestPipeline
 from abnn_serve.service.errors import BadRequestError
 from abnn_serve.service.upload import Upload, UploadSpec, read_upload
 
@@ -20,42 +20,49 @@ _MAX_TOP_K = 1000
 
 
 async def classify(request: Request) -> Response:
-    """One image, as the multipart file field `image` or as the raw body."""
-    work = Work(request, request.query_params.get("model"))
-    top_k = top_k_of(request)
-    async with work.received(partial(read_upload, request, _spec(work, "image", "image", 1))) as upload:
-        top_k = top_k_of(request, upload)
-        image = await work.decode(work.gate.decode(work.predictor, upload.files[0]))
-        answered = await work.infer([image])
-    prediction = work.predictor.prediction(answered.logits[0], top_k)
-    return JSONResponse({**answer(prediction), **answerer(work.predictor)})
+    """Classify one image, sent as the multipart file field `image` or as the raw body."""
+    pipeline = RequestPipeline(request, request.query_params.get("model"))
+    top_k = read_top_k(request)
+    spec = _upload_spec(pipeline, "image", media_type="image", max_files=1)
+    async with pipeline.upload(partial(read_upload, request, spec)) as upload:
+        top_k = read_top_k(request, upload)
+        image = await pipeline.decode(pipeline.admission.decode(pipeline.predictor, upload.files[0]))
+        result = await pipeline.infer([image])
+    prediction = pipeline.predictor.prediction(result.logits[0], top_k)
+    return JSONResponse({**prediction_json(prediction), **model_identity(pipeline.predictor)})
 
 
 async def classify_batch(request: Request) -> Response:
-    """Several images, as multipart file fields `images`; one outcome each, in their order."""
-    work = Work(request, request.query_params.get("model"))
-    spec = _spec(work, "images", None, work.limits.max_parts)
-    async with work.received(partial(read_upload, request, spec)) as upload:
-        top_k = top_k_of(request, upload)
-        decoded = await work.decode(work.gate.decode_all(work.predictor, upload.files))
-        good = [image for image in decoded if not isinstance(image, InputError)]
-        logits = iter((await work.infer(good)).logits if good else ())
+    """Classify several images, sent as multipart file fields `images`; one outcome per image, in their order."""
+    pipeline = RequestPipeline(request, request.query_params.get("model"))
+    spec = _upload_spec(pipeline, "images", media_type=None, max_files=pipeline.limits.max_parts)
+    async with pipeline.upload(partial(read_upload, request, spec)) as upload:
+        top_k = read_top_k(request, upload)
+        decoded = await pipeline.decode(pipeline.admission.decode_all(pipeline.predictor, upload.files))
+        images = [image for image in decoded if not isinstance(image, InputError)]
+        logits = iter((await pipeline.infer(images)).logits if images else ())
     outcomes = [
-        _problem(image) if isinstance(image, InputError) else answer(work.predictor.prediction(next(logits), top_k))
+        _error_json(image)
+        if isinstance(image, InputError)
+        else prediction_json(pipeline.predictor.prediction(next(logits), top_k))
         for image in decoded
     ]
-    return JSONResponse({"outcomes": outcomes, **answerer(work.predictor)})
+    return JSONResponse({"outcomes": outcomes, **model_identity(pipeline.predictor)})
 
 
-def answerer(predictor: Predictor) -> dict[str, Any]:
-    """Which bundle answered, and where it runs."""
+def model_identity(predictor: Predictor) -> dict[str, Any]:
+    """Name, version and digest of the bundle, and the provider that runs it."""
     manifest, digest = predictor.bundle.manifest, predictor.bundle.digest
     identity = {"name": manifest.name, "version": manifest.version, "digest": digest}
     return {"model": identity, "provider": predictor.session.provider}
 
 
-def top_k_of(request: Request, upload: Upload | None = None) -> int:
-    """How many classes to name: of the query, else of the form, else 5."""
+def read_top_k(request: Request, upload: Upload | None = None) -> int:
+    """Read `top_k` from the query, else from the form, else 5.
+
+    Raises:
+        BadRequestError: not a whole number from 1 to 1000.
+    """
     fields = upload.fields if upload else {}
     text = request.query_params.get("top_k", fields.get("top_k", "5"))
     if not re.fullmatch(r"[0-9]{1,4}", text) or not 1 <= int(text) <= _MAX_TOP_K:
@@ -63,12 +70,15 @@ def top_k_of(request: Request, upload: Upload | None = None) -> int:
     return int(text)
 
 
-def _spec(work: Work, field: str, kind: str | None, files: int) -> UploadSpec:
-    limits = work.predictor.limits
+def _upload_spec(pipeline: RequestPipeline, field: str, *, media_type: str | None, max_files: int) -> UploadSpec:
     return UploadSpec(
-        field=field, kind=kind, max_bytes=limits.max_bytes, seconds=work.limits.upload_seconds, max_files=files
+        field=field,
+        media_type=media_type,
+        max_bytes=pipeline.predictor.limits.max_bytes,
+        seconds=pipeline.limits.upload_seconds,
+        max_files=max_files,
     )
 
 
-def _problem(error: InputError) -> dict[str, Any]:
+def _error_json(error: InputError) -> dict[str, Any]:
     return {"error": {"code": error.code, "message": str(error)}}

@@ -1,4 +1,4 @@
-"""POST /classify_video: one video to its most probable classes, those of its clips, and the frames that were used."""
+"""POST /classify_video: a video to its most probable classes, and those of each of its clips."""
 
 from __future__ import annotations
 
@@ -8,28 +8,31 @@ from functools import partial
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from abnn_serve.runtime.answer import video_answer
-from abnn_serve.service.endpoints.classify import answerer, top_k_of
-from abnn_serve.service.endpoints.pipeline import Work
+from abnn_serve.runtime.prediction_json import video_prediction_json
+from abnn_serve.service.endpoints.classify import model_identity, read_top_k
+from abnn_serve.service.endpoints.pipeline import RequestPipeline
 from abnn_serve.service.upload import UploadSpec, read_upload
 
 
 async def classify_video(request: Request) -> Response:
-    """One video, as the multipart file field `video` or as the raw body."""
+    """Classify one video, sent as the multipart file field `video` or as the raw body."""
     request.state.field = "video"
-    work = Work(request, request.query_params.get("model"), "video")
-    predictor = work.predictor
+    pipeline = RequestPipeline(request, request.query_params.get("model"), "video")
+    predictor = pipeline.predictor
     spec = UploadSpec(
-        field="video", kind="video", max_bytes=predictor.video_limits.max_bytes, seconds=work.limits.upload_seconds
+        field="video",
+        media_type="video",
+        max_bytes=predictor.video_limits.max_bytes,
+        seconds=pipeline.limits.upload_seconds,
     )
-    given_up = threading.Event()
-    async with work.received(partial(read_upload, request, spec)) as upload:
-        top_k = top_k_of(request, upload)
-        decoding = partial(predictor.decode_video, upload.files[0], stopped=given_up.is_set)
+    cancelled = threading.Event()
+    async with pipeline.upload(partial(read_upload, request, spec)) as upload:
+        top_k = read_top_k(request, upload)
+        decode = partial(predictor.decode_video, upload.files[0], is_cancelled=cancelled.is_set)
         try:
-            video = await work.decode(work.gate.large(decoding))
+            video = await pipeline.decode(pipeline.admission.run_large(decode))
         finally:
-            given_up.set()
-        answered = await work.infer(list(video.pixels))
-    prediction = predictor.video_prediction(answered.logits, top_k)
-    return JSONResponse({**video_answer(prediction, video), **answerer(predictor)})
+            cancelled.set()
+        result = await pipeline.infer(list(video.pixels))
+    prediction = predictor.video_prediction(result.logits, top_k)
+    return JSONResponse({**video_prediction_json(prediction, video), **model_identity(predictor)})

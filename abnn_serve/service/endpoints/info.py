@@ -8,56 +8,55 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from abnn_serve.codec import to_json
-from abnn_serve.service.catalog import Served
-from abnn_serve.service.endpoints.classify import answerer
+from abnn_serve.service.catalog import ServedModel
+from abnn_serve.service.endpoints.classify import model_identity
 from abnn_serve.service.errors import BusyError
-from abnn_serve.service.worker import State
+from abnn_serve.service.worker import WorkerState
 
 
 async def model(request: Request) -> Response:
-    """Which bundle answers, where it runs, what it takes, and what was measured on it; `?model=` names another."""
-    state: State = request.app.state.service
-    return JSONResponse(_described(state.catalog.get(request.query_params.get("model"))))
+    """Describe one model: identity, placement, input, labels and robustness card."""
+    state: WorkerState = request.app.state.service
+    return JSONResponse(_description(state.catalog.get(request.query_params.get("model"))))
 
 
 async def models(request: Request) -> Response:
-    """Every bundle by name, the default first."""
-    state: State = request.app.state.service
-    return JSONResponse({"models": [{**answerer(s.predictor), "modality": s.modality} for s in state.catalog.all()]})
+    """List all models, the default first."""
+    state: WorkerState = request.app.state.service
+    rows = [{**model_identity(model.predictor), "modality": model.modality} for model in state.catalog.all()]
+    return JSONResponse({"models": rows})
 
 
 async def live(_: Request) -> Response:
-    """The process answers."""
+    """Liveness: always 200 while the process can answer."""
     return JSONResponse({"live": True})
 
 
 async def ready(request: Request) -> Response:
-    """Every bundle is verified and warmed up, and the process is not leaving."""
-    state: State = request.app.state.service
+    """Readiness: 200 once every bundle is verified and warmed up, until SIGTERM."""
+    state: WorkerState = request.app.state.service
     if not state.ready or state.draining:
-        raise BusyError("this server is starting or leaving; send requests elsewhere")
+        raise BusyError("the server is starting up or shutting down; retry another instance")
     return JSONResponse({"ready": True})
 
 
 async def metrics(request: Request) -> Response:
     """Prometheus metrics."""
-    state: State = request.app.state.service
-    state.measure()
-    body, kind = state.metrics.exposition()
-    return Response(body, headers={"Content-Type": kind})
+    state: WorkerState = request.app.state.service
+    state.update_gauges()
+    body, media_type = state.metrics.exposition()
+    return Response(body, headers={"Content-Type": media_type})
 
 
-def _described(served: Served) -> dict[str, Any]:
-    predictor = served.predictor
-    bundle, session = predictor.bundle, predictor.session
-    flat = answerer(predictor)
+def _description(model: ServedModel) -> dict[str, Any]:
+    bundle, session = model.predictor.bundle, model.predictor.session
     return {
-        **flat["model"],
+        **model_identity(model.predictor)["model"],
         "provider": session.provider,
         "placement": session.placement,
         "precision": session.precision,
         "threads": session.threads,
-        "max_batch": served.batcher.max_batch,
+        "max_batch": model.batcher.max_batch,
         "input": to_json(bundle.manifest.input),
         "labels": list(bundle.labels.names),
         "stats_scope": bundle.manifest.stats_scope,

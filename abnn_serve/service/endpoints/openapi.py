@@ -1,4 +1,4 @@
-"""GET /openapi.json: the HTTP interface of what is served now, with examples that work."""
+"""GET /openapi.json: the HTTP interface of the models in service, with working examples."""
 
 from __future__ import annotations
 
@@ -18,73 +18,74 @@ from abnn_serve.service.endpoints.openapi_schema import (
     record,
 )
 from abnn_serve.service.endpoints.v2_tensors import HEADER
-from abnn_serve.service.worker import State
+from abnn_serve.service.worker import WorkerState
 from abnn_serve.spec import InputSpec
 from abnn_serve.version import __version__
 
-_MAX_EXAMPLE = 20_000  # values; the document of a model with larger inputs has no tensor in it
+_MAX_EXAMPLE_VALUES = 20_000  # models with larger inputs get no example tensor
 _GREY = 128
-_REFUSALS = (400, 404, 408, 413, 415, 422, 503)
-_LIMITS = (
-    "A text part is never taken for an address. What is refused says why in one schema; 503 says when to come again."
+_ERRORS = (400, 404, 408, 413, 415, 422, 503)
+_DESCRIPTION = (
+    "Classifies images and videos. URLs are never fetched. All errors share one schema; a 503 response says in its "
+    "Retry-After header how many seconds to wait."
 )
 
-_TEXT, _NUMBER, _WHOLE, _FLAG = ({"type": kind} for kind in ("string", "number", "integer", "boolean"))
-_SHARE = {"type": "number", "minimum": 0, "maximum": 1}
-_SCORE = record(label=_TEXT, index=_WHOLE, probability=_SHARE)
-_ANSWER = {**_SCORE["properties"], "top": array(_SCORE)}
-_WHO = {"model": record(name=_TEXT, version=_TEXT, digest=_TEXT), "provider": _TEXT}
-_ERROR = record(code=_TEXT, message=_TEXT, field={"type": ["string", "null"]}, request_id=_TEXT)
-_TENSOR = record(name=_TEXT, datatype=_TEXT, shape=array(_WHOLE))
+_STRING, _NUMBER, _INTEGER, _BOOLEAN = ({"type": kind} for kind in ("string", "number", "integer", "boolean"))
+_PROBABILITY = {"type": "number", "minimum": 0, "maximum": 1}
+_SCORE = record(label=_STRING, index=_INTEGER, probability=_PROBABILITY)
+_PREDICTION = {**_SCORE["properties"], "top": array(_SCORE)}
+_MODEL = {"model": record(name=_STRING, version=_STRING, digest=_STRING), "provider": _STRING}
+_ERROR = record(code=_STRING, message=_STRING, field={"type": ["string", "null"]}, request_id=_STRING)
+_TENSOR = record(name=_STRING, datatype=_STRING, shape=array(_INTEGER))
 _IMAGE = {"type": "string", "format": "binary", "description": ", ".join(image.FORMATS)}
 _VIDEO = {"type": "string", "format": "binary", "description": ", ".join(container.FORMATS)}
 _TOP_K = {"type": "integer", "minimum": 1, "maximum": 1000, "default": 5}
 
 
 async def openapi(request: Request) -> Response:
-    """The document."""
+    """The OpenAPI document."""
     return JSONResponse(document(request.app.state.service))
 
 
-def document(state: State) -> Json:
-    """OpenAPI 3.1 with the names and shapes of the bundles that are served."""
+def document(state: WorkerState) -> Json:
+    """An OpenAPI 3.1 document with the names and input shapes of the models in service."""
     return {
         "openapi": "3.1.0",
-        "info": {"title": "abnn_serve", "version": __version__, "description": f"Classifies pictures. {_LIMITS}"},
-        "paths": {**_images(state), **_videos(state), **_about(state), **_protocol(state)},
+        "info": {"title": "abnn_serve", "version": __version__, "description": _DESCRIPTION},
+        "paths": {**_image_paths(state), **_video_paths(state), **_info_paths(state), **_v2_paths(state)},
         "security": [{"key": []}] if state.keys else [],
         "components": {
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
             "schemas": {
                 "Error": record(error=_ERROR),
-                "ProtocolError": record(error=_TEXT, **_ERROR["properties"]),
+                "ProtocolError": record(error=_STRING, **_ERROR["properties"]),
             },
         },
     }
 
 
-def _images(state: State) -> Json:
+def _image_paths(state: WorkerState) -> Json:
     if not (names := _names(state, "image")):
         return {}
     images = {**array(_IMAGE), "minItems": 1, "maxItems": state.limits.max_parts}
-    outcome = {"oneOf": [record(**_ANSWER), record(error=record(code=_TEXT, message=_TEXT))]}
+    outcome = {"oneOf": [record(**_PREDICTION), record(error=record(code=_STRING, message=_STRING))]}
     return {
         "/classify": {
             "post": operation(
-                "The most probable classes of one image",
-                record(**_ANSWER, **_WHO),
-                refusals=_REFUSALS,
-                parameters=_options(names),
+                "Classify one image",
+                record(**_PREDICTION, **_MODEL),
+                errors=_ERRORS,
+                parameters=_query(names),
                 body={"multipart/form-data": form("image", _IMAGE, "image/*"), "image/*": {"schema": _IMAGE}},
                 curl="curl -F image=@cat.png localhost:3000/classify",
             )
         },
         "/classify_batch": {
             "post": operation(
-                "The most probable classes of several images, an outcome each",
-                record(outcomes=array(outcome), **_WHO),
-                refusals=_REFUSALS,
-                parameters=_options(names),
+                "Classify several images; one outcome per image",
+                record(outcomes=array(outcome), **_MODEL),
+                errors=_ERRORS,
+                parameters=_query(names),
                 body={"multipart/form-data": form("images", images)},
                 curl="curl -F images=@cat.png -F images=@dog.jpg localhost:3000/classify_batch",
             )
@@ -92,18 +93,18 @@ def _images(state: State) -> Json:
     }
 
 
-def _videos(state: State) -> Json:
+def _video_paths(state: WorkerState) -> Json:
     if not (names := _names(state, "video")):
         return {}
-    clip = record(start=_NUMBER, end=_NUMBER, frames=array(_WHOLE), **_ANSWER)
-    frames = record(expected={"type": ["integer", "null"]}, found=_WHOLE, decoded=_WHOLE, lost=_WHOLE)
+    clip = record(start=_NUMBER, end=_NUMBER, frames=array(_INTEGER), **_PREDICTION)
+    frames = record(expected={"type": ["integer", "null"]}, found=_INTEGER, decoded=_INTEGER, lost=_INTEGER)
     return {
         "/classify_video": {
             "post": operation(
-                "The most probable classes of one video, and those of its clips with the frames that were used",
-                record(**_ANSWER, clips=array(clip), frames=frames, seconds=_NUMBER, **_WHO),
-                refusals=_REFUSALS,
-                parameters=_options(names),
+                "Classify one video; also returns the classes and frames of each clip",
+                record(**_PREDICTION, clips=array(clip), frames=frames, seconds=_NUMBER, **_MODEL),
+                errors=_ERRORS,
+                parameters=_query(names),
                 body={"multipart/form-data": form("video", _VIDEO, "video/*"), "video/*": {"schema": _VIDEO}},
                 curl="curl -F video=@clip.mp4 localhost:3000/classify_video",
             )
@@ -111,75 +112,75 @@ def _videos(state: State) -> Json:
     }
 
 
-def _about(state: State) -> Json:
-    described = record(**_WHO["model"]["properties"], provider=_TEXT, labels=array(_TEXT), card={"type": "object"})
-    served = record(**_WHO, modality={"enum": ["image", "video"]})
+def _info_paths(state: WorkerState) -> Json:
+    description = record(
+        **_MODEL["model"]["properties"], provider=_STRING, labels=array(_STRING), card={"type": "object"}
+    )
+    row = record(**_MODEL, modality={"enum": ["image", "video"]})
     return {
         "/model": {
             "get": operation(
-                "What answers, where it runs, and what was measured on it",
-                described,
-                refusals=(404,),
-                parameters=_options(_names(state))[1:],
+                "Describe a model: where it runs, its labels and its robustness card",
+                description,
+                errors=(404,),
+                parameters=_query(_names(state))[1:],
             )
         },
-        "/models": {"get": operation("Every bundle, the default first", record(models=array(served)))},
-        "/livez": {"get": operation("The process answers", record(live=_FLAG), open_to_all=True)},
-        "/readyz": {
-            "get": operation("It is ready for requests", record(ready=_FLAG), refusals=(503,), open_to_all=True)
-        },
+        "/models": {"get": operation("List all models, the default first", record(models=array(row)))},
+        "/livez": {"get": operation("Liveness", record(live=_BOOLEAN), public=True)},
+        "/readyz": {"get": operation("Readiness", record(ready=_BOOLEAN), errors=(503,), public=True)},
     }
 
 
-def _protocol(state: State) -> Json:
+def _v2_paths(state: WorkerState) -> Json:
     outputs = array(record(**_TENSOR["properties"], data=array(_NUMBER)))
     return {
         "/v2": {
             "get": operation(
-                "The server, to the Open Inference Protocol", record(name=_TEXT, extensions=array(_TEXT)), flat=True
+                "Server metadata (Open Inference Protocol)", record(name=_STRING, extensions=array(_STRING)), is_v2=True
             )
         },
         "/v2/models/{name}": {
             "get": operation(
-                "A model's inputs and outputs",
-                record(name=_TEXT, versions=array(_TEXT), inputs=array(_TENSOR), outputs=array(_TENSOR)),
-                refusals=(404,),
+                "Model metadata: inputs and outputs",
+                record(name=_STRING, versions=array(_STRING), inputs=array(_TENSOR), outputs=array(_TENSOR)),
+                errors=(404,),
                 parameters=[path_parameter("name", _names(state))],
-                flat=True,
+                is_v2=True,
             )
         },
         **{
-            f"/v2/models/{served.name}/infer": {
+            f"/v2/models/{model.name}/infer": {
                 "post": operation(
-                    f"Logits of samples of the model's size; bytes may follow the JSON, see {HEADER}",
-                    record(model_name=_TEXT, model_version=_TEXT, outputs=outputs),
-                    refusals=_REFUSALS,
-                    body={"application/json": _infer(served.spec, state.limits.max_parts)},
-                    flat=True,
+                    f"Logits of samples that have the model's input shape; binary data may follow, see {HEADER}",
+                    record(model_name=_STRING, model_version=_STRING, outputs=outputs),
+                    errors=_ERRORS,
+                    body={"application/json": _infer_body(model.spec, state.limits.max_parts)},
+                    is_v2=True,
                 )
             }
-            for served in state.catalog.all()
+            for model in state.catalog.all()
         },
     }
 
 
-def _infer(spec: InputSpec, most: int) -> Json:
+def _infer_body(spec: InputSpec, max_samples: int) -> Json:
     shape, values = list(spec.shape), math.prod(spec.shape)
-    sizes = [{"type": "integer", "minimum": 1, "maximum": most}, *({"const": side} for side in shape)]
+    dimensions = [{"type": "integer", "minimum": 1, "maximum": max_samples}, *({"const": size} for size in shape)]
     tensor = record(
         name={"const": spec.modality},
         datatype={"const": "UINT8"},
-        shape={"type": "array", "prefixItems": sizes, "minItems": len(sizes), "maxItems": len(sizes)},
+        shape={"type": "array", "prefixItems": dimensions, "minItems": len(dimensions), "maxItems": len(dimensions)},
         data={**array({"type": "integer", "minimum": 0, "maximum": 255}), "minItems": values},
     )
     schema = record(inputs={**array(tensor), "minItems": 1, "maxItems": 1})
-    sent = {"name": spec.modality, "datatype": "UINT8", "shape": [1, *shape], "data": [_GREY] * values}
-    return {"schema": schema, **({"example": {"inputs": [sent]}} if values <= _MAX_EXAMPLE else {})}
+    example = {"name": spec.modality, "datatype": "UINT8", "shape": [1, *shape], "data": [_GREY] * values}
+    return {"schema": schema, **({"example": {"inputs": [example]}} if values <= _MAX_EXAMPLE_VALUES else {})}
 
 
-def _names(state: State, modality: str | None = None) -> list[str]:
-    return [served.name for served in state.catalog.all() if modality in (None, served.modality)]
+def _names(state: WorkerState, modality: str | None = None) -> list[str]:
+    return [model.name for model in state.catalog.all() if modality in (None, model.modality)]
 
 
-def _options(names: list[str]) -> list[Json]:
+def _query(names: list[str]) -> list[Json]:
     return [query_parameter("top_k", _TOP_K, 3), query_parameter("model", {"type": "string", "enum": names}, names[0])]

@@ -8,15 +8,15 @@ from abnn_serve.service.upload import MAX_FIELDS
 
 Json = dict[str, Any]
 
-_MEANING = {
-    400: "Not readable",
-    401: "No known API key",
-    404: "No such model",
-    408: "Too slow an upload",
-    413: "Too large",
-    415: "Not a supported format",
-    422: "Another kind or shape than expected",
-    503: "Full, or leaving: come again after Retry-After seconds",
+_DESCRIPTIONS = {
+    400: "Unreadable input or malformed request",
+    401: "Missing or unknown API key",
+    404: "Unknown model",
+    408: "The upload took too long",
+    413: "The input exceeds a limit",
+    415: "Unsupported format or content type",
+    422: "Wrong kind of field, or wrong shape",
+    503: "Busy, starting up or shutting down; retry after Retry-After seconds",
 }
 
 
@@ -24,51 +24,65 @@ def operation(
     summary: str,
     result: Json,
     *,
-    refusals: tuple[int, ...] = (),
+    errors: tuple[int, ...] = (),
     parameters: list[Json] | None = None,
     body: Json | None = None,
     curl: str | None = None,
-    open_to_all: bool = False,
-    flat: bool = False,
+    public: bool = False,
+    is_v2: bool = False,
 ) -> Json:
-    """One method of one path; `flat` has the Open Inference Protocol's schema of an error."""
-    schema = {"$ref": "#/components/schemas/ProtocolError" if flat else "#/components/schemas/Error"}
-    statuses = refusals if open_to_all else (*refusals, 401)
-    refused = {
-        str(status): {"description": _MEANING[status], "content": {"application/json": {"schema": schema}}}
+    """An OpenAPI operation.
+
+    Args:
+        summary: one line.
+        result: schema of the 200 response.
+        errors: status codes of errors, besides 401.
+        parameters: path and query parameters.
+        body: media types of the request body.
+        curl: an example command.
+        public: the operation needs no API key.
+        is_v2: errors have the Open Inference Protocol's schema.
+    """
+    schema = {"$ref": "#/components/schemas/ProtocolError" if is_v2 else "#/components/schemas/Error"}
+    statuses = errors if public else (*errors, 401)
+    error_responses = {
+        str(status): {"description": _DESCRIPTIONS[status], "content": {"application/json": {"schema": schema}}}
         for status in sorted(statuses)
     }
     return {
         "summary": summary,
-        "responses": {"200": {"description": "Done", "content": {"application/json": {"schema": result}}}, **refused},
+        "responses": {
+            "200": {"description": "OK", "content": {"application/json": {"schema": result}}},
+            **error_responses,
+        },
         **({"parameters": parameters} if parameters else {}),
         **({"requestBody": {"required": True, "content": body}} if body else {}),
         **({"x-codeSamples": [{"lang": "Shell", "source": curl}]} if curl else {}),
-        **({"security": []} if open_to_all else {}),
+        **({"security": []} if public else {}),
     }
 
 
-def form(field: str, schema: Json, files: str | None = None) -> Json:
-    """A multipart body with files of one media type, and room for a few texts that are ignored."""
+def form(field: str, schema: Json, content_type: str | None = None) -> Json:
+    """A multipart body with one file field, and up to MAX_FIELDS text fields."""
     fields = {**record(**{field: schema}), "additionalProperties": {"type": "string"}, "maxProperties": MAX_FIELDS + 1}
-    return {"schema": fields, **({"encoding": {field: {"contentType": files}}} if files else {})}
+    return {"schema": fields, **({"encoding": {field: {"contentType": content_type}}} if content_type else {})}
 
 
 def query_parameter(name: str, schema: Json, example: Any) -> Json:
-    """An optional parameter of the query."""
+    """An optional query parameter."""
     return {"name": name, "in": "query", "required": False, "schema": schema, "example": example}
 
 
 def path_parameter(name: str, values: list[str]) -> Json:
-    """A part of the path that is one of `values`."""
+    """A path parameter that takes one of `values`."""
     return {"name": name, "in": "path", "required": True, "schema": {"type": "string", "enum": values}}
 
 
 def array(items: Json) -> Json:
-    """Any number of `items`."""
+    """An array of any length."""
     return {"type": "array", "items": items}
 
 
 def record(**properties: Json) -> Json:
-    """An object with exactly these properties required."""
+    """An object with these properties, all required."""
     return {"type": "object", "properties": properties, "required": list(properties)}

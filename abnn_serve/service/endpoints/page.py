@@ -1,4 +1,4 @@
-"""The page at /: files that ask nothing of any other host."""
+"""The demo page at /; it loads nothing from other hosts."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _POLICY = (
 
 
 async def index(_: Request) -> Response:
-    """The page itself."""
+    """The HTML page, with a content security policy that allows only this host."""
     headers = {"Content-Security-Policy": _POLICY, "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache"}
     return FileResponse(_FOLDER / "index.html", headers=headers)
 
 
 def routes() -> list[BaseRoute]:
-    """The page and its files."""
+    """Routes of the page and its files."""
     return [Route("/", index, methods=["GET"]), Mount("/page", StaticFiles(directory=_FOLDER), name="page")]

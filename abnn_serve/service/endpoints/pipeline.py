@@ -1,4 +1,4 @@
-"""One request's way from what was sent to logits: admitted, under its deadline, each stage timed."""
+"""The stages of one request: upload, decode, queue and compute, under limits and a deadline."""
 
 from __future__ import annotations
 
@@ -13,90 +13,98 @@ from numpy.typing import NDArray
 from starlette.requests import Request
 
 from abnn_serve.runtime.predictor import Predictor
-from abnn_serve.service.admission import Account, Gate
-from abnn_serve.service.batcher import Answered
-from abnn_serve.service.catalog import Served
+from abnn_serve.service.admission import Admission, UploadBytes
+from abnn_serve.service.batcher import BatchResult
+from abnn_serve.service.catalog import ServedModel
 from abnn_serve.service.errors import DeadlineError
 from abnn_serve.service.settings import ServiceSettings
-from abnn_serve.service.worker import State
+from abnn_serve.service.worker import WorkerState
 from abnn_serve.spec import Modality
 
 T = TypeVar("T")
 
 
-class Work:
-    """What an endpoint needs to answer one request with one bundle, pictures and clips alike.
+class RequestPipeline:
+    """Runs one request on one model and records the seconds of each stage in `request.state.stages`.
 
     Args:
-        request: whose state takes the stages' seconds, for the log, the metrics and Server-Timing.
-        name: of the bundle; None for the default one.
-        modality: what the endpoint takes.
+        request: its state gets `stages`, `model` and `batch`, for the log, the metrics and Server-Timing.
+        name: name of the model; None takes the default model for `modality`.
+        modality: what the endpoint accepts.
 
     Raises:
-        UnknownModelError: no such bundle.
+        UnknownModelError: no such model.
     """
 
     def __init__(self, request: Request, name: str | None, modality: Modality = "image") -> None:
-        self._state: State = request.app.state.service
+        self._state: WorkerState = request.app.state.service
         self._request = request
-        self._served: Served = self._state.catalog.get(name, modality)
+        self._model: ServedModel = self._state.catalog.get(name, modality)
         self._deadline = 0.0
         request.state.stages = {}
-        request.state.model = self._served.name
+        request.state.model = self._model.name
 
     @property
     def predictor(self) -> Predictor:
-        """The bundle that answers: the same one to the end of the request, whatever is reloaded meanwhile."""
-        return self._served.predictor
+        """The model's predictor; a reload during the request does not change it."""
+        return self._model.predictor
 
     @property
-    def gate(self) -> Gate:
-        """The lanes for work in threads."""
-        return self._state.gate
+    def admission(self) -> Admission:
+        """The worker's limits and decoding pools."""
+        return self._state.admission
 
     @property
     def limits(self) -> ServiceSettings:
-        """What may be sent."""
+        """The worker's settings."""
         return self._state.limits
 
     @contextlib.asynccontextmanager
-    async def received(self, read: Callable[[Account], Awaitable[T]]) -> AsyncIterator[T]:
-        """What `read` gets from the client; the block that answers it counts as a request inside, with a deadline.
+    async def upload(self, read: Callable[[UploadBytes], Awaitable[T]]) -> AsyncIterator[T]:
+        """Yield what `read` returns; until the block ends, the request counts as in flight and has a deadline.
 
         Raises:
-            BusyError: no room; where that is known, before anything was read.
+            BusyError: the server is at a limit. Where possible this is checked before `read` is called.
         """
-        self.gate.check()
-        self._served.batcher.admit(1, self.limits.deadline_seconds)
-        with self.gate.account() as account:
-            with self._stage("upload"):
-                upload = await read(account)
-            with self.gate.admitted():
+        self.admission.check()
+        self._model.batcher.check(1, self.limits.deadline_seconds)
+        with self.admission.upload_bytes() as counter:
+            with self._timed("upload"):
+                upload = await read(counter)
+            with self.admission.admit():
                 self._deadline = asyncio.get_running_loop().time() + self.limits.deadline_seconds
                 yield upload
 
     async def decode(self, decoding: Awaitable[T]) -> T:
-        """Wait for what a lane of the gate decodes; DeadlineError when it is not there in time."""
-        with self._stage("decode"):
+        """Wait for a decoding task.
+
+        Raises:
+            DeadlineError: it was not done before the deadline.
+        """
+        with self._timed("decode"):
             try:
                 async with asyncio.timeout_at(self._deadline):
                     return await decoding
             except TimeoutError:
-                raise DeadlineError("the input was not decoded before the deadline; try again") from None
+                raise DeadlineError("the input was not decoded before the deadline; retry later") from None
 
-    async def infer(self, samples: Sequence[NDArray[np.uint8]]) -> Answered:
-        """Logits of samples of the bundle's shape, in batches with those of other requests."""
-        answered = await self._served.batcher.submit(samples, self._deadline)
-        self._request.state.stages |= {"queue": answered.queue_seconds, "compute": answered.compute_seconds}
-        self._request.state.batch = answered.batch
+    async def infer(self, samples: Sequence[NDArray[np.uint8]]) -> BatchResult:
+        """Compute the logits of samples that have the model's input shape.
+
+        Raises:
+            BusyError, DeadlineError: as `Batcher.submit`.
+        """
+        result = await self._model.batcher.submit(samples, self._deadline)
+        self._request.state.stages |= {"queue": result.queue_seconds, "compute": result.compute_seconds}
+        self._request.state.batch = result.batch
         for stage, seconds in self._request.state.stages.items():
-            self._state.metrics.stages.labels(self._served.name, stage).observe(seconds)
-        return answered
+            self._state.metrics.stages.labels(self._model.name, stage).observe(seconds)
+        return result
 
     @contextlib.contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
+    def _timed(self, stage: str) -> Iterator[None]:
         started = time.perf_counter()
         try:
             yield
         finally:
-            self._request.state.stages[name] = time.perf_counter() - started
+            self._request.state.stages[stage] = time.perf_counter() - started

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol v2 under /v2: health, metadata, and logits for tensors of pixels."""
+"""The Open Inference Protocol v2 under /v2: health, metadata and inference on tensors of pixels."""
 
 from __future__ import annotations
 
@@ -9,86 +9,88 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from abnn_serve.service.catalog import Served
+from abnn_serve.service.catalog import ServedModel
 from abnn_serve.service.endpoints import info
-from abnn_serve.service.endpoints.pipeline import Work
+from abnn_serve.service.endpoints.pipeline import RequestPipeline
 from abnn_serve.service.endpoints.v2_tensors import HEADER, OUTPUT, read_infer, write_infer
 from abnn_serve.service.errors import UnknownModelError, UnsupportedMediaTypeError
 from abnn_serve.service.upload import read_body
-from abnn_serve.service.worker import State
+from abnn_serve.service.worker import WorkerState
 from abnn_serve.version import __version__
 
-_QUICK_BYTES = 2_000_000  # of JSON, parsed in some ten milliseconds
+_SMALL_BYTES = 2_000_000  # JSON of this size is parsed in about ten milliseconds
 
 
 async def server(_: Request) -> Response:
-    """Who serves, and which extensions of the protocol."""
+    """Server metadata."""
     return JSONResponse({"name": "abnn_serve", "version": __version__, "extensions": ["binary_tensor_data"]})
 
 
 async def metadata(request: Request) -> Response:
-    """A model's inputs and outputs."""
-    served = _named(request)
-    bundle = served.predictor.bundle
+    """Model metadata: inputs and outputs."""
+    model = _requested_model(request)
+    bundle = model.predictor.bundle
     return JSONResponse(
         {
-            "name": served.name,
-            "versions": [served.version],
+            "name": model.name,
+            "versions": [model.version],
             "platform": "onnxruntime_onnx",
-            "inputs": [{"name": served.modality, "datatype": "UINT8", "shape": [-1, *bundle.manifest.input.shape]}],
+            "inputs": [{"name": model.modality, "datatype": "UINT8", "shape": [-1, *bundle.manifest.input.shape]}],
             "outputs": [{"name": OUTPUT, "datatype": "FP32", "shape": [-1, len(bundle.labels)]}],
         }
     )
 
 
 async def model_ready(request: Request) -> Response:
-    """A model answers."""
-    return JSONResponse({"name": _named(request).name, "ready": True})
+    """Model readiness: 200 for every model in service."""
+    return JSONResponse({"name": _requested_model(request).name, "ready": True})
 
 
 async def infer(request: Request) -> Response:
-    """Logits for samples that are already of the model's size."""
-    _named(request)
+    """Logits of samples that have the model's input shape."""
+    _requested_model(request)
     if request.headers.get("content-encoding", "identity") != "identity":
-        raise UnsupportedMediaTypeError("compressed requests are not taken", field="content-encoding")
-    work = Work(request, request.path_params["name"])
-    bundle, limits = work.predictor.bundle, work.limits
-    read = partial(read_body, request, work.predictor.limits.max_bytes, limits.upload_seconds)
-    async with work.received(read) as body:
+        raise UnsupportedMediaTypeError(
+            "compressed requests are not supported; send the body uncompressed", field="content-encoding"
+        )
+    pipeline = RequestPipeline(request, request.path_params["name"])
+    bundle, limits = pipeline.predictor.bundle, pipeline.limits
+    read = partial(read_body, request, pipeline.predictor.limits.max_bytes, limits.upload_seconds)
+    async with pipeline.upload(read) as body:
         spec = bundle.manifest.input
         parse = partial(read_infer, body, request.headers.get(HEADER), spec.shape, limits.max_parts, name=spec.modality)
-        lane = work.gate.quick if len(body) <= _QUICK_BYTES else work.gate.large
-        asked = await work.decode(lane(parse))
-        answered = await work.infer(list(asked.samples))
-    facts: dict[str, Any] = {"model_name": bundle.manifest.name, "model_version": bundle.manifest.version}
-    if asked.id is not None:
-        facts["id"] = asked.id
-    body, headers = write_infer(facts, answered.logits, binary=asked.binary)
+        run = pipeline.admission.run_small if len(body) <= _SMALL_BYTES else pipeline.admission.run_large
+        infer_request = await pipeline.decode(run(parse))
+        result = await pipeline.infer(list(infer_request.samples))
+    response: dict[str, Any] = {"model_name": bundle.manifest.name, "model_version": bundle.manifest.version}
+    if infer_request.id is not None:
+        response["id"] = infer_request.id
+    body, headers = write_infer(response, result.logits, binary=infer_request.binary)
     return Response(body, headers=headers)
 
 
-def _named(request: Request) -> Served:
-    state: State = request.app.state.service
-    served = state.catalog.get(request.path_params["name"])
-    version = request.path_params.get("version", served.version)
-    if version != served.version:
+def _requested_model(request: Request) -> ServedModel:
+    state: WorkerState = request.app.state.service
+    model = state.catalog.get(request.path_params["name"])
+    version = request.path_params.get("version", model.version)
+    if version != model.version:
         raise UnknownModelError(
-            f"{served.name} has no version {version[:64]!r}, expected {served.version!r}", field="version"
+            f"{model.name} has no version {version[:64]!r}, expected {model.version!r}", field="version"
         )
-    return served
+    return model
 
 
 def routes() -> list[Route]:
-    """All of the protocol's paths."""
-    found = [
+    """Routes of the protocol."""
+    routes = [
         Route("/v2", server, methods=["GET"]),
         Route("/v2/health/live", info.live, methods=["GET"]),
         Route("/v2/health/ready", info.ready, methods=["GET"]),
     ]
     for path in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
-        found += [
+        routes += [
             Route(path, metadata, methods=["GET"]),
             Route(f"{path}/ready", model_ready, methods=["GET"]),
             Route(f"{path}/infer", infer, methods=["POST"]),
         ]
-    return found
+    return routes

@@ -1,4 +1,4 @@
-"""Tensors of the Open Inference Protocol v2, as JSON or as bytes behind the JSON (Triton's binary tensor extension)."""
+"""Tensors of the Open Inference Protocol v2, as JSON or in Triton's binary tensor extension."""
 
 from __future__ import annotations
 
@@ -20,7 +20,13 @@ _MAX_ID = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferRequest:
-    """What is asked: samples, uint8 (n, *shape), and whether the logits shall come as bytes."""
+    """A parsed request.
+
+    Attributes:
+        id: the client's id for the request, returned with the response.
+        samples: uint8 (n, *shape).
+        binary: return the logits as binary data.
+    """
 
     id: str | None
     samples: NDArray[np.uint8]
@@ -30,47 +36,49 @@ class InferRequest:
 def read_infer(
     body: bytes, header_length: str | None, shape: tuple[int, ...], max_samples: int, name: str
 ) -> InferRequest:
-    """Parse a request strictly where it matters: one input of the model's name, type and shape.
+    """Parse a request with one input tensor; unknown keys are ignored.
 
     Args:
-        body: JSON, followed by the tensor's bytes where there is a `header_length`.
-        header_length: bytes of JSON, as the header says; None where all is JSON.
-        shape: of one sample.
-        max_samples: that one request may have.
-        name: of the input: `image` or `video`.
+        body: JSON, followed by binary data if `header_length` is not None.
+        header_length: value of the Inference-Header-Content-Length header: the bytes of JSON.
+        shape: shape of one sample.
+        max_samples: samples per request.
+        name: expected name of the input, `image` or `video`.
 
     Raises:
-        BadRequestError: not the protocol's JSON, or sizes that contradict each other.
-        InputShapeError: another datatype or shape.
-        TooManyPartsError: more than `max_samples`.
+        BadRequestError: not the protocol's JSON, or inconsistent sizes.
+        InputShapeError: wrong datatype, shape or values.
+        TooManyPartsError: more than `max_samples` samples.
     """
-    head, tail = _split(body, header_length)
+    head, binary_data = _split(body, header_length)
     try:
         request = json.loads(head)
     except (ValueError, RecursionError) as error:
         raise BadRequestError(f"the request is not JSON: {str(error)[:80]}", field="body") from None
     if not isinstance(request, dict):
         raise BadRequestError("the request is not a JSON object", field="body")
-    sent = request.get("inputs")
-    if not isinstance(sent, list) or len(sent) != 1 or not isinstance(sent[0], dict) or sent[0].get("name") != name:
+    inputs = request.get("inputs")
+    tensor = inputs[0] if isinstance(inputs, list) and len(inputs) == 1 else None
+    if not isinstance(tensor, dict) or tensor.get("name") != name:
         raise BadRequestError(f"inputs must be a list of one tensor named {name!r}", field="inputs")
-    known = request.get("id")
-    if known is not None and (not isinstance(known, str) or len(known) > _MAX_ID):
-        raise BadRequestError(f"id must be text of at most {_MAX_ID} characters", field="id")
-    return InferRequest(id=known, samples=_tensor(sent[0], tail, shape, max_samples), binary=_wants_binary(request))
+    request_id = request.get("id")
+    if request_id is not None and (not isinstance(request_id, str) or len(request_id) > _MAX_ID):
+        raise BadRequestError(f"id must be a string of at most {_MAX_ID} characters", field="id")
+    samples = _parse_tensor(tensor, binary_data, shape, max_samples)
+    return InferRequest(id=request_id, samples=samples, binary=_wants_binary(request))
 
 
 def write_infer(
-    facts: dict[str, Any], logits: NDArray[np.float32], *, binary: bool, name: str = OUTPUT
+    response: dict[str, Any], logits: NDArray[np.float32], *, binary: bool, name: str = OUTPUT
 ) -> tuple[bytes, dict[str, str]]:
-    """The answer's body and headers; `facts` are what stands beside the outputs."""
+    """Body and headers of a response; `response` holds its keys besides `outputs`."""
     tensor: dict[str, Any] = {"name": name, "datatype": "FP32", "shape": list(logits.shape)}
     if not binary:
         tensor["data"] = [float(value) for value in logits.ravel()]
-        return json.dumps({**facts, "outputs": [tensor]}).encode(), {"Content-Type": "application/json"}
+        return json.dumps({**response, "outputs": [tensor]}).encode(), {"Content-Type": "application/json"}
     data = logits.astype("<f4").tobytes()
     tensor["parameters"] = {"binary_data_size": len(data)}
-    head = json.dumps({**facts, "outputs": [tensor]}).encode()
+    head = json.dumps({**response, "outputs": [tensor]}).encode()
     return head + data, {"Content-Type": "application/octet-stream", HEADER: str(len(head))}
 
 
@@ -78,36 +86,40 @@ def _split(body: bytes, header_length: str | None) -> tuple[bytes, bytes | None]
     if header_length is None:
         return body, None
     if not re.fullmatch(r"[0-9]{1,12}", header_length) or int(header_length) > len(body):
-        raise BadRequestError(f"{HEADER} is {header_length[:20]!r}, the body has {len(body)} bytes", field=HEADER)
+        raise BadRequestError(f"{HEADER} is {header_length[:20]!r}, but the body has {len(body)} bytes", field=HEADER)
     return body[: int(header_length)], body[int(header_length) :]
 
 
-def _tensor(sent: dict[str, Any], tail: bytes | None, shape: tuple[int, ...], max_samples: int) -> NDArray[np.uint8]:
-    wanted = f"expected UINT8 [n, {', '.join(map(str, shape))}]"
-    if sent.get("datatype") != "UINT8":
-        raise InputShapeError(f"datatype is {str(sent.get('datatype'))[:20]!r}, {wanted}")
-    sizes = sent.get("shape")
+def _parse_tensor(
+    tensor: dict[str, Any], binary_data: bytes | None, shape: tuple[int, ...], max_samples: int
+) -> NDArray[np.uint8]:
+    expected = f"expected UINT8 [n, {', '.join(map(str, shape))}]"
+    if tensor.get("datatype") != "UINT8":
+        raise InputShapeError(f"datatype is {str(tensor.get('datatype'))[:20]!r}, {expected}")
+    sizes = tensor.get("shape")
     if not isinstance(sizes, list) or [type(v) for v in sizes] != [int] * (1 + len(shape)):
-        raise InputShapeError(f"shape is {str(sizes)[:40]}, {wanted}")
+        raise InputShapeError(f"shape is {str(sizes)[:40]}, {expected}")
     if tuple(sizes[1:]) != shape or sizes[0] < 1:
-        raise InputShapeError(f"shape is {str(sizes)[:40]}, {wanted} with n >= 1")
+        raise InputShapeError(f"shape is {str(sizes)[:40]}, {expected} with n >= 1")
     if sizes[0] > max_samples:
-        raise TooManyPartsError(f"the tensor has {sizes[0]} samples, the limit is {max_samples}", field="inputs")
-    parameters = sent.get("parameters")
+        raise TooManyPartsError(
+            f"the tensor has {sizes[0]} samples, the limit is {max_samples}; split the request", field="inputs"
+        )
+    parameters = tensor.get("parameters")
     size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
-    values = _from_json(sent.get("data")) if size is None else _from_bytes(tail, size)
+    values = _from_json(tensor.get("data")) if size is None else _from_binary(binary_data, size)
     if values.size != np.prod(sizes):
-        raise InputShapeError(f"the data has {values.size:,} values, shape {sizes} needs {int(np.prod(sizes)):,}")
+        raise InputShapeError(f"data has {values.size:,} values, but shape {sizes} needs {int(np.prod(sizes)):,}")
     return values.reshape(sizes)
 
 
-def _from_bytes(tail: bytes | None, size: Any) -> NDArray[np.uint8]:
-    if tail is None or type(size) is not int or size != len(tail):
-        found = "no" if tail is None else f"{len(tail):,}"
+def _from_binary(binary_data: bytes | None, size: Any) -> NDArray[np.uint8]:
+    if binary_data is None or type(size) is not int or size != len(binary_data):
+        length = "no" if binary_data is None else f"{len(binary_data):,}"
         raise BadRequestError(
-            f"binary_data_size is {str(size)[:20]}, {found} bytes follow the JSON", field="binary_data_size"
+            f"binary_data_size is {str(size)[:20]}, but {length} bytes follow the JSON", field="binary_data_size"
         )
-    return np.frombuffer(tail, np.uint8)
+    return np.frombuffer(binary_data, np.uint8)
 
 
 def _from_json(data: Any) -> NDArray[np.uint8]:
@@ -133,7 +145,7 @@ def _wants_binary(request: dict[str, Any]) -> bool:
         return binary
     if not isinstance(outputs, list) or len(outputs) != 1 or not isinstance(outputs[0], dict):
         raise BadRequestError(f"outputs must be a list of one tensor named {OUTPUT!r}", field="outputs")
-    own = outputs[0].get("parameters") or {}
-    if outputs[0].get("name") != OUTPUT or not isinstance(own, dict) or own.get("classification"):
-        raise BadRequestError(f"outputs must name {OUTPUT!r} alone, without classification", field="outputs")
-    return own.get("binary_data", binary) is True
+    options = outputs[0].get("parameters") or {}
+    if outputs[0].get("name") != OUTPUT or not isinstance(options, dict) or options.get("classification"):
+        raise BadRequestError(f"outputs must be {OUTPUT!r} only, without classification", field="outputs")
+    return options.get("binary_data", binary) is True

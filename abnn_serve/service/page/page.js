@@ -1,30 +1,30 @@
-// The page: a picture or a clip to the service, its answer as bars, the time's split, and the model's robustness card.
+// Sends an image or video to the service; shows the classes, the time per stage and the model's robustness card.
 
-// What can be dropped, by media type: where it is sent, and in which field. A clip's moments need every class.
+// Endpoint and form field by media type. The columns of a video's clips need every class.
 const KINDS = {
-  image: { path: "/classify", field: "image", noun: "picture", classes: 5 },
-  video: { path: "/classify_video", field: "video", noun: "clip", classes: 1000 },
+  image: { path: "/classify", field: "image", noun: "image", classes: 5 },
+  video: { path: "/classify_video", field: "video", noun: "video", classes: 1000 },
 };
-const VIDEO_NAMES = /\.(3gp|avi|m4v|mkv|mov|mp4|mpe?g|ogv|ts|webm|wmv)$/i; // not every browser knows their media types
+const VIDEO_NAMES = /\.(3gp|avi|m4v|mkv|mov|mp4|mpe?g|ogv|ts|webm|wmv)$/i; // some browsers do not know their media types
 const SHOWN = 5;
 const SAMPLES = ["ship", "airplane", "automobile", "frog"];
-const CLIPS = { "ship: zoom, pan, still": "ship", "airplane: pan, shake, zoom": "airplane", "frog: turning": "frog" };
+const VIDEOS = { "ship: zoom, pan, still": "ship", "airplane: pan, shake, zoom": "airplane", "frog: turning": "frog" };
 const SAMPLE_SIZE = 256;
 const STAGES = [
-  ["upload", "arriving"], ["decode", "decoding"], ["queue", "in line"], ["compute", "computing"], ["rest", "network and browser"],
+  ["upload", "upload"], ["decode", "decode"], ["queue", "queue"], ["compute", "compute"], ["rest", "network and browser"],
 ];
 const ATTACKERS = {
-  whitebox: ["Knows everything", "has both networks and follows their gradients: the figure to rely on"],
-  artifact: ["Knows everything, sends files", "the same pictures, rounded to whole pixel values and judged by the served file"],
-  graybox: ["Follows the target only", "sees what the substitute does but cannot follow its gradient"],
-  blackbox: ["May only ask", "sends many queries to this service and watches the answers"],
-  transfer: ["Has the undefended twin", "makes pictures against the same network without the defence"],
-  "substitute-transfer": ["Has the public substitute", "makes pictures against a classifier built on it"],
+  whitebox: ["White-box", "the gradient through both networks: the figure to rely on"],
+  artifact: ["White-box, as files", "white-box images, rounded to uint8 and classified by the exported file"],
+  graybox: ["Gray-box", "the gradient through the target network only"],
+  blackbox: ["Black-box", "queries only, no gradients"],
+  transfer: ["Transfer", "adversarial examples for the same network without the defence"],
+  "substitute-transfer": ["Transfer from the substitute", "adversarial examples for a classifier built on the public substitute"],
 };
 
 const $ = (id) => document.getElementById(id);
 let key = "";
-let modalities = {}; // of the models, by name
+let modalities = {}; // by model name
 
 function element(tag, text, properties = {}) {
   return Object.assign(document.createElement(tag), { textContent: text, ...properties });
@@ -50,7 +50,7 @@ async function ask(path, options = {}) {
   return [body, response];
 }
 
-// The chosen model answers what it takes; for anything else the service chooses.
+// Use the chosen model for inputs that it accepts; otherwise the service chooses.
 function query(kind) {
   const chosen = $("model").value, wanted = new URLSearchParams();
   if (kind) wanted.set("top_k", KINDS[kind].classes);
@@ -59,23 +59,23 @@ function query(kind) {
 }
 
 function showClasses({ top, clips = [] }) {
-  const over = clips.length > 1;
+  const hasClips = clips.length > 1;
   $("classes").replaceChildren(...top.slice(0, SHOWN).map((row) => {
     const item = element("li", "");
     const name = element("div", "", { className: "name" });
     name.append(element("span", row.label), element("span", percent(row.probability)));
-    item.append(name, bar(row.probability), ...(over ? [strip(clips, row.label)] : []));
+    item.append(name, bar(row.probability), ...(hasClips ? [strip(clips, row.label)] : []));
     return item;
   }));
-  $("moments").hidden = !over;
-  if (over) $("moments").textContent = `Columns: ${clips.length} moments of the clip, from ${seconds(clips[0].start)} to ${seconds(clips.at(-1).end)}.`;
+  $("moments").hidden = !hasClips;
+  if (hasClips) $("moments").textContent = `Columns: ${clips.length} clips of the video, from ${seconds(clips[0].start)} to ${seconds(clips.at(-1).end)}.`;
 }
 
-// One class over a clip's seconds, a column for each moment.
+// One class over time: a column for each clip of the video.
 function strip(clips, label) {
   const shares = clips.map(({ top }) => top.find((row) => row.label === label)?.probability ?? 0);
-  const said = clips.map(({ start, end }, i) => `${seconds(start)} to ${seconds(end)}: ${percent(shares[i])}`).join(", ");
-  const columns = element("div", "", { className: "strip", role: "img", ariaLabel: `${label}, ${said}`, title: said });
+  const text = clips.map(({ start, end }, i) => `${seconds(start)} to ${seconds(end)}: ${percent(shares[i])}`).join(", ");
+  const columns = element("div", "", { className: "strip", role: "img", ariaLabel: `${label}, ${text}`, title: text });
   columns.append(...shares.map((share) => {
     const column = element("i", "");
     column.style.height = `${100 * share}%`;
@@ -102,7 +102,7 @@ function showTime(response, total) {
 }
 
 function showWho(body) {
-  const rows = { Bundle: `${body.model.name}, version ${body.model.version}`, Provider: body.provider, Identity: body.model.digest };
+  const rows = { Bundle: `${body.model.name}, version ${body.model.version}`, Provider: body.provider, Digest: body.model.digest };
   $("who").replaceChildren(...Object.entries(rows).flatMap(([name, value]) => [element("dt", name), element("dd", value)]));
 }
 
@@ -113,10 +113,10 @@ function say(text, bad = false) {
 
 async function send(blob, name) {
   const kind = VIDEO_NAMES.test(name) ? "video" : blob.type.split("/")[0];
-  if (!KINDS[kind]) return say(`${name} is no ${Object.values(KINDS).map(({ noun }) => noun).join(" or ")}.`, true);
+  if (!KINDS[kind]) return say(`${name} is not an ${Object.values(KINDS).map(({ noun }) => noun).join(" or a ")}.`, true);
   const { path, field, noun } = KINDS[kind];
   preview(blob, name, kind, noun);
-  say(`Asking about ${name}…`);
+  say(`Classifying ${name}…`);
   const form = new FormData();
   form.append(field, blob, name);
   const started = performance.now();
@@ -145,40 +145,40 @@ function preview(blob, name, kind, noun) {
     shown.removeAttribute("src");
     shown.hidden = true;
   }
-  const said = `The ${noun} that was sent: ${name}`;
+  const description = `The ${noun} ${name}`;
   $("invitation").hidden = true;
   Object.assign(kind === "video" ? $("preview-clip") : $("preview"), {
-    src: URL.createObjectURL(blob), alt: said, ariaLabel: said, hidden: false,
+    src: URL.createObjectURL(blob), alt: description, ariaLabel: description, hidden: false,
   });
 }
 
-// The samples are drawings; the service gets them as PNG pictures.
-async function rasterised(image) {
+// The samples are SVG drawings; send them as PNG.
+async function toPng(image) {
   const canvas = element("canvas", "", { width: SAMPLE_SIZE, height: SAMPLE_SIZE });
   canvas.getContext("2d").drawImage(image, 0, 0, SAMPLE_SIZE, SAMPLE_SIZE);
   return new Promise((done) => canvas.toBlob(done, "image/png"));
 }
 
-function offer(name, picture, make) {
+function offer(name, drawing, load) {
   const button = element("button", "", { type: "button" });
-  const image = element("img", "", { src: `/page/${picture}.svg`, alt: "", width: SAMPLE_SIZE, height: SAMPLE_SIZE });
+  const image = element("img", "", { src: `/page/${drawing}.svg`, alt: "", width: SAMPLE_SIZE, height: SAMPLE_SIZE });
   button.append(image, name);
-  button.addEventListener("click", async () => send(await make(image), name));
+  button.addEventListener("click", async () => send(await load(image), name));
   const item = element("li", "");
   item.append(button);
   return item;
 }
 
 function offerSamples() {
-  const taken = Object.values(modalities);
-  const pictures = SAMPLES.map((name) => offer(name, name, rasterised));
-  const clips = Object.entries(CLIPS).map(([name, picture]) => (
-    offer(name, picture, async () => (await fetch(`/page/${picture}.mp4`)).blob())
+  const accepted = Object.values(modalities);
+  const images = SAMPLES.map((name) => offer(name, name, toPng));
+  const videos = Object.entries(VIDEOS).map(([name, drawing]) => (
+    offer(name, drawing, async () => (await fetch(`/page/${drawing}.mp4`)).blob())
   ));
-  $("samples").replaceChildren(...(taken.includes("image") ? pictures : []), ...(taken.includes("video") ? clips : []));
+  $("samples").replaceChildren(...(accepted.includes("image") ? images : []), ...(accepted.includes("video") ? videos : []));
 }
 
-// Wilson 1927, as on the card.
+// Wilson score interval, as on the card.
 function interval({ correct, n }) {
   const z = 1.959964, p = correct / n;
   const middle = (p + (z * z) / (2 * n)) / (1 + (z * z) / n);
@@ -204,22 +204,22 @@ function chartRow([title, words], accuracy, kind) {
 }
 
 function showCard({ card, name, input }) {
-  const noun = input.sampling ? "clip" : "picture";
+  const noun = input.sampling ? "video" : "image";
   const worst = Object.entries(card.worst).sort(([a], [b]) => Object.keys(ATTACKERS).indexOf(a) - Object.keys(ATTACKERS).indexOf(b));
   const budgets = [...new Set(card.attacks.filter(({ norm }) => norm === "Linf").map(({ eps }) => `${Math.round(255 * eps)}/255`))];
-  const rows = card.clean ? [chartRow(["Nobody", `clean ${noun}s`], card.clean, "plain")] : [];
+  const rows = card.clean ? [chartRow(["None", `clean ${noun}s`], card.clean, "plain")] : [];
   rows.push(...worst.map(([threat, accuracy]) => chartRow(ATTACKERS[threat] ?? [threat, ""], accuracy, "")));
   const patches = card.attacks.filter(({ norm, threat_model }) => norm === "patch" && threat_model === "whitebox");
-  rows.push(...patches.map(({ attack, eps, accuracy }) => chartRow(["Covers a part", `has everything, and paints a rectangle on ${Math.round(100 * eps)}% of the ${noun} (${attack})`], accuracy, "")));
+  rows.push(...patches.map(({ attack, eps, accuracy }) => chartRow(["White-box, patch", `a rectangle on ${Math.round(100 * eps)}% of the ${noun} (${attack})`], accuracy, "")));
   const relied = card.worst.whitebox;
   $("worth-lead").textContent = relied
-    ? `Against an attacker who knows everything, ${name} keeps ${percent(relied.correct / relied.n)} of the ${noun}s right.`
-    : `How ${name} fares under attack has not been measured.`;
-  $("chart-caption").textContent = `Measured on ${card.data}, the worst of all attacks for each ${noun} (patches apart)`
-    + (budgets.length ? `, which may change each pixel by up to ${budgets.join(" or ")}` : "") + ". The line in a bar is the 95% interval.";
+    ? `Under white-box attack, ${name} classifies ${percent(relied.correct / relied.n)} of the ${noun}s correctly.`
+    : `The robustness of ${name} has not been measured.`;
+  $("chart-caption").textContent = `Measured on ${card.data}: the worst attack for each ${noun}`
+    + (budgets.length ? `, Linf up to ${budgets.join(" or ")}` : "") + "; patches are separate. The line in a bar is the 95% interval.";
   $("chart").tBodies[0].replaceChildren(...rows);
   $("chart-frame").hidden = rows.length === 0;
-  const raised = card.sanity.filter((check) => check.raised).map((check) => `A sign of a misleading evaluation: ${check.check} (${check.detail}).`);
+  const raised = card.sanity.filter(({ raised }) => raised).map(({ check, detail }) => `Failed sanity check: ${check} (${detail}).`);
   $("limits").replaceChildren(...[...raised, ...card.limits].map((text) => element("li", text)));
 }
 

@@ -46,8 +46,8 @@ def test_a_map_of_bounded_rank_is_a_product_of_two_and_a_full_one_where_that_is_
     full = AdaptiveNorm(8, 6, rank=12)
     assert full.rank is None
     full.map.data = layer.map.data @ layer.down.data
-    for found, expected in zip(layer.modulation(mean, deviation), full.modulation(mean, deviation), strict=True):
-        torch.testing.assert_close(found, expected)
+    for value, expected in zip(layer.modulation(mean, deviation), full.modulation(mean, deviation), strict=True):
+        torch.testing.assert_close(value, expected)
 
 
 def test_a_new_linear_layer_is_instance_normalisation():

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from torch import nn
 
 from abnn_serve.bundle.manifest import Pair
 from abnn_serve.codec import from_json, to_json
@@ -70,6 +71,44 @@ def test_a_map_of_one_value_for_each_channel_is_refused_where_its_own_statistics
     with pytest.raises(SurgeryError, match=r"normalises one value for each channel of an input of \(32, 32\)"):
         plan_pairs(_network("resnet18"), _plain(), EXAMPLE)
     assert plan_pairs(_network("resnet18"), _plain(), EXAMPLE, form="conditional").pairs
+
+
+@pytest.mark.parametrize(
+    ("widths", "rank", "expected"),
+    [
+        ((512, 512), None, 64),
+        ((512, 128), None, None),
+        ((128, 512), None, None),
+        ((256, 256), None, None),
+        ((512, 512), 0, None),
+        ((512, 512), 100, 100),
+        ((8, 8), 3, 3),
+    ],
+)
+def test_maps_get_a_rank_by_default_only_where_both_layers_are_wide(widths, rank, expected):
+    target, substitute = (PixelNetwork(nn.Sequential(nn.Conv2d(3, w, 1), nn.BatchNorm2d(w))) for w in widths)
+    for form in ("linear", "conditional"):
+        plan = plan_pairs(target, substitute, EXAMPLE, form=form, rank=rank)
+        assert plan.rank == expected
+        assert str(plan).splitlines()[-1] == f"adaptive maps: {f'rank {expected}' if expected else 'full rank'}"
+
+
+def test_the_adain_form_has_no_rank_by_default():
+    wide = PixelNetwork(nn.Sequential(nn.Conv2d(3, 512, 1), nn.BatchNorm2d(512)))
+    plan = plan_pairs(wide, wide, EXAMPLE, form="adain")
+    assert plan.rank is None
+    assert "adaptive maps" not in str(plan)
+
+
+@pytest.mark.parametrize(("target", "substitute"), [("resnet10-w24", "resnet8s-w32"), ("resnet10-w16", "resnet8s-w32")])
+def test_the_networks_of_the_models_keep_full_maps(target, substitute):
+    assert plan_pairs(_network(target), _network(substitute), EXAMPLE).rank is None
+
+
+def test_a_plan_on_disk_without_a_rank_keeps_full_maps():
+    pair = {"target": "1", "substitute": "1", "channels": 512, "statistics": 512}
+    plan = from_json(SurgeryPlan, {"pairs": [pair], "rank": None}, "plan", SurgeryError)
+    assert plan.rank is None
 
 
 def test_a_rank_is_of_a_form_with_maps_and_at_least_one():

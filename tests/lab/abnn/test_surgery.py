@@ -67,14 +67,14 @@ def test_the_gradient_passes_through_the_substitute_and_matches_finite_differenc
     for layer in joined.adaptive_layers:
         nn.init.normal_(layer.map, std=0.3)
     x = torch.rand(1, 3, 32, 32, dtype=torch.float64, requires_grad=True)
-    (whole,) = torch.autograd.grad(joined(x)[0, 0], x)
+    (gradient,) = torch.autograd.grad(joined(x)[0, 0], x)
     fixed = [(m.detach(), d.detach()) for m, d in joined.statistics(x)]
     (through_target,) = torch.autograd.grad(joined(x, fixed)[0, 0], x)
-    assert (whole - through_target).abs().max() > 1e-6
+    assert (gradient - through_target).abs().max() > 1e-6
     step, direction = 1e-6, torch.randn_like(x)
     with torch.no_grad():
         slope = (joined(x + step * direction)[0, 0] - joined(x - step * direction)[0, 0]) / (2 * step)
-    torch.testing.assert_close(slope, (whole * direction).sum(), rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(slope, (gradient * direction).sum(), rtol=1e-3, atol=1e-6)
 
 
 def test_a_samples_logits_do_not_depend_on_its_neighbours():
@@ -169,8 +169,8 @@ def test_the_conditional_form_needs_running_statistics():
 @pytest.mark.parametrize(
     ("pair", "message"),
     [
-        ({"target": "9"}, "pairs target layer '1' with nothing"),
-        ({"substitute": "9"}, "the plan names substitute layer '9', which is not in Sequential"),
+        ({"target": "9"}, "does not pair the target's layer '1'"),
+        ({"substitute": "9"}, "the plan names substitute layer '9', which Sequential does not have"),
         ({"substitute": "0"}, "the plan names substitute layer '0', a Conv2d, expected a BatchNorm"),
         ({"channels": 7}, "target '1' has 8 channels, the plan says 7"),
     ],
@@ -182,12 +182,12 @@ def test_a_plan_that_does_not_fit_names_the_layer(pair, message):
 
 def test_a_plan_that_names_a_target_layer_that_is_not_there_is_refused():
     pairs = (*_plan().pairs, Pair(target="nowhere", substitute="1", channels=8, statistics=8))
-    with pytest.raises(SurgeryError, match="the plan names target layer 'nowhere', which is not in Sequential"):
+    with pytest.raises(SurgeryError, match="the plan names target layer 'nowhere', which Sequential does not have"):
         apply_plan(_plain(), _plain(), SurgeryPlan(pairs=pairs))
 
 
 def test_a_norm_left_unpaired_is_refused():
     with pytest.raises(
-        SurgeryError, match=r"pairs target layer 'features\.1\.1' with nothing \(6 BatchNorms are left over\)"
+        SurgeryError, match=r"does not pair the target's layer 'features\.1\.1' \(6 BatchNorms have no pair\)"
     ):
         apply_plan(_network("resnet8s-w8"), _plain(), _plan(target="features.0.1"))

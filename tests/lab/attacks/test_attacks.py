@@ -26,7 +26,7 @@ EVERY = [
 
 
 class _Linear(nn.Module):
-    """Logits are a linear map of the pixels, so that every attack's best answer is known."""
+    """Logits are a linear map of the pixels, so that every attack's optimum is known."""
 
     def __init__(self, size: int = 12, classes: int = 4) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ def test_no_attack_leaves_its_budget_or_0_to_1(attack, seed, early_stop):
         assert touched.flatten(1).float().mean(dim=1).max() <= attack.eps + 1e-9
         for sample in touched:
             rows, columns = sample.any(dim=1).nonzero(), sample.any(dim=0).nonzero()
-            height, width = (int(found.max() - found.min()) + 1 for found in (rows, columns))
+            height, width = (int(index.max() - index.min()) + 1 for index in (rows, columns))
             assert height * width <= attack.eps * sample.numel()
 
 
@@ -129,9 +129,9 @@ def test_square_breaks_a_linear_model_with_queries_alone():
         assert not torch.is_grad_enabled()
         return model(images)
 
-    subset = is_correct(model, Square(eps=0.03, queries=2)(without_gradient, x, y), y).sum()
-    many = is_correct(model, Square(eps=0.03, queries=300)(without_gradient, x, y), y).sum()
-    assert many < subset
+    after_few = is_correct(model, Square(eps=0.03, queries=2)(without_gradient, x, y), y).sum()
+    after_many = is_correct(model, Square(eps=0.03, queries=300)(without_gradient, x, y), y).sum()
+    assert after_many < after_few
 
 
 def test_square_never_makes_a_sample_harder_to_break_with_more_queries():

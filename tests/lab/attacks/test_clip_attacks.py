@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from abnn_serve.errors import ConfigError
-from abnn_serve.evaluation.trials import inside
+from abnn_serve.evaluation.trials import project_to_budget
 from abnn_serve.lab.attacks.base import is_correct, margins
 from abnn_serve.lab.attacks.pgd import FGSM, PGD
 from abnn_serve.lab.attacks.roa import ROA
@@ -47,7 +47,7 @@ def test_every_ball_is_kept_and_hurts(attack):
     length = change.abs().amax(dim=1) if attack.norm == "Linf" else change.norm(dim=1)
     assert float(length.max()) <= attack.eps + 1e-6
     assert float(is_correct(model, x_adv, y).float().mean()) < 0.8
-    assert torch.allclose(inside(attack, X, x_adv, whole=False), x_adv, atol=1e-5)
+    assert torch.allclose(project_to_budget(attack, X, x_adv, as_uint8=False), x_adv, atol=1e-5)
 
 
 @pytest.mark.parametrize("moving", [False, True])
@@ -63,10 +63,10 @@ def test_roa_covers_ten_percent_of_each_frame_at_one_place_or_moving(moving):
         assert torch.equal(changed.any(dim=1), changed.all(dim=1))
     assert bool(changed[..., corner[0], corner[1]].any())
     assert float(is_correct(model, x_adv, y).float().mean()) < 0.5
-    assert torch.equal(inside(attack, X, x_adv, whole=False), x_adv)
+    assert torch.equal(project_to_budget(attack, X, x_adv, as_uint8=False), x_adv)
     wide = x_adv.clone()
     wide[:, :, 0] = 0.123  # one whole frame
-    assert torch.equal(inside(attack, X, wide, whole=False), X)
+    assert torch.equal(project_to_budget(attack, X, wide, as_uint8=False), X)
 
 
 def test_a_moving_roa_goes_where_each_frame_matters():

@@ -30,25 +30,25 @@ def test_a_list_names_the_videos_of_a_split(videos, tmp_path):
     listed = load_data(f"{videos['val']}:{table}:test", CLIPS)
     assert listed.labels.tolist() == [0, 0, 1, 1]
     assert load_data(f"{videos['val']}:{names}", CLIPS).digest == listed.digest
-    with pytest.raises(DataError, match="has no split 'val', only test, train"):
+    with pytest.raises(DataError, match="no split 'val', expected one of test, train"):
         load_data(f"{videos['val']}:{table}:val", CLIPS)
     names.write_text("left/nothing.avi 1\n")
-    with pytest.raises(DataError, match="1 of the videos listed are not there"):
+    with pytest.raises(DataError, match=r"1 of the listed videos are missing; the first: .*nothing\.avi"):
         load_data(f"{videos['val']}:{names}", CLIPS)
 
 
 def test_corrupt_videos_are_skipped_up_to_a_limit_and_named(videos, tmp_path):
-    place = tmp_path / "left"
-    place.mkdir()
+    folder = tmp_path / "left"
+    folder.mkdir()
     for i in range(3):
-        (place / f"{i}.avi").write_bytes(b"RIFF0000AVI damaged" if i else _first(videos))
+        (folder / f"{i}.avi").write_bytes(b"RIFF0000AVI damaged" if i else _first(videos))
     with pytest.raises(DataError, match="2 of 3 videos are corrupt"):
         load_data(str(tmp_path), CLIPS)
-    (place / "2.avi").unlink()
+    (folder / "2.avi").unlink()
     data = load_data(str(tmp_path), CLIPS)
     assert len(data) == 2
     assert "1.avi: " in data.corrupt[0]
-    with pytest.raises(DataError, match="no such videos"):
+    with pytest.raises(DataError, match="no such folder of videos"):
         load_data(str(tmp_path / "nothing"), CLIPS)
 
 
@@ -82,7 +82,7 @@ def test_motions_move_as_they_are_named():
     y = (bright * np.arange(32)[:, None]).sum(axis=(2, 3)) / mass
     trend = {"x": x[:, 4] - x[:, 1], "y": y[:, 4] - y[:, 1], "size": mass[:, 4] / mass[:, 1]}
     of = {name: {key: np.median(value[labels == i]) for key, value in trend.items()} for i, name in enumerate(MOTIONS)}
-    assert of["pan left"]["x"] > 3 > -3 > of["pan right"]["x"]  # the camera moves, the picture goes the other way
+    assert of["pan left"]["x"] > 3 > -3 > of["pan right"]["x"]  # the camera moves, the image moves the other way
     assert of["pan up"]["y"] > 3 > -3 > of["pan down"]["y"]
     assert of["zoom in"]["size"] > 1.5 > 0.7 > of["zoom out"]["size"]
     still = np.abs(np.diff(clips[labels == MOTIONS.index("static")].astype(int), axis=1)).mean()
@@ -112,8 +112,8 @@ def test_all_frames_of_a_clip_are_augmented_alike_and_motions_are_not_mirrored(s
         assert torch.equal(x[:, :, 0], x[:, :, 2])
     plain = _small(recipe, crop_padding=0)
     for x, _ in training_batches(data, plain, np.random.default_rng(0), torch.device("cpu")):
-        there = {sample.tobytes() for sample in data.images}
-        assert all((s.permute(1, 2, 3, 0) * 255).round().byte().numpy().tobytes() in there for s in x)
+        stills = {sample.tobytes() for sample in data.images}
+        assert all((s.permute(1, 2, 3, 0) * 255).round().byte().numpy().tobytes() in stills for s in x)
 
 
 def _small(recipe, **settings):

@@ -11,7 +11,7 @@ from PIL import Image
 from abnn_serve.errors import DataError
 from abnn_serve.lab.data.load import agree, load_data
 from abnn_serve.spec import InputSpec, Labels
-from tests.conftest import SPEC
+from tests.conftest import CLIPS, SPEC
 from tests.drawing import SHAPES, draw_shape, png, write_parquet
 
 
@@ -34,6 +34,31 @@ def test_a_pattern_reads_its_files_in_order(tmp_path):
     write_parquet(tmp_path / "x-1.parquet", _images(1), [1])
     write_parquet(tmp_path / "x-0.parquet", _images(2), [0, 2])
     assert load_data(str(tmp_path / "x-*.parquet"), SPEC).labels.tolist() == [0, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("rows", "labels"),
+    [("[:3]", [0, 1, 2]), ("[3:]", [0, 1]), ("[1:4]", [1, 2, 0]), ("[-2:]", [0, 1]), ("[:]", [0, 1, 2, 0, 1])],
+)
+def test_a_row_range_is_a_part_of_a_source(tmp_path, rows, labels):
+    for name, part in (("x-0", [0, 1]), ("x-1", [2, 0, 1])):
+        write_parquet(tmp_path / f"{name}.parquet", _images(len(part)), part, ())
+    part = load_data(str(tmp_path / f"x-*.parquet{rows}"), SPEC)
+    assert part.labels.tolist() == labels
+    assert len(part.classes) == 3
+    assert part.name == f"x-*.parquet{rows}"
+
+
+@pytest.mark.parametrize("rows", ["[5:]", "[:6]", "[3:2]", "[-6:]", "[2:2]"])
+def test_an_empty_or_out_of_range_row_range_is_an_error(tmp_path, rows):
+    write_parquet(tmp_path / "a.parquet", _images(5), [0, 1, 2, 0, 1])
+    with pytest.raises(DataError, match="selects no rows or goes past the end, expected a range within its 5 rows"):
+        load_data(str(tmp_path / f"a.parquet{rows}"), SPEC)
+
+
+def test_a_row_range_of_clips_is_refused(tmp_path):
+    with pytest.raises(DataError, match="a row range selects images, but --sampling reads clips"):
+        load_data(f"{tmp_path}[:3]", CLIPS)
 
 
 def test_images_of_another_size_are_brought_to_the_input(tmp_path):
@@ -71,7 +96,7 @@ def test_the_digest_depends_on_content_and_not_on_the_file(tmp_path):
 
 
 def test_a_source_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"nothing\.parquet: no such data; give a Parquet file"):
+    with pytest.raises(DataError, match=r"nothing\.parquet: no such file; give a Parquet file"):
         load_data(str(tmp_path / "nothing.parquet"), SPEC)
 
 
@@ -89,7 +114,7 @@ def test_a_folder_without_images_is_refused(tmp_path):
 
 def test_a_file_that_is_not_parquet_is_refused(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"not parquet")
-    with pytest.raises(DataError, match="not readable as Parquet with columns image and label"):
+    with pytest.raises(DataError, match="as Parquet with columns image and label"):
         load_data(str(tmp_path / "a.parquet"), SPEC)
 
 
@@ -115,7 +140,7 @@ def test_more_than_one_percent_of_corrupt_rows_stops(tmp_path):
 @pytest.mark.parametrize("label", [3, -1])
 def test_a_label_outside_the_classes_is_refused(tmp_path, label):
     write_parquet(tmp_path / "a.parquet", _images(2), [0, label])
-    with pytest.raises(DataError, match=rf"row 1: label {label} is outside the 3 classes \(0 to 2\)"):
+    with pytest.raises(DataError, match=rf"row 1: label {label} is not one of 3 classes, expected 0 to 2"):
         load_data(str(tmp_path / "a.parquet"), SPEC)
 
 
@@ -139,9 +164,9 @@ def test_classes_must_agree_by_name(tmp_path):
     write_parquet(tmp_path / "b.parquet", _images(2), [0, 1], ())
     a, b = (load_data(str(tmp_path / f"{name}.parquet"), SPEC) for name in "ab")
     assert agree(a.classes, b).classes == a.classes
-    with pytest.raises(DataError, match="has other classes than the network was trained with: 'dog', expected 'emu'"):
+    with pytest.raises(DataError, match="has different classes than the network: 'dog', expected 'emu'"):
         agree(Labels(names=("cat", "emu", "fox")), a)
-    with pytest.raises(DataError, match="has other classes than the network was trained with: 3, expected 2"):
+    with pytest.raises(DataError, match="has different classes than the network: 3, expected 2"):
         agree(Labels(names=("cat", "dog")), a)
 
 

@@ -64,7 +64,7 @@ def test_weights_of_clips_load_from_a_file(tmp_path):
 
 
 def test_a_resnext_of_another_shape_is_refused():
-    with pytest.raises(NetworkError, match="depth of 50, 101, 152"):
+    with pytest.raises(NetworkError, match="has depth 18 and width 128, expected depth 50, 101, 152"):
         build_network("resnext3d-18", 5)
 
 
@@ -86,11 +86,13 @@ def test_the_gradient_runs_through_both_networks_of_clips():
 
 def test_a_substitute_of_images_needs_a_plan_that_says_so():
     target, images = _network(), _network("resnet8s-w4")
-    with pytest.raises(SurgeryError, match=r"takes images and the target .* clips: say that this is meant"):
+    with pytest.raises(
+        SurgeryError, match=r"takes images and the target .* clips; use a substitute that takes clips, or a plan with"
+    ):
         plan_pairs(target, images, CLIP)
     plan = plan_pairs(target, images, CLIP, framewise=True)
     silent = SurgeryPlan(pairs=plan.pairs)
-    with pytest.raises(SurgeryError, match="say that this is meant"):
+    with pytest.raises(SurgeryError, match="use a substitute that takes clips, or a plan with"):
         apply_plan(target, images, silent)
     with pytest.raises(SurgeryError, match="takes clips and the target"):
         plan_pairs(images, target, CLIP[:, :, 0])
@@ -116,9 +118,9 @@ def test_framewise_statistics_are_those_over_all_frames():
         images(CLIP.transpose(1, 2).flatten(0, 1))
         mean, deviation = network.statistics(CLIP)[0]
     handle.remove()
-    whole = kept[0].unflatten(0, (2, 4)).transpose(1, 2)
-    assert torch.allclose(mean, whole.mean(dim=(2, 3, 4)), atol=1e-5)
-    assert torch.allclose(deviation, whole.var(dim=(2, 3, 4), unbiased=False).sqrt(), atol=1e-4)
+    features = kept[0].unflatten(0, (2, 4)).transpose(1, 2)
+    assert torch.allclose(mean, features.mean(dim=(2, 3, 4)), atol=1e-5)
+    assert torch.allclose(deviation, features.var(dim=(2, 3, 4), unbiased=False).sqrt(), atol=1e-4)
 
 
 def test_networks_without_batch_norm_are_refused_with_the_reason():

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from abnn_serve.errors import NetworkError
 from abnn_serve.lab.abnn.network import PixelNetwork, check_logits
@@ -14,6 +15,9 @@ from abnn_serve.lab.networks.zoo import build_network
         ("resnet9-w8", 32),
         ("resnet9s-w8", 32),
         ("resnet8s-w8", 32),
+        ("resnet9-w8-silu", 32),
+        ("resnet9s-w8-silu", 32),
+        ("resnet10-w4-silu", 32),
         ("wrn-10-2", 32),
         ("resnet18", 64),
         ("torchvision:mobilenet_v3_small", 64),
@@ -42,6 +46,13 @@ def test_a_network_by_name_gives_logits_for_its_classes(name, size):
 def test_a_name_that_cannot_be_built_says_why(name, message):
     with pytest.raises(NetworkError, match=message):
         build_network(name, 7)
+
+
+@pytest.mark.parametrize("name", ["resnet9-w4", "resnet8s-w4", "resnet10-w4"])
+def test_silu_takes_the_place_of_every_relu(name):
+    smooth, plain = build_network(f"{name}-silu", 3), build_network(name, 3)
+    assert not any(isinstance(module, nn.ReLU) for module in smooth.modules())
+    assert smooth.state_dict().keys() == plain.state_dict().keys()
 
 
 def test_weights_come_from_a_local_file(tmp_path):

@@ -48,7 +48,7 @@ def test_runs_with_other_classes_are_not_averaged(shapes, val_data, standard_run
     other = Run(shutil.copytree(standard_run.path, tmp_path / "other"))
     names = standard_run.config.labels.names
     other.write_config(replace(standard_run.config, labels=Labels(names=names[::-1])))
-    with pytest.raises(TrainingError, match="are not of one network: they differ in labels"):
+    with pytest.raises(TrainingError, match=r"hold different networks \(labels differs\)"):
         average_runs([standard_run.path, other.path], tmp_path / "out", load_data(shapes["train"], SPEC), val_data)
 
 
@@ -65,8 +65,8 @@ def test_a_run_that_is_named_twice_weighs_twice(shapes, val_data, standard_run, 
     ("chosen", "message"),
     [
         (["standard"], "1 run given, expected at least 2"),
-        (["standard", "abnn"], "are not of one network"),
-        (["standard", "later"], "is a run already"),
+        (["standard", "abnn"], "hold different networks"),
+        (["standard", "later"], "already holds a run"),
     ],
 )
 def test_what_cannot_be_averaged_is_refused(

@@ -2,15 +2,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from abnn_serve.errors import ConfigError
+from abnn_serve.lab.attacks.regions import Linf
+from abnn_serve.lab.data.dataset import ImageData
 from abnn_serve.lab.training.adversarial import craft
-from abnn_serve.lab.training.batches import to_input
+from abnn_serve.lab.training.batches import to_input, training_batches
 from abnn_serve.lab.training.recipes import RECIPES, recipe_by_name, with_settings
 from abnn_serve.lab.training.run import Run
 from abnn_serve.lab.training.train import train
+from abnn_serve.spec import Labels
 from tests.conftest import request_for
 
 
@@ -24,7 +28,16 @@ def _changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) ->
 
 @pytest.mark.parametrize(
     ("name", "passes"),
-    [("standard", 2), ("abnn", 3), ("pgd-at", 12), ("fast-at", 4), ("bn-at", 12), ("abnn-at", 15), ("probe", 2)],
+    [
+        ("standard", 2),
+        ("abnn", 3),
+        ("pgd-at", 12),
+        ("fast-at", 4),
+        ("n-fgsm", 4),
+        ("bn-at", 12),
+        ("abnn-at", 15),
+        ("probe", 2),
+    ],
 )
 def test_a_recipe_costs_the_papers_network_passes(name, passes):
     assert RECIPES[name].passes == passes
@@ -42,8 +55,8 @@ def test_settings_are_read_by_type_and_refused_by_name():
     ):
         with pytest.raises(ConfigError, match=message):
             with_settings(RECIPES["standard"], [setting])
-    with pytest.raises(ConfigError, match="no recipe named 'trades', expected one of standard, abnn"):
-        recipe_by_name("trades")
+    with pytest.raises(ConfigError, match="no recipe named 'mart', expected one of standard, abnn"):
+        recipe_by_name("mart")
 
 
 def test_training_images_are_crafted_in_the_ball_and_raise_the_loss(standard_run, val_data):
@@ -59,6 +72,33 @@ def test_training_images_are_crafted_in_the_ball_and_raise_the_loss(standard_run
     loss = torch.nn.functional.cross_entropy
     assert loss(network(moved), y) > loss(network(x), y)
     assert craft(RECIPES["standard"], network, x, y, 1.0, torch.Generator()) is x
+
+
+def test_n_fgsm_adds_one_whole_step_to_strong_noise_and_leaves_the_ball(standard_run, val_data):
+    network = standard_run.network()
+    x, y = to_input(val_data.images[:16]), torch.from_numpy(val_data.labels[:16])
+    recipe = replace(RECIPES["n-fgsm"], attack_eps=0.05)
+    noisy = Linf(2 * 0.05).start(x, torch.Generator().manual_seed(0))
+    crafted = craft(recipe, network, x, y, 1.0, torch.Generator().manual_seed(0))
+    step = (crafted - noisy)[(crafted > 0) & (crafted < 1)].abs()
+    assert ((step < 1e-6) | ((step - 0.05).abs() < 1e-6)).all()
+    assert 0.05 * 2 < (crafted - x).abs().max() <= 0.05 * 3 + 1e-6
+    assert crafted.min() >= 0
+    assert crafted.max() <= 1
+
+
+def test_photometric_augmentation_changes_brightness_and_contrast_within_its_bound():
+    images = np.full((64, 8, 8, 3), 100, np.uint8)
+    images[:, :4] = 60
+    data = ImageData(source="", images=images, labels=np.zeros(64, np.int64), classes=Labels(names=("a",)))
+    recipe = replace(RECIPES["standard"], batch_size=64, crop_padding=0, flip=False, photometric=0.25)
+    changed = next(training_batches(data, recipe, np.random.default_rng(0), torch.device("cpu")))[0] * 255
+    means, spreads = changed.mean(dim=(1, 2, 3)) / 80, changed.amax(dim=(1, 2, 3)) - changed.amin(dim=(1, 2, 3))
+    assert 0.74 < means.min() < 0.85
+    assert 1.15 < means.max() < 1.26
+    contrasts = spreads / 40 / means
+    assert 0.7 < contrasts.min() < 0.85
+    assert 1.15 < contrasts.max() < 1.3
 
 
 def test_adversarial_training_watches_pgd(shapes, tmp_path):
@@ -125,9 +165,9 @@ def test_a_request_that_lacks_something_says_what(recipe, options, message, shap
 
 
 def test_an_abnn_run_is_not_fine_tuned_as_a_plain_network(shapes, abnn_run, standard_run, tmp_path):
-    with pytest.raises(ConfigError, match="is an ABNN run, the recipe 'bn-at' is for plain networks"):
+    with pytest.raises(ConfigError, match="is an ABNN run, but the recipe 'bn-at' trains plain networks"):
         train(request_for(shapes, "bn-at", init=str(abnn_run.path)), tmp_path / "run")
-    with pytest.raises(ConfigError, match="is an ABNN run and brings its own; leave out --substitute"):
+    with pytest.raises(ConfigError, match="with its own target, substitute and plan; leave out --substitute"):
         train(
             request_for(shapes, "abnn-at", init=str(abnn_run.path), substitute=str(standard_run.path)), tmp_path / "run"
         )

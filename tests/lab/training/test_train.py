@@ -14,7 +14,7 @@ import torch
 
 from abnn_serve.errors import ConfigError, DataError, NetworkError, TrainingError
 from abnn_serve.lab.networks.zoo import build_network
-from abnn_serve.lab.training.loop import _bf16_pays, evaluate_clean
+from abnn_serve.lab.training.loop import _use_bf16, evaluate_clean
 from abnn_serve.lab.training.run import Run
 from abnn_serve.lab.training.train import train
 from tests.conftest import request_for
@@ -32,7 +32,7 @@ def _same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 @pytest.mark.parametrize(("name", "pays"), [("resnet8s-w4", True), ("resnet3d7-w4", False)])
 def test_a_cpu_with_bf16_trains_in_it_but_for_clips(name, pays, monkeypatch):
     monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: True)
-    assert _bf16_pays(torch.device("cpu"), build_network(name, 2)) == pays
+    assert _use_bf16(torch.device("cpu"), build_network(name, 2)) == pays
 
 
 def test_training_in_bf16_learns_as_well(shapes, val_data, monkeypatch, tmp_path):
@@ -114,7 +114,7 @@ def test_a_directory_with_a_run_is_not_overwritten(shapes, standard_run):
 
 
 def test_resuming_with_other_options_names_the_difference(shapes, standard_run):
-    with pytest.raises(TrainingError, match="was started with seed = 7, now it is 8"):
+    with pytest.raises(TrainingError, match="was started with seed = 7, but now seed is 8"):
         train(request_for(shapes, seed=8), standard_run.path, resume=True)
 
 
@@ -126,7 +126,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_last_good_checkpo
 
 
 def test_fewer_images_than_one_batch_is_an_error(shapes, tmp_path):
-    with pytest.raises(TrainingError, match="192 images are fewer than one batch of 500; lower --batch-size"):
+    with pytest.raises(TrainingError, match="the data has 192 images, fewer than one batch of 500; lower --batch-size"):
         train(request_for(shapes, batch_size=500), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -146,7 +146,7 @@ def test_a_record_lost_to_a_kill_after_the_last_checkpoint_is_written_again(shap
 def test_damaged_weights_are_reported_in_one_line(standard_run, tmp_path):
     copied = Path(shutil.copytree(standard_run.path, tmp_path / "copy"))
     (copied / "weights.pt").write_bytes(b"not weights")
-    with pytest.raises(TrainingError, match=r"weights\.pt cannot be loaded .*; resume the run to write it again"):
+    with pytest.raises(TrainingError, match=r"cannot load .*weights\.pt .*; resume the run to write the file again"):
         Run(copied).network()
 
 
@@ -169,10 +169,14 @@ def test_standard_with_a_substitute_asks_whether_abnn_was_meant(shapes):
 @pytest.mark.parametrize(
     ("recipe", "options", "message"),
     [
-        ("abnn-at", {"init": "standard"}, r"'abnn-at' needs --substitute, .*standard is no ABNN run"),
+        ("abnn-at", {"init": "standard"}, r"'abnn-at' needs --substitute, .*standard is a plain run"),
         ("abnn", {"init": "standard"}, r"'abnn' needs --substitute, "),
-        ("abnn", {"init": "abnn", "rank": 3}, r"abnn is an ABNN run and brings its own; leave out --rank"),
-        ("abnn", {"init": "abnn", "target": "resnet8s-w8"}, r"brings its own; leave out --target"),
+        (
+            "abnn",
+            {"init": "abnn", "rank": 3},
+            r"its own target, substitute and plan; leave out --rank",
+        ),
+        ("abnn", {"init": "abnn", "target": "resnet8s-w8"}, r"substitute and plan; leave out --target"),
         ("standard", {"form": "adain"}, r"'standard' takes no --form; did you mean 'abnn'"),
     ],
 )
@@ -195,18 +199,18 @@ def test_an_abnn_run_goes_on_with_its_own_substitute(shapes, abnn_run, tmp_path)
 
 
 def test_a_plan_says_what_its_layers_are(shapes, abnn_run):
-    with pytest.raises(ConfigError, match="--plan says which form and rank"):
+    with pytest.raises(ConfigError, match="--plan already sets the form and rank"):
         request_for(shapes, "abnn", substitute="resnet18", plan=abnn_run.config.plan, form="adain")
 
 
 def test_an_abnn_run_cannot_be_a_substitute(shapes, abnn_run, tmp_path):
-    with pytest.raises(ConfigError, match="is an ABNN run; a substitute is a plain network"):
+    with pytest.raises(ConfigError, match="is an ABNN run, expected a plain network as the substitute"):
         train(request_for(shapes, "abnn", substitute=str(abnn_run.path)), tmp_path / "run")
 
 
 def test_an_unfinished_run_has_no_network(standard_run, tmp_path):
     (tmp_path / "run.json").write_bytes((standard_run.path / "run.json").read_bytes())
-    with pytest.raises(TrainingError, match=r"has no weights\.pt; finish it with"):
+    with pytest.raises(TrainingError, match=r"has no weights\.pt; finish training with"):
         Run(tmp_path).network()
 
 
@@ -225,5 +229,5 @@ def test_recipes_refuse_values_that_make_no_sense(shapes):
 def test_training_and_validation_data_must_agree_on_the_classes(shapes, tmp_path):
     rng = np.random.default_rng(0)
     write_parquet(tmp_path / "two.parquet", [png(draw_shape(0, rng))] * 2, [0, 1], classes=("a", "b"))
-    with pytest.raises(DataError, match="has other classes than the network was trained with: 'a', expected"):
+    with pytest.raises(DataError, match="has different classes than the network: 'a', expected"):
         train(replace(request_for(shapes), val=str(tmp_path / "two.parquet")), tmp_path / "run")

@@ -68,7 +68,7 @@ def test_what_is_beyond_the_limits_gets_413(client):
 def test_damaged_forms_and_videos_get_400_and_text_422(client):
     _refused(client.post("/classify_video", files={"video": ("x", b"\x1a\x45\xdf\xa3 no more")}), 400, "damaged")
     _refused(client.post("/classify_video", files={"image": ("x", _video())}), 400, "no field 'video'")
-    _refused(client.post("/classify_video", data={"video": "http://x/y.mp4"}, files={"z": b""}), 422, "not fetched")
+    _refused(client.post("/classify_video", data={"video": "http://x/y.mp4"}, files={"z": b""}), 422, "never fetched")
 
 
 def test_plain_serve_answers_pictures_and_videos_with_the_bundles_of_the_package(tmp_path):

@@ -42,7 +42,7 @@ def page(browser, server):
     page.goto(url)
     page.get_by_label("API key").fill(server.client.headers["authorization"].removeprefix("Bearer "))
     page.keyboard.press("Enter")
-    page.get_by_text("Against an attacker", exact=False).or_(page.get_by_text("has not been measured")).wait_for()
+    page.get_by_text("Under white-box attack", exact=False).or_(page.get_by_text("has not been measured")).wait_for()
     page.problems.clear()  # the refusal before the key was there
     yield page
     assert (page.problems, page.elsewhere) == ([], [])
@@ -64,7 +64,7 @@ def test_a_drawn_sample_is_answered_with_bars_the_times_split_and_who_answered(p
     ]
     assert sum(shares) == pytest.approx(100, abs=0.2)
     assert [part.split()[0] for part in page.locator("#legend li").all_inner_texts()] == [
-        "arriving", "decoding", "in", "computing", "network",
+        "upload", "decode", "queue", "compute", "network",
     ]  # fmt: skip
     assert "CPUExecutionProvider" in page.locator("#who").inner_text()
 
@@ -98,7 +98,7 @@ def test_a_drawn_clip_is_answered_over_its_seconds_by_the_model_that_takes_clips
     np.testing.assert_allclose(np.sum(shares, axis=0), 100, atol=0.2)
     assert "clips, version" in page.locator("#who").inner_text()
     assert page.get_by_label("Model").input_value() == "clips"
-    page.locator("#worth-lead").get_by_text("How clips fares").wait_for()
+    page.locator("#worth-lead").get_by_text("The robustness of clips").wait_for()
     assert page.evaluate("document.activeElement.textContent") == "frog: turning"
     page.get_by_role("button", name="frog", exact=True).click()
     page.locator("#who").get_by_text("shapes, version").wait_for()

@@ -71,7 +71,7 @@ def test_a_refusal_is_the_clients_own_exception_with_our_message(remote, key):
     assert refused.value.status() == "422"
     with pytest.raises(InferenceServerException, match="no version '9'"):
         remote.infer("shapes", [_input(pixels, binary=True)], model_version="9", headers=dict(key))
-    with pytest.raises(InferenceServerException, match="an API key is needed"):
+    with pytest.raises(InferenceServerException, match="missing API key"):
         remote.infer("shapes", [_input(pixels, binary=True)])
 
 

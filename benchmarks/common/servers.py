@@ -1,4 +1,4 @@
-"""Real server processes and real load, for the benchmarks of the service."""
+"""Server processes, and the load that the benchmarks put on them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,15 @@ ABNN = ("-m", "bentoml", "serve", "abnn_serve.service:AbnnService")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One answer: when it was asked for and how long it took, in seconds; its status, -1 where none came."""
+    """One request and its response.
+
+    Attributes:
+        at: when it was sent, in seconds of `time.perf_counter`.
+        seconds: how long the response took.
+        status: the HTTP status, -1 if no response came.
+        stages: seconds by stage, from the header Server-Timing.
+        body: the response's body, if it was kept.
+    """
 
     at: float
     seconds: float
@@ -34,7 +42,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """A running server process and the log that it writes."""
+    """A running server process and its log file."""
 
     url: str
     process: subprocess.Popen[bytes]
@@ -50,10 +58,10 @@ def running(
     ready: str = "/readyz",
     cwd: Path | None = None,
 ) -> Iterator[Server]:
-    """Run `python command` with --host and --port added, until the block ends; yield it once it is ready."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    """Run `python *command --host ... --port ...` until the block ends; enter the block when `ready` answers 200."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     arguments = [sys.executable, *command, "--host", "127.0.0.1", "--port", str(port)]
     path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "BENTOML_DO_NOT_TRACK": "True", "PYTHONPATH": path, **(env or {})}
@@ -71,65 +79,73 @@ def running(
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=30)
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # the baselines leave processes behind
+            os.killpg(process.pid, signal.SIGKILL)  # the baselines do not stop all their processes
 
 
 def wait_until_ready(server: Server, path: str = "/readyz", seconds: float = 180) -> float:
-    """Wait for 200 at `path`; the seconds that it took."""
+    """Wait until `path` answers 200; return the seconds that this took."""
     started = time.monotonic()
     while time.monotonic() - started < seconds:
         if server.process.poll() is not None:
-            raise SystemExit(f"the server ended with {server.process.returncode}: {server.log.read_text()[-2000:]}")
-        with contextlib.suppress(OSError), urllib.request.urlopen(server.url + path, timeout=5) as answer:  # noqa: S310
-            if answer.status == 200:
+            raise SystemExit(f"the server exited with {server.process.returncode}: {server.log.read_text()[-2000:]}")
+        with contextlib.suppress(OSError), urllib.request.urlopen(server.url + path, timeout=5) as response:  # noqa: S310
+            if response.status == 200:
                 return time.monotonic() - started
         time.sleep(0.1)
-    raise SystemExit(f"the server was not ready in {seconds:.0f} seconds: {server.log.read_text()[-2000:]}")
+    raise SystemExit(f"the server was not ready after {seconds:.0f} seconds: {server.log.read_text()[-2000:]}")
 
 
-def classify_form(data: bytes, name: str = "image") -> aiohttp.FormData:
-    """A multipart form with one file."""
+def image_form(data: bytes, name: str = "image") -> aiohttp.FormData:
+    """A multipart form with one image file."""
     form = aiohttp.FormData()
-    form.add_field(name, data, filename="picture", content_type="application/octet-stream")
+    form.add_field(name, data, filename="image", content_type="application/octet-stream")
     return form
 
 
-async def ask(
+async def post(
     session: aiohttp.ClientSession, url: str, data: bytes | aiohttp.FormData, *, keep: bool = False
 ) -> Sample:
-    """One POST; `keep` keeps the answer's body."""
+    """POST an image as it is, or a form; `keep` keeps the response's body."""
     headers = {"Content-Type": "image/png"} if isinstance(data, bytes) else None
     started = time.perf_counter()
     try:
-        async with session.post(url, data=data, headers=headers) as answer:
-            body = await answer.read()
-            timing = re.findall(r"(\w+);dur=([\d.]+)", answer.headers.get("Server-Timing", ""))
-            status = answer.status
+        async with session.post(url, data=data, headers=headers) as response:
+            body = await response.read()
+            timing = re.findall(r"(\w+);dur=([\d.]+)", response.headers.get("Server-Timing", ""))
+            status = response.status
     except (aiohttp.ClientError, OSError, TimeoutError):
         return Sample(at=started, seconds=time.perf_counter() - started, status=-1)
     return Sample(
         at=started,
         seconds=time.perf_counter() - started,
         status=status,
-        stages={stage: float(spent) / 1000 for stage, spent in timing},
+        stages={stage: float(milliseconds) / 1000 for stage, milliseconds in timing},
         body=body if keep else b"",
     )
 
 
 async def closed_loop(
-    url: str, pictures: Sequence[bytes], clients: int, seconds: float, *, raw: bool = False, field: str = "image"
+    url: str, images: Sequence[bytes], clients: int, seconds: float, *, raw: bool = False, field: str = "image"
 ) -> list[Sample]:
-    """`clients` at a time, each asking again as soon as it is answered; a raw body, or a form with one file."""
+    """Keep `clients` requests in flight for `seconds`; each client sends its next image when a response arrives.
+
+    Args:
+        url: where to POST.
+        images: encoded images, sent in turn.
+        clients: requests in flight.
+        seconds: no request starts later than this.
+        raw: send the image as the body, not in a multipart form.
+        field: the form's field name.
+    """
     samples: list[Sample] = []
     async with client(clients) as session:
         end = time.perf_counter() + seconds
 
         async def one(index: int) -> None:
-            turn = index
             while time.perf_counter() < end:
-                picture = pictures[turn % len(pictures)]
-                samples.append(await ask(session, url, picture if raw else classify_form(picture, field)))
-                turn += clients
+                image = images[index % len(images)]
+                samples.append(await post(session, url, image if raw else image_form(image, field)))
+                index += clients
 
         await asyncio.gather(*(one(index) for index in range(clients)))
     return samples
@@ -137,7 +153,7 @@ async def closed_loop(
 
 @contextlib.asynccontextmanager
 async def client(connections: int) -> AsyncIterator[aiohttp.ClientSession]:
-    """A session of so many connections; 0 is without limit."""
+    """An HTTP session with a limit on connections; 0 means no limit."""
     timeout = aiohttp.ClientTimeout(total=60)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=connections), timeout=timeout) as session:
         yield session

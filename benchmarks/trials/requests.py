@@ -1,4 +1,4 @@
-"""Requests that a service on the internet gets and nobody meant well with, each with the answers that are right."""
+"""Malformed and hostile requests, each with the statuses that are correct responses to it."""
 
 from __future__ import annotations
 
@@ -14,80 +14,89 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-FORM = "multipart/form-data; boundary=x"
+_FORM = "multipart/form-data; boundary=x"
 KINDS = ("mutated", "spliced", "video", "form", "type", "bomb", "tensor", "text", "cut", "slow")
 _WEIGHTS = (0.32, 0.2, 0.06, 0.12, 0.06, 0.06, 0.1, 0.04, 0.035, 0.005)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Malformed:
-    """One request; `cut` sends that many bytes of the body and goes away, `slow` sends one and waits."""
+class Request:
+    """One request.
+
+    Attributes:
+        kind: one of `KINDS`. The kinds `cut` and `slow` declare more bytes than they send: `cut` sends the body and
+            closes its side, `slow` sends one byte and waits.
+        path: may contain `{model}`, the served model's name.
+        content_type: of the body.
+        body: the bytes to send.
+        expected: statuses that are correct responses; -1 is a connection closed without a response.
+    """
 
     kind: str
     path: str
     content_type: str
     body: bytes
-    right: frozenset[int]
+    expected: frozenset[int]
 
 
 def read_media(folder: Path, fallback: Sequence[bytes]) -> tuple[list[bytes], list[bytes]]:
-    """The odd images and videos of the project's data, or the fallback where there are none."""
+    """Images and videos of `folder`/odd-media; without any, the fallback images and a truncated MP4."""
     images = [path.read_bytes() for path in sorted((folder / "odd-media" / "images").glob("*"))]
     videos = [path.read_bytes() for path in sorted((folder / "odd-media" / "videos").glob("*"))]
     return images or list(fallback), [v for v in videos if len(v) < 400_000] or [b"\0\0\0\x18ftypmp42" + bytes(4000)]
 
 
-def malformed(
+def make_requests(
     count: int, images: Sequence[bytes], videos: Sequence[bytes], shape: Sequence[int], kind: str | None = None
-) -> list[Malformed]:
-    """`count` requests, the same for the same arguments; all of one kind where it is given."""
+) -> list[Request]:
+    """`count` requests, of random kinds or all of one, the same for the same arguments."""
     rng = np.random.default_rng(11)
     kinds = [kind] * count if kind else rng.choice(KINDS, count, p=_WEIGHTS)
-    return [_one(str(kind), rng, images, videos, shape) for kind in kinds]
+    return [_request(str(kind), rng, images, videos, shape) for kind in kinds]
 
 
-def _one(  # noqa: C901 - one branch a kind
+def _request(  # noqa: C901 - one branch for each kind
     kind: str, rng: np.random.Generator, images: Sequence[bytes], videos: Sequence[bytes], shape: Sequence[int]
-) -> Malformed:
+) -> Request:
     image = images[int(rng.integers(len(images)))]
-    path, content_type, right = "/classify", "image/png", {200, 400, 413, 415}
+    path, content_type, expected = "/classify", "image/png", {200, 400, 413, 415}
     body = image
     if kind == "mutated":
-        body = _flipped(rng, image)
+        body = _mutated(rng, image)
     elif kind == "spliced":
         other = images[int(rng.integers(len(images)))]
         body = image[: rng.integers(len(image) + 1)] + other[rng.integers(len(other) + 1) :]
     elif kind == "video":
         path, content_type = "/classify_video", "video/mp4"
-        body = _flipped(rng, videos[int(rng.integers(len(videos)))])
+        body = _mutated(rng, videos[int(rng.integers(len(videos)))])
     elif kind == "form":
-        body, right = _flipped(rng, _form(image), head=120), {200, 400, 413, 415, 422}
-        path, content_type = str(rng.choice(["/classify", "/classify_batch"])), FORM
+        body, expected = _mutated(rng, _form(image), head=120), {200, 400, 413, 415, 422}
+        path, content_type = str(rng.choice(["/classify", "/classify_batch"])), _FORM
         if path == "/classify_batch":
             body = body.replace(b'name="image"', b'name="images"')
     elif kind == "type":
         content_type = str(rng.choice(["text/html", "application/json", "video/mp4", "x", "multipart/mixed"]))
-        right = {415}
+        expected = {415}
     elif kind == "bomb":
-        body, right = _bomb(rng), {413}
+        body, expected = _bomb(rng), {413}
     elif kind == "tensor":
         path, content_type, body = "/v2/models/{model}/infer", "application/json", _tensor(rng, shape)
-        right = {200, 400, 413, 415, 422}
+        expected = {200, 400, 413, 415, 422}
     elif kind == "text":
         body = b'--x\r\nContent-Disposition: form-data; name="image"\r\n\r\nhttp://127.0.0.1:1/a.png\r\n--x--\r\n'
-        content_type, right = FORM, {422}
+        content_type, expected = _FORM, {422}
     elif kind == "cut":
-        right = {-1, 400}
+        expected = {-1, 400}
     elif kind == "slow":
-        right = {408}
-    return Malformed(kind=kind, path=path, content_type=content_type, body=body, right=frozenset(right))
+        expected = {408}
+    return Request(kind=kind, path=path, content_type=content_type, body=body, expected=frozenset(expected))
 
 
-def _flipped(rng: np.random.Generator, data: bytes, head: int | None = None) -> bytes:
-    """Some bytes changed, some taken out, perhaps cut."""
+def _mutated(rng: np.random.Generator, data: bytes, head: int | None = None) -> bytes:
+    """Change some bytes (the first `head` only, if given), sometimes delete a slice, sometimes truncate."""
     changed = bytearray(data or b"\0")
-    for at in rng.integers(0, min(len(changed), head or len(changed)), rng.integers(1, 12)):
-        changed[at] = rng.integers(256)
+    for position in rng.integers(0, min(len(changed), head or len(changed)), rng.integers(1, 12)):
+        changed[position] = rng.integers(256)
     if rng.random() < 0.4:
         start = int(rng.integers(len(changed)))
         del changed[start : start + int(rng.integers(1, 64))]
@@ -95,12 +104,13 @@ def _flipped(rng: np.random.Generator, data: bytes, head: int | None = None) -> 
 
 
 def _form(data: bytes) -> bytes:
+    """A multipart form with one image."""
     head = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\nContent-Type: image/png\r\n\r\n'
     return head + data + b"\r\n--x--\r\n"
 
 
 def _bomb(rng: np.random.Generator) -> bytes:
-    """A PNG whose header declares gigapixels, or a GIF screen of four."""
+    """A PNG or GIF file whose header declares up to 3.6 gigapixels."""
     width, height = (int(v) for v in rng.integers(7000, 60_000, 2))
     if rng.random() < 0.5:
         out = io.BytesIO()
@@ -116,8 +126,9 @@ def _bomb(rng: np.random.Generator) -> bytes:
 
 
 def _tensor(rng: np.random.Generator, shape: Sequence[int]) -> bytes:
-    size = int(np.prod(shape))
-    tensor: dict[str, object] = {"name": "image", "datatype": "UINT8", "shape": [1, *shape], "data": [7] * size}
+    """A v2 inference request with a wrong shape, data or datatype, or with mutated bytes."""
+    count = int(np.prod(shape))
+    tensor: dict[str, object] = {"name": "image", "datatype": "UINT8", "shape": [1, *shape], "data": [7] * count}
     changes: list[dict[str, object]] = [
         {"shape": [2, *shape]},
         {"shape": "x"},
@@ -125,12 +136,12 @@ def _tensor(rng: np.random.Generator, shape: Sequence[int]) -> bytes:
         {"data": [1e99] * 3},
         {"datatype": 3},
     ]
-    request = {"inputs": [{**tensor, **changes[int(rng.integers(len(changes)))]}]}
-    return _flipped(rng, json.dumps(request).encode()) if rng.random() < 0.5 else json.dumps(request).encode()
+    request = json.dumps({"inputs": [{**tensor, **changes[int(rng.integers(len(changes)))]}]}).encode()
+    return _mutated(rng, request) if rng.random() < 0.5 else request
 
 
-async def send_partly(host: str, port: int, request: Malformed, seconds: float) -> int:
-    """Send a body in part; the status of the answer, -1 where none came."""
+async def send_incomplete(host: str, port: int, request: Request, seconds: float) -> int:
+    """Send a request of kind `cut` or `slow`; return the response's status, -1 if none arrives in `seconds`."""
     reader, writer = await asyncio.open_connection(host, port)
     head = (
         f"POST {request.path} HTTP/1.1\r\nhost: x\r\ncontent-type: {request.content_type}\r\n"
@@ -141,8 +152,8 @@ async def send_partly(host: str, port: int, request: Malformed, seconds: float) 
         await writer.drain()
         if request.kind == "cut":
             writer.write_eof()
-        line = await asyncio.wait_for(reader.readline(), seconds)
-        return int(line.split()[1]) if line else -1
+        status_line = await asyncio.wait_for(reader.readline(), seconds)
+        return int(status_line.split()[1]) if status_line else -1
     except (OSError, TimeoutError, IndexError):
         return -1
     finally:

@@ -1,11 +1,11 @@
-"""Every tap's statistics finished together, and handed to the maps in one piece each.
+"""Joins the codes of all taps: computes them in one go and splits the result.
 
     for each tap i:  code_i = [m_i, sqrt(max(q_i - m_i^2, 0) + eps)] - center_i
       = split(where(mean?, A, sqrt(max(A - B^2, 0) + eps)) - [center_1, center_2 ...])
       with A = [m_1, q_1, m_2 ...] and B = [m_1, m_1, m_2 ...]
 
-where m and q are the means of y and y * y. For n taps 9 n small nodes become 12: at 32 px, where a convolution takes
-tens of microseconds, it is their number that costs.
+where m and q are the means of y and y * y. For n taps, 9 n small nodes become 12. This pays at 32 px, where a
+convolution takes tens of microseconds, so the number of nodes dominates.
 """
 
 from __future__ import annotations
@@ -17,14 +17,21 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import TopologicalSortPass
 
-from abnn_serve.export.passes.rules import constant, known, tidy
+from abnn_serve.export.passes.rules import constant, dims, tidy
 
-MAX_INPUTS = 32  # of a Concat that ONNX Runtime can capture into a CUDA graph
+MAX_INPUTS = 32  # ONNX Runtime captures no larger Concat into a CUDA graph
 
 
 @dataclass(frozen=True)
 class _Code:
-    """One tap of y: means of y and of y * y, (N, K, 1, 1), K, eps, and the centred code they make, (N, 2K)."""
+    """The code of a tap y.
+
+    Attributes:
+        mean, square: means of y and of y * y, (N, K, 1, 1).
+        width: K.
+        center: subtracted from the code, (2K,).
+        code: the centred code, (N, 2K).
+    """
 
     mean: ir.Value
     square: ir.Value
@@ -34,19 +41,19 @@ class _Code:
     code: ir.Value
 
 
-def finish_codes_together(model: ir.Model) -> None:
-    """Rewrite the codes that wait for nothing but the substitute."""
-    codes = [code for node in model.graph if (code := _read(node))]
-    made = {code.code for code in codes}
-    codes = [code for code in codes if not _waits_for(code.mean, made) and code.eps == codes[0].eps]
+def join_codes(model: ir.Model) -> None:
+    """Rewrite the codes that do not depend on other codes, in place."""
+    codes = [code for node in model.graph if (code := _match(node))]
+    values = {code.code for code in codes}
+    codes = [code for code in codes if not _depends_on(code.mean, values) and code.eps == codes[0].eps]
     if len(codes) > 1:
         _join(model, sorted(codes, key=lambda code: code.width))
         TopologicalSortPass()(model)
     tidy(model)
 
 
-def _read(node: ir.Node) -> _Code | None:
-    """The tap whose code this node makes: Concat(m, Sqrt(Add(Relu(Sub(q, Mul(m, m))), eps)))."""
+def _match(node: ir.Node) -> _Code | None:
+    """The code that this node computes as Concat(m, Sqrt(Add(Relu(Sub(q, Mul(m, m))), eps))); None for other nodes."""
     if node.op_type != "Concat" or len(node.inputs) != 2:
         return None
     mean, deviation = node.inputs
@@ -63,14 +70,14 @@ def _read(node: ir.Node) -> _Code | None:
     if not pooled or not square or not product or eps is None or eps.size != 1:
         return None
     first, second, y = pooled[0].inputs[0], square[0].inputs[0], pooled[1].inputs[0]
-    width = known(y)[1] if y is not None and len(known(y)) > 1 else None
+    width = dims(y)[1] if y is not None and len(dims(y)) > 1 else None
     if first is None or second is None or width is None or any(value is not mean for value in product[0].inputs):
         return None
     return _Code(first, second, width, float(eps.item()), *_centred(node.outputs[0], 2 * width))
 
 
 def _centred(code: ir.Value, size: int) -> tuple[NDArray[np.float32], ir.Value]:
-    """What all readers of a code subtract from it, and what is left; nothing, and the code, where they differ."""
+    """The constant that a code's only reader subtracts, and the difference; otherwise zeros and the code itself."""
     readers = [use.node for use in code.uses()]
     center = constant(readers[0].inputs[1]) if len(readers) == 1 and readers[0].op_type == "Sub" else None
     if center is None or center.shape != (size,):
@@ -79,7 +86,7 @@ def _centred(code: ir.Value, size: int) -> tuple[NDArray[np.float32], ir.Value]:
 
 
 def _up(value: ir.Value | None, *kinds: str) -> list[ir.Node] | None:
-    """The nodes of these kinds that make a value, each the first input of the one before; None for others."""
+    """The chain of nodes of these kinds that computes a value, last node first; None if it is another chain."""
     nodes = []
     for kind in kinds:
         node = value.producer() if value is not None else None
@@ -90,16 +97,16 @@ def _up(value: ir.Value | None, *kinds: str) -> list[ir.Node] | None:
     return nodes
 
 
-def _waits_for(value: ir.Value, made: set[ir.Value]) -> bool:
-    seen, left = set(), [value]
-    while left:
-        value = left.pop()
-        if value in made:
+def _depends_on(value: ir.Value, sources: set[ir.Value]) -> bool:
+    visited, pending = set(), [value]
+    while pending:
+        value = pending.pop()
+        if value in sources:
             return True
         node = value.producer()
-        if node is not None and node not in seen:
-            seen.add(node)
-            left.extend(source for source in node.inputs if source is not None)
+        if node is not None and node not in visited:
+            visited.add(node)
+            pending.extend(source for source in node.inputs if source is not None)
     return False
 
 

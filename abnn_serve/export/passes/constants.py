@@ -1,10 +1,10 @@
-"""Scale of the standardisation and static parts absorbed into the maps.
+"""Folds the scale of the standardisation, and static parts, into the maps.
 
     gamma, beta = split(M ((code - center) / scale)) + static = split(M' (code - center) + static)
       with M' = M / scale, column by column
 
-A map of bounded rank is M = U V: V takes the scale and U the static part. The subtraction stays: it is exact where
-center is large beside scale, and M' center + M' code would not be.
+In a map of limited rank, M = U V, the scale goes into V and the static part into the bias of U. The subtraction stays:
+it is exact even where center is much larger than scale, and M' code - M' center would not be.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import MatchResult, RewriteRule
 
-from abnn_serve.export.passes.rules import add_constant, apply_rules, constant, constants, known, only_reader, tidy
+from abnn_serve.export.passes.rules import add_constant, apply_rules, constant, constants, dims, only_reader, tidy
 
 
 def _pattern(op: Any, deviation: Any, scale: Any, matrix: Any) -> Any:
@@ -24,7 +24,7 @@ def _pattern(op: Any, deviation: Any, scale: Any, matrix: Any) -> Any:
 
 def _check(_: Any, scale: ir.Value, matrix: ir.Value, **__: Any) -> MatchResult:
     result = MatchResult()
-    return result if constants(scale, matrix) else result.fail("a factor is computed, expected constants")
+    return result if constants(scale, matrix) else result.fail("a factor is computed, expected a constant")
 
 
 def _rewrite(op: Any, deviation: ir.Value, scale: ir.Value, matrix: ir.Value) -> Any:
@@ -33,17 +33,17 @@ def _rewrite(op: Any, deviation: ir.Value, scale: ir.Value, matrix: ir.Value) ->
     return op.Gemm(deviation, weight, transB=1)
 
 
-def absorb_constants(model: ir.Model) -> None:
-    """Rewrite every map from a standardised code to gamma and beta."""
+def fold_constants(model: ir.Model) -> None:
+    """Rewrite every map from a standardised code to gamma and beta, in place."""
     apply_rules(model, RewriteRule(_pattern, _rewrite, _check))
     for node in model.graph:
         if node.op_type == "Split":
-            _absorb_static_parts(model.graph, node)
+            _fold_static_parts(model.graph, node)
     tidy(model)
 
 
-def _absorb_static_parts(graph: ir.Graph, split: ir.Node) -> None:
-    """Move what is added to every part of a split product into the product's bias."""
+def _fold_static_parts(graph: ir.Graph, split: ir.Node) -> None:
+    """Move the constants added to each part of a split product into the product's bias."""
     product = split.inputs[0].producer() if split.inputs[0] else None
     if product is None or product.op_type != "Gemm" or only_reader(product.outputs[0]) is None:
         return
@@ -59,9 +59,9 @@ def _absorb_static_parts(graph: ir.Graph, split: ir.Node) -> None:
 
 
 def _only_addition(part: ir.Value) -> tuple[ir.Node, Any] | None:
-    """The one node that reads a value, if it adds a constant vector; and that vector."""
+    """The only reader of a value and the constant vector that it adds; None if the reader does something else."""
     node = only_reader(part)
     if node is None or node.op_type != "Add":
         return None
     vector = next((constant(value) for value in node.inputs if value is not part), None)
-    return None if vector is None or list(vector.shape) != known(part)[1:] else (node, vector)
+    return None if vector is None or list(vector.shape) != dims(part)[1:] else (node, vector)

@@ -1,12 +1,12 @@
-"""Maps of one shape as one product.
+"""Joins neighbouring maps of equal shape into one batched product.
 
     for each of the L layers of a run:  gamma_i, beta_i = split(U_i V_i code_i + b_i)
       = split(U (V codes) + b)
       with codes (L, 1, N, 2K), V (L, 1, 2K, r), U (L, 2, r, C) and b (L, 2, 1, C) stacked
 
-A map of full rank has no V. Networks repeat their widths, so the maps are few runs of equal shapes side by side in the
-joined code: 20 of rank 64 are 8 products for 40. On a CPU this gains nothing, as their reading takes the time; what it
-saves are kernels to start, on GPUs.
+A map of full rank has no V. Networks repeat their widths, so the joined code has a few runs of maps of equal shape: 20
+maps of rank 64 take 8 products instead of 40. This saves kernel launches on GPUs; on a CPU, where reading the maps
+takes the time, it gains nothing.
 """
 
 from __future__ import annotations
@@ -20,16 +20,22 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import TopologicalSortPass
 
-from abnn_serve.export.passes.rules import constant, known, only_reader, tidy
+from abnn_serve.export.passes.rules import constant, dims, only_reader, tidy
 
-_LEAST = 3  # maps; two take as many nodes together as apart
+_MIN_MAPS = 3  # two take as many nodes joined as separate
 
 Numbers = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class _Map:
-    """The factors (2K, r) and (r, 2C), or the one (2K, 2C), the bias, and what flattens gamma and beta."""
+    """A map from a code to gamma and beta.
+
+    Attributes:
+        factors: (2K, r) and (r, 2C), or one (2K, 2C).
+        bias: (2C,).
+        readers: the nodes that flatten gamma and beta.
+    """
 
     factors: tuple[Numbers, ...]
     bias: Numbers
@@ -40,19 +46,19 @@ class _Map:
         return tuple(factor.shape for factor in self.factors)
 
 
-def merge_maps(model: ir.Model) -> None:
-    """Rewrite every run of maps whose codes lie side by side in one joined code."""
+def join_maps(model: ir.Model) -> None:
+    """Rewrite every run of maps of equal shape whose codes are neighbours in a joined code, in place."""
     for split in [node for node in model.graph if node.op_type == "Split"]:
-        maps = [(code, _read(code)) for code in split.outputs]
-        runs = [list(run) for _, run in groupby(maps, key=lambda found: found[1].shape if found[1] else None)]
-        if any(_is_one_product(run) for run in runs):
-            _merge(model, split, runs)
+        maps = [(code, _match(code)) for code in split.outputs]
+        runs = [list(run) for _, run in groupby(maps, key=lambda pair: pair[1].shape if pair[1] else None)]
+        if any(_can_join(run) for run in runs):
+            _join(model, split, runs)
     TopologicalSortPass()(model)
     tidy(model)
 
 
-def _read(code: ir.Value) -> _Map | None:
-    """The map that is all that reads a code, and whose halves are each only flattened."""
+def _match(code: ir.Value) -> _Map | None:
+    """The map that is the only reader of a code, if its two halves are only flattened; None otherwise."""
     factors: list[Numbers] = []
     bias: Numbers | None = None
     node = only_reader(code)
@@ -62,13 +68,13 @@ def _read(code: ir.Value) -> _Map | None:
             return None
         factors.append(factor.T)
         node = only_reader(node.outputs[0])
-    if not 1 <= len(factors) <= 2 or bias is None or node is None or not _halves(node):
+    if not 1 <= len(factors) <= 2 or bias is None or node is None or not _splits_in_half(node):
         return None
     readers = [reader for half in node.outputs if (reader := only_reader(half)) and _flattens(reader)]
     return _Map(tuple(factors), bias, (readers[0], readers[1])) if len(readers) == 2 else None
 
 
-def _halves(node: ir.Node) -> bool:
+def _splits_in_half(node: ir.Node) -> bool:
     if node.op_type != "Split" or len(node.outputs) != 2:
         return False
     sizes = constant(node.inputs[1]) if len(node.inputs) > 1 else None
@@ -80,22 +86,22 @@ def _flattens(node: ir.Node) -> bool:
     return shape is not None and shape.tolist() == [-1]
 
 
-def _is_one_product(run: list[tuple[ir.Value, _Map | None]]) -> bool:
-    return len(run) >= _LEAST and run[0][1] is not None
+def _can_join(run: list[tuple[ir.Value, _Map | None]]) -> bool:
+    return len(run) >= _MIN_MAPS and run[0][1] is not None
 
 
-def _merge(model: ir.Model, split: ir.Node, runs: list[list[tuple[ir.Value, _Map | None]]]) -> None:
-    """Split the joined code into runs where they are one product, and into codes elsewhere."""
+def _join(model: ir.Model, split: ir.Node, runs: list[list[tuple[ir.Value, _Map | None]]]) -> None:
+    """Split the joined code into runs that become one product, and single codes."""
     tape = ir.tape.Tape(model.graph)
-    pieces = [piece for run in runs for piece in ([run] if _is_one_product(run) else [[one] for one in run])]
+    pieces = [piece for run in runs for piece in ([run] if _can_join(run) else [[single] for single in run])]
     assert split.inputs[0] is not None  # noqa: S101
     parts = [split.inputs[0]]
     if len(pieces) > 1:
-        widths = [sum(known(code)[1] or 0 for code, _ in piece) for piece in pieces]
+        widths = [sum(dims(code)[1] or 0 for code, _ in piece) for piece in pieces]
         sizes = tape.initializer(ir.tensor(np.asarray(widths, np.int64)), name=f"{split.outputs[0].name}.runs")
         parts = list(tape.op_multi_out("Split", [*parts, sizes], {"axis": 1}, num_outputs=len(pieces)))
     for part, piece in zip(parts, pieces, strict=True):
-        maps = [found for _, found in piece if found]
+        maps = [match for _, match in piece if match]
         if len(piece) > 1:
             _multiply(tape, part, maps, f"{piece[0][0].name}.maps")
         else:
@@ -104,19 +110,19 @@ def _merge(model: ir.Model, split: ir.Node, runs: list[list[tuple[ir.Value, _Map
 
 
 def _multiply(tape: ir.tape.Tape, codes: ir.Value, maps: list[_Map], name: str) -> None:
-    def constant_of(numbers: NDArray[Any], what: str) -> ir.Value:
-        return tape.initializer(ir.tensor(np.ascontiguousarray(numbers)), name=f"{name}.{what}")
+    def constant_of(numbers: NDArray[Any], suffix: str) -> ir.Value:
+        return tape.initializer(ir.tensor(np.ascontiguousarray(numbers)), name=f"{name}.{suffix}")
 
-    *inner, last = (np.stack(factors) for factors in zip(*(found.factors for found in maps), strict=True))
+    *inner, last = (np.stack(factors) for factors in zip(*(each.factors for each in maps), strict=True))
     layers, rank, channels = last.shape[0], last.shape[1], last.shape[2] // 2
     shape = constant_of(np.asarray([-1, layers, 1, maps[0].shape[0][0]]), "shape")
     values = tape.op("Transpose", [tape.op("Reshape", [codes, shape])], {"perm": [1, 2, 0, 3]})
     for factor in inner:
         values = tape.op("MatMul", [values, constant_of(factor[:, None], "inner")])
     outer = last.reshape(layers, rank, 2, channels).transpose(0, 2, 1, 3)
-    bias = np.stack([found.bias for found in maps]).reshape(layers, 2, 1, channels)
+    bias = np.stack([each.bias for each in maps]).reshape(layers, 2, 1, channels)
     values = tape.op("Add", [tape.op("MatMul", [values, constant_of(outer, "outer")]), constant_of(bias, "bias")])
     rows = tape.op("Reshape", [values, constant_of(np.asarray([2 * layers, -1]), "rows")])
     halves = tape.op_multi_out("Split", [rows], {"axis": 0, "num_outputs": 2 * layers}, num_outputs=2 * layers)
-    for reader, half in zip((reader for found in maps for reader in found.readers), halves, strict=True):
+    for reader, half in zip((reader for each in maps for reader in each.readers), halves, strict=True):
         reader.replace_input_with(0, half)

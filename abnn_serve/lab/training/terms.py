@@ -1,0 +1,84 @@
+"""Loss of a training step: cross-entropy, plus the terms that a recipe adds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from abnn_serve.lab.training.recipes import Recipe
+
+Logits = Callable[[Tensor], Tensor]  # images, float (N, 3, [T,] H, W), to logits (N, classes)
+_NUCLEAR_BATCH = 64  # batch size of NuAT's published weights
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One training step: clean images and adversarial ones, float (N, 3, [T,] H, W), and labels, int64 (N,).
+
+    `progress` is the elapsed share of the training, in [0, 1].
+    """
+
+    x: Tensor
+    x_adv: Tensor
+    y: Tensor
+    progress: float
+
+
+def step_loss(
+    recipe: Recipe, network: Logits, step: Step, average: Logits, teacher: Logits | None = None
+) -> tuple[Tensor, Tensor]:
+    """Loss of one step, and float32 logits of the adversarial images.
+
+    Args:
+        recipe: sets the terms and their weights.
+        network: returns float32 logits with gradients, in training mode.
+        step: images and labels.
+        average: the averaged network, in eval mode and without gradients, for self-distillation.
+        teacher: a frozen network with the same classes, in eval mode and without gradients.
+    """
+    adversarial = network(step.x_adv)
+    clean = network(step.x) if recipe.pairs_images else None
+    labels = step.y
+    if recipe.self_distillation:
+        labels = _softened(labels, average(step.x), recipe.self_distillation * step.progress)
+    learned = clean if clean is not None and recipe.loss_on == "clean" else adversarial
+    loss = nn.functional.cross_entropy(learned, labels, label_smoothing=recipe.label_smoothing)
+    if clean is not None and recipe.kl_weight:
+        loss = loss + recipe.kl_weight * kl(clean, adversarial).mean()
+    if clean is not None and recipe.nuclear_weight:
+        loss = loss + nuclear_weight(recipe, step.progress) * nuclear(clean, adversarial) / len(clean)
+    if teacher is not None:
+        loss = loss + recipe.teacher_weight * kl(teacher(step.x), adversarial).mean()
+    return loss, adversarial
+
+
+def kl(clean: Tensor, adversarial: Tensor) -> Tensor:
+    """KL divergence from the first predictions to the second: of clean and adversarial images in TRADES.
+
+    Logits (N, classes) to (N,), at least 0.
+    """
+    log_p, log_q = clean.float().log_softmax(dim=1), adversarial.float().log_softmax(dim=1)
+    return (log_p.exp() * (log_p - log_q)).sum(dim=1)
+
+
+def nuclear(clean: Tensor, adversarial: Tensor) -> Tensor:
+    """Nuclear norm of the difference of two batches of logits, (N, classes), as in NuAT (Sriramanan et al. 2021)."""
+    norm: Tensor = torch.linalg.matrix_norm((clean - adversarial).float(), ord="nuc")
+    return norm
+
+
+def nuclear_weight(recipe: Recipe, progress: float) -> float:
+    """Weight of the nuclear norm divided by the batch size: it grows linearly with `progress`, from 0.
+
+    A nuclear norm grows like the root of the batch size, so the recipe's weight, given at 64 images, grows with it.
+    """
+    scale: float = (recipe.batch_size / _NUCLEAR_BATCH) ** 0.5
+    return recipe.nuclear_weight * progress * scale
+
+
+def _softened(labels: Tensor, teacher: Tensor, share: float) -> Tensor:
+    """Labels, (N,), with `share` of each replaced by the teacher's prediction: probabilities (N, classes)."""
+    return nn.functional.one_hot(labels, teacher.shape[1]).float().lerp(teacher.float().softmax(dim=1), share)

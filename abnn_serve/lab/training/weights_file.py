@@ -1,0 +1,89 @@
+"""`weights.safetensors` of a bundle: the weights and configuration of its run, for training further from the bundle."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from abnn_serve.bundle.manifest import MANIFEST
+from abnn_serve.bundle.store import Bundle, load_bundle
+from abnn_serve.codec import canonical, from_json, to_json
+from abnn_serve.errors import BundleIntegrityError, TrainingError, one_line
+from abnn_serve.lab.abnn.network import Network
+from abnn_serve.lab.training.run import NetworkConfig, Run, RunConfig
+
+WEIGHTS_FILE = "weights.safetensors"
+MAX_BYTES = 25_000_000
+
+
+def pack_weights(run: Run) -> bytes | None:
+    """The content of `weights.safetensors`: fp32 weights and the run's configuration; None over `MAX_BYTES`."""
+    state = {name: value.contiguous() for name, value in run.network().state_dict().items()}
+    if sum(value.nbytes for value in state.values()) > MAX_BYTES:
+        return None
+    config = run.config
+    substitute = None if config.substitute is None else _without_folders(config.substitute)
+    config = replace(config, target=_without_folders(config.target), substitute=substitute)
+    return save(state, {"run": canonical(to_json(config)).decode(), "seconds": repr(run.total_seconds)})
+
+
+def _without_folders(config: NetworkConfig) -> NetworkConfig:
+    """Config with only the file name of its weights file, without its folders."""
+    name, at, weights = config.name.partition("@")
+    return replace(config, name=name + at + Path(weights).name)
+
+
+def open_run(path: str | Path) -> Run:
+    """Open a finished run, or the run whose weights a bundle holds."""
+    return BundledRun(load_bundle(path)) if (Path(path) / MANIFEST).is_file() else Run(path)
+
+
+class BundledRun(Run):
+    """The run that a bundle was exported from: configuration, weights and seconds, without checkpoints or metrics.
+
+    Raises:
+        TrainingError: the bundle has no weights, because it is too old or its weights are too large.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        super().__init__(bundle.path)
+        if WEIGHTS_FILE not in bundle.manifest.files:
+            raise TrainingError(
+                f"{bundle.path} has no {WEIGHTS_FILE} to start from; export its run again (exports omit weights over "
+                f"{MAX_BYTES // 1_000_000} MB), or give the run instead"
+            )
+        self._bytes = bundle.read(WEIGHTS_FILE)
+        self._where = str(bundle.path / WEIGHTS_FILE)
+
+    @property
+    def config(self) -> RunConfig:
+        """Configuration of the run."""
+        return from_json(RunConfig, json.loads(self._header["run"]), self._where, TrainingError)
+
+    @property
+    def total_seconds(self) -> float:
+        """Seconds of training steps of the run and of those that it started from."""
+        return float(self._header["seconds"])
+
+    def network(self) -> Network:
+        """The trained network, on the CPU and in eval mode."""
+        network = self.config.build()
+        try:
+            network.load_state_dict(load(self._bytes))
+        except (SafetensorError, RuntimeError) as error:
+            raise BundleIntegrityError(f"{self._where} cannot be loaded ({one_line(error)})") from error
+        return network.eval()
+
+    @property
+    def _header(self) -> dict[str, str]:
+        """Metadata of the safetensors file: a JSON header after its length in 8 bytes."""
+        try:
+            length = int.from_bytes(self._bytes[:8], "little")
+            header: dict[str, str] = json.loads(self._bytes[8 : 8 + length])["__metadata__"]
+        except (ValueError, KeyError) as error:
+            raise BundleIntegrityError(f"{self._where} has no metadata; export its run again") from error
+        return header

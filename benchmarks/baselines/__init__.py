@@ -1,0 +1,1 @@
+"""The servers that `benchmarks.serve` compares this service with, and how it compares them."""
