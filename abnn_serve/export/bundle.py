@@ -53,7 +53,7 @@ def export_bundle(
     on_stage: Callable[[str], None] = lambda _: None,
     on_passes: Callable[[list[Gain]], None] | None = None,
 ) -> Bundle:
-    """Export a finished run; its fp32 weights go along, up to 25 MB, so that training can go on from the bundle.
+    """Export a finished run as a bundle, with its fp32 weights if they take at most 25 MB.
 
     Args:
         run: a finished run of `abnn train`.

@@ -100,7 +100,7 @@ def test_train_refuses_a_directory_that_holds_a_run_and_resumes_a_finished_one(s
     ("arguments", "message"),
     [
         (["train", "magic", *NAMES, "--data", "d"], "no recipe named 'magic'"),
-        (["train", "standard", *NAMES, "--data", "none.parquet"], "no such data"),
+        (["train", "standard", *NAMES, "--data", "none.parquet"], "none.parquet: no such file"),
         (["train", "standard", *NAMES, "--data", "d", "--device", "tpu"], "expected auto, cpu or cuda"),
         (["score", "d", "--out", "o", "--engine", "spark"], "--engine is 'spark', expected local or ray"),
         (
@@ -114,7 +114,7 @@ def test_train_refuses_a_directory_that_holds_a_run_and_resumes_a_finished_one(s
         ),
         (["verify", "nowhere"], "nowhere is not a bundle .bundle.json not found."),
         (["show", "nowhere"], "nowhere is not a bundle .bundle.json not found."),
-        (["export", "nowhere", "--out", "o", "--data", "d"], "not a run of `abnn train`"),
+        (["export", "nowhere", "--out", "o", "--data", "d"], "nowhere is not a run directory of `abnn train`"),
         (
             ["export", "r", "--out", "o", "--data", "d", "--precision", "int4"],
             "--precision is 'int4', expected fp32, optionally followed by fp16, bf16, int8, such as fp32,int8",

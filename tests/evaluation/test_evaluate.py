@@ -74,7 +74,7 @@ def test_training_data_and_other_data_are_refused(bundle, abnn_run, shapes, tmp_
 def test_data_with_other_classes_is_refused(abnn_run, tmp_path):
     images = [png(draw_shape(0, np.random.default_rng(0)))] * 2
     write_parquet(tmp_path / "other.parquet", images, [0, 1], classes=("dot", "line"))
-    with pytest.raises(DataError, match="has other classes than the network was trained with"):
+    with pytest.raises(DataError, match="has different classes than the network"):
         evaluate(abnn_run.path, str(tmp_path / "other.parquet"), quick=True, out=tmp_path / "out")
 
 

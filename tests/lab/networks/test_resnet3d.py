@@ -14,7 +14,7 @@ from abnn_serve.lab.abnn.plan import SurgeryPlan, plan_pairs
 from abnn_serve.lab.abnn.surgery import apply_plan
 from abnn_serve.lab.networks.oudefend import OUDefend
 from abnn_serve.lab.networks.zoo import build_network
-from abnn_serve.lab.training.freezing import learn
+from abnn_serve.lab.training.freezing import set_training_mode
 from abnn_serve.lab.training.train import load_substitute
 from tests.conftest import CLIPS
 
@@ -53,7 +53,7 @@ def test_torchvisions_and_the_papers_become_adaptive(name):
     target, substitute, clip = _network(name), _network(), torch.rand(1, 3, 16, side, side)
     network = apply_plan(target, substitute, plan_pairs(target, substitute, clip))
     assert network(clip).shape == (1, 5)
-    learn(network, "norm+head")
+    set_training_mode(network, "norm+head")
     assert sum(isinstance(m, AdaptiveNorm) for m in network.modules()) == len(network.adaptive_layers) > 15
 
 

@@ -38,7 +38,7 @@ def test_a_network_by_name_gives_logits_for_its_classes(name, size):
         ("tests.networks:nothing", "cannot import 'nothing' from 'tests.networks'"),
         ("tests.networks:not_a_module", r"returned str, expected a torch\.nn\.Module"),
         ("tests.networks:needs_more", r"tests\.networks:needs_more\(num_classes=7\) failed: .*missing 1 required"),
-        ("wrn-30-10", r"depth is 6n \+ 4 \(10, 16, 28, \.\.\.\), not 30"),
+        ("wrn-30-10", r"depth is 30, expected 6n \+ 4 \(10, 16, 28, \.\.\.\)"),
         ("resnet18@NO_SUCH_TAG", "neither a file nor a weights tag"),
         ("timm:test_resnet@mistyped.pt", "neither a file nor 'pretrained'"),
     ],

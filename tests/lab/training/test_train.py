@@ -199,7 +199,7 @@ def test_an_abnn_run_goes_on_with_its_own_substitute(shapes, abnn_run, tmp_path)
 
 
 def test_a_plan_says_what_its_layers_are(shapes, abnn_run):
-    with pytest.raises(ConfigError, match="--plan already sets the form and rank"):
+    with pytest.raises(ConfigError, match="--plan already sets form and rank"):
         request_for(shapes, "abnn", substitute="resnet18", plan=abnn_run.config.plan, form="adain")
 
 
