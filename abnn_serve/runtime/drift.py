@@ -44,8 +44,6 @@ class DriftMeter:
         self._max_batch = session.max_batch
         try:
             self._engine = _open_engine(session, model)
-            if (outputs := [port.name for port in self._engine.outputs]) != ["logits", "drift"]:
-                raise ValueError(f"outputs are {outputs}, expected logits and drift")
             self._check(bundle)
         except DeviceError:
             raise
@@ -71,6 +69,8 @@ class DriftMeter:
         return logits, drift
 
     def _check(self, bundle: Bundle) -> None:
+        if (outputs := [port.name for port in self._engine.outputs]) != ["logits", "drift"]:
+            raise ValueError(f"outputs are {', '.join(outputs)}, expected logits, drift")
         logits, drift = self.run(bundle.golden.inputs)
         error = float(np.abs(logits - bundle.golden.logits).max())
         if not error <= GOLDEN_TOLERANCE or not np.isfinite(drift).all():
