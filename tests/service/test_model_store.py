@@ -20,7 +20,7 @@ def test_an_exported_bundle_is_served_by_its_tag(abnn_run, shapes, tmp_path, mon
     command = [sys.executable, "-c", "from abnn_serve.cli.main import main; main()", "export", str(abnn_run.path)]
     options = ["--out", str(tmp_path / "mine"), "--data", shapes["val"], "--version", "Two!", "--bento-store"]
     said = subprocess.run([*command, *options], capture_output=True, text=True, check=True).stdout
-    tag = said.splitlines()[-1].split("bento:")[1]
+    tag = said.splitlines()[-1].split("bento:")[1].split()[0]
     assert tag.startswith("mine:two--")
     (tmp_path / "mine").rename(tmp_path / "gone")
     with serving(Path(f"bento:{tag}"), tmp_path / "log") as client:
