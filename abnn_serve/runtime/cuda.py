@@ -123,7 +123,7 @@ def _load(model: bytes) -> _Loaded:
             raise
         except Exception as error:  # ORT's exceptions have no common base class
             reason = one_line(error)
-            log.info("CUDA %s CUDA graphs failed: %s", "with" if graphs else "without", reason)
+            log.info("CUDA fails %s CUDA graphs: %s", "with" if graphs else "without", reason)
         with suppress(AttributeError, OSError):
             clear_error(cuda_runtime())
     # raised outside the except block: a traceback would keep the session alive, to be freed in another thread

@@ -19,9 +19,10 @@ from abnn_serve.lab.attacks.roa import ROA
 from abnn_serve.lab.attacks.square import Square
 from abnn_serve.lab.networks.zoo import build_network
 from abnn_serve.lab.training.adversarial import craft
-from abnn_serve.lab.training.freezing import freeze, learn
+from abnn_serve.lab.training.freezing import freeze, set_training_mode
 from abnn_serve.lab.training.recipes import RECIPES
 from abnn_serve.lab.training.state import TrainingState
+from abnn_serve.lab.training.terms import Step, step_loss
 
 META = torch.device("meta")
 
@@ -59,11 +60,13 @@ def test_a_training_step_stays_on_its_device(recipe, form, optimizer):
     network = network_on_meta(form, "oudefend:resnet8s-w4" if recipe.restored else "resnet8s-w4")
     freeze(network, recipe.trained)
     state = TrainingState(network, recipe, steps=4)
-    learn(network, recipe.trained)
+    set_training_mode(network, recipe.trained)
     (x, y), generator = batch(), torch.Generator().manual_seed(0)
     for _ in range(2):
         x_adv = craft(recipe, network, x, y, 0.5, generator)
-        state.step(nn.functional.cross_entropy(network(x_adv), y, label_smoothing=recipe.label_smoothing))
+        loss, _ = step_loss(recipe, network, Step(x=x, x_adv=x_adv, y=y, progress=0.5), state.average)
+        loss.backward()
+        state.step()
     assert {value.device for value in state.average.state_dict().values()} == {META}
 
 
