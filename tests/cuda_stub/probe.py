@@ -36,6 +36,7 @@ ort.preload_dlls = lambda *_args, **_kwargs: None  # it would load the real libr
 _STUB = ctypes.CDLL(f"libcudart.so.{ort.cuda_version.partition('.')[0]}")
 _STUB.stub_read.restype = ctypes.c_long
 _STUB.stub_live.restype = ctypes.c_size_t
+_KEPT: list[CudaEngine] = []  # freeing an engine on a lost device aborts the process
 _LIBRARY_KERNELS = (
     "cudnnBackendExecute",
     "cudnnAddTensor",
@@ -159,6 +160,7 @@ def drift(folder: str) -> dict[str, Any]:
 def lost_device(file: str) -> dict[str, Any]:
     """What an engine raises once every CUDA call fails; the process must then end without freeing it."""
     engine = CudaEngine(Path(file).read_bytes())
+    _KEPT.append(engine)
     images = np.zeros((1, *engine.inputs[0].shape[1:]), np.uint8)
     _STUB.stub_break()
     try:
