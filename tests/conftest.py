@@ -20,8 +20,9 @@ from abnn_serve.export.bundle import export_bundle
 from abnn_serve.lab.data.dataset import ImageData
 from abnn_serve.lab.data.load import load_data
 from abnn_serve.lab.training.recipes import RECIPES
+from abnn_serve.lab.training.request import TrainRequest
 from abnn_serve.lab.training.run import Run
-from abnn_serve.lab.training.train import TrainRequest, train
+from abnn_serve.lab.training.train import train
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.spec import InputSpec, Sampling
 from tests.drawing import SHAPES, draw_shape, encode_video, passing_square, png, write_parquet

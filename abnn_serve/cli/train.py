@@ -16,8 +16,8 @@ from abnn_serve.cli.progress import progress_bar
 if TYPE_CHECKING:
     from abnn_serve.lab.data.dataset import ImageData
     from abnn_serve.lab.training.loop import Progress
+    from abnn_serve.lab.training.request import TrainRequest
     from abnn_serve.lab.training.run import RunConfig
-    from abnn_serve.lab.training.train import TrainRequest
 
 # repeated here because a bento has no `lab`
 RECIPES = "standard, abnn, pgd-at, oudefend, fast-at, n-fgsm, nuat, trades, bn-at, bn-at-scratch, probe, abnn-at"
@@ -80,8 +80,9 @@ def train(
     require_lab()
     from abnn_serve.cli.options import read_plan, read_sampling
     from abnn_serve.lab.device import pick_device
-    from abnn_serve.lab.training.recipes import recipe_by_name, with_settings
-    from abnn_serve.lab.training.train import TrainRequest
+    from abnn_serve.lab.training.recipe import with_settings
+    from abnn_serve.lab.training.recipes import recipe_by_name
+    from abnn_serve.lab.training.request import TrainRequest
     from abnn_serve.lab.training.train import train as train_run
     from abnn_serve.spec import InputSpec
 

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 from abnn_serve.export.bundle import export_bundle
 from abnn_serve.lab.data.load import load_data
 from abnn_serve.lab.training.recipes import RECIPES
+from abnn_serve.lab.training.request import TrainRequest
 from abnn_serve.lab.training.run import Run
-from abnn_serve.lab.training.train import TrainRequest, train
+from abnn_serve.lab.training.train import train
 from abnn_serve.spec import InputSpec, Precision
 from benchmarks.common.images import shape_png
 

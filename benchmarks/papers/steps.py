@@ -11,9 +11,11 @@ from abnn_serve.evaluation.evaluate import evaluate
 from abnn_serve.evaluation.outcomes import Progress
 from abnn_serve.evaluation.subject import open_subject
 from abnn_serve.lab.device import pick_device
-from abnn_serve.lab.training.recipes import Recipe, recipe_by_name
+from abnn_serve.lab.training.recipe import Recipe
+from abnn_serve.lab.training.recipes import recipe_by_name
+from abnn_serve.lab.training.request import TrainRequest
 from abnn_serve.lab.training.run import Run
-from abnn_serve.lab.training.train import TrainRequest, train
+from abnn_serve.lab.training.train import train
 from benchmarks.papers.table import Preset, Row, Table
 
 

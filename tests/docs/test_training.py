@@ -12,7 +12,8 @@ from abnn_serve.card import ThreatModel
 from abnn_serve.evaluation.suites import ATTACKS
 from abnn_serve.lab.abnn.adaptive_norm import Form
 from abnn_serve.lab.networks.zoo import EXAMPLES
-from abnn_serve.lab.training.recipes import _FIXED, RECIPES, Recipe
+from abnn_serve.lab.training.recipe import _FIXED, Recipe
+from abnn_serve.lab.training.recipes import RECIPES
 from tests.docs.pages import read_page
 
 PAGE = read_page("docs/training.md")

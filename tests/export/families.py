@@ -13,10 +13,11 @@ from abnn_serve.export.passes import Stage
 from abnn_serve.lab.abnn.adaptive_norm import EPS, Form, channel_statistics
 from abnn_serve.lab.abnn.network import AdaptiveNetwork
 from abnn_serve.lab.data.dataset import ImageData
+from abnn_serve.lab.training.assemble import assemble
 from abnn_serve.lab.training.batches import to_input
 from abnn_serve.lab.training.recipes import RECIPES
+from abnn_serve.lab.training.request import TrainRequest
 from abnn_serve.lab.training.run import Run
-from abnn_serve.lab.training.train import TrainRequest, assemble
 from abnn_serve.spec import InputSpec, Labels
 
 

@@ -11,7 +11,7 @@ from abnn_serve.evaluation.threats import Subject
 from abnn_serve.hardware import has_cuda_device
 from abnn_serve.lab.abnn.network import AdaptiveNetwork, PixelNetwork
 from abnn_serve.lab.device import exact_fp32
-from abnn_serve.lab.training.train import _calibrate
+from abnn_serve.lab.training.assemble import _calibrate
 from tests.cuda_stub.process import ROOT
 from tests.networks import plain
 

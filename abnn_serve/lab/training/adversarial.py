@@ -10,7 +10,7 @@ from torch import Tensor
 from abnn_serve.lab.attacks.base import Loss, Model, ascend, cross_entropy, evaluating
 from abnn_serve.lab.attacks.regions import Linf, uniform
 from abnn_serve.lab.training.distributed import ALONE, Workers
-from abnn_serve.lab.training.recipes import Recipe
+from abnn_serve.lab.training.recipe import Recipe
 from abnn_serve.lab.training.terms import kl, nuclear, nuclear_weight
 
 

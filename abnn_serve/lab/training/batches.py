@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from abnn_serve.lab.data.dataset import ImageData
-from abnn_serve.lab.training.recipes import Recipe
+from abnn_serve.lab.training.recipe import Recipe
 
 
 def training_batches(

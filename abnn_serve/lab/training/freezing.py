@@ -8,7 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from abnn_serve.errors import NetworkError
 from abnn_serve.lab.abnn.adaptive_norm import AdaptiveNorm
 from abnn_serve.lab.abnn.network import AdaptiveNetwork, Network
-from abnn_serve.lab.training.recipes import Trained
+from abnn_serve.lab.training.recipe import Trained
 
 
 def freeze(network: Network, trained: Trained) -> None:

@@ -26,7 +26,7 @@ from abnn_serve.lab.training.collapse import find_collapse
 from abnn_serve.lab.training.distributed import ALONE, Workers, synchronise_norms
 from abnn_serve.lab.training.freezing import freeze, set_training_mode
 from abnn_serve.lab.training.plots import draw_curves
-from abnn_serve.lab.training.recipes import Recipe
+from abnn_serve.lab.training.recipe import Recipe
 from abnn_serve.lab.training.run import Run
 from abnn_serve.lab.training.state import TrainingState
 from abnn_serve.lab.training.terms import Step, step_loss

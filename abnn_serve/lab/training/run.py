@@ -18,7 +18,7 @@ from abnn_serve.lab.abnn.plan import SurgeryPlan
 from abnn_serve.lab.abnn.surgery import apply_plan
 from abnn_serve.lab.data.dataset import ImageData
 from abnn_serve.lab.networks.zoo import build_network
-from abnn_serve.lab.training.recipes import Recipe
+from abnn_serve.lab.training.recipe import Recipe
 from abnn_serve.spec import InputSpec, Labels
 
 NOT_EVALUATED = (

@@ -10,7 +10,7 @@ from torch import nn
 
 from abnn_serve.lab.abnn.network import Network
 from abnn_serve.lab.training.optimizer import build_optimizer
-from abnn_serve.lab.training.recipes import Recipe
+from abnn_serve.lab.training.recipe import Recipe
 
 
 class TrainingState:

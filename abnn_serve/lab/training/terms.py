@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from abnn_serve.lab.training.recipes import Recipe
+from abnn_serve.lab.training.recipe import Recipe
 
 Logits = Callable[[Tensor], Tensor]  # images, float (N, 3, [T,] H, W), to logits (N, classes)
 _NUCLEAR_BATCH = 64  # batch size of NuAT's published weights

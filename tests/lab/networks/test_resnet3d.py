@@ -15,7 +15,7 @@ from abnn_serve.lab.abnn.surgery import apply_plan
 from abnn_serve.lab.networks.oudefend import OUDefend
 from abnn_serve.lab.networks.zoo import build_network
 from abnn_serve.lab.training.freezing import set_training_mode
-from abnn_serve.lab.training.train import load_substitute
+from abnn_serve.lab.training.pretrained import load_substitute
 from tests.conftest import CLIPS
 
 CLIP = torch.rand(2, 3, 4, 16, 16)

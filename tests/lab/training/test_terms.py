@@ -10,10 +10,12 @@ from abnn_serve.errors import ConfigError, TrainingError
 from abnn_serve.lab.training.adversarial import craft
 from abnn_serve.lab.training.batches import to_input
 from abnn_serve.lab.training.collapse import find_collapse
-from abnn_serve.lab.training.recipes import RECIPES, Recipe, with_settings
+from abnn_serve.lab.training.pretrained import load_teacher
+from abnn_serve.lab.training.recipe import Recipe, with_settings
+from abnn_serve.lab.training.recipes import RECIPES
 from abnn_serve.lab.training.state import TrainingState
 from abnn_serve.lab.training.terms import Step, kl, nuclear, nuclear_weight, step_loss
-from abnn_serve.lab.training.train import load_teacher, train
+from abnn_serve.lab.training.train import train
 from abnn_serve.lab.training.weight_perturbation import perturbed_weights
 from abnn_serve.spec import Labels
 from tests.conftest import request_for

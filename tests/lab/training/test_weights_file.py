@@ -8,7 +8,8 @@ import torch
 
 from abnn_serve.bundle.store import load_bundle, write_bundle
 from abnn_serve.errors import BundleIntegrityError, TrainingError
-from abnn_serve.lab.training.train import load_substitute, train
+from abnn_serve.lab.training.pretrained import load_substitute
+from abnn_serve.lab.training.train import train
 from abnn_serve.lab.training.weights_file import MAX_BYTES, WEIGHTS_FILE, open_run, pack_weights
 from abnn_serve.runtime.predictor import Predictor
 from tests.conftest import SPEC, request_for

@@ -1,0 +1,212 @@
+"""The settings of one training run: fields, bounds, and parsing from text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, get_args
+
+from abnn_serve.errors import ConfigError
+
+Trained = Literal["all", "norm", "head", "norm+head"]
+Optimizer = Literal["sgd", "muon"]
+Start = Literal["uniform", "sign"]
+AttackLoss = Literal["ce", "kl"]
+Images = Literal["adversarial", "clean"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Settings of one training run.
+
+    Attributes:
+        adaptive: train an ABNN: the target gets adaptive layers, driven by a frozen substitute.
+        epochs: passes over the data, at least 1.
+        batch_size: images in each step, at least 2.
+        optimizer: `sgd`, with Nesterov momentum; or `muon`, orthogonalised steps for convolutions and SGD for the rest.
+        lr: peak learning rate of a one-cycle schedule.
+        warmup: share of the steps before the peak, in (0, 1).
+        weight_decay: applies to weights of two or more dimensions only.
+        label_smoothing: in [0, 1).
+        ema_decay: decay of the weights' moving average for each step, in [0, 1); the average is what a run keeps.
+        grad_clip: largest norm of the gradient; a larger one is scaled down.
+        crop_padding: largest shift of a random crop, in pixels; borders are reflected.
+        cutout: side in pixels of a grey square at a random place of every image (DeVries & Taylor 2017); 0 for none.
+        flip: mirror half of the images.
+        fine_tunes: the run must start from a finished run.
+        restored: the target gets an OUDefend block.
+        trained: the part that is trained: `all`; `norm`, the BatchNorm or adaptive layers; `head`, the classifier; or
+            `norm+head`.
+        attack_steps: PGD steps of the attack on each training image; 0 trains on clean images.
+        attack_eps: Linf budget of the attack, in units of [0, 1] pixels.
+        attack_step_size: length of one step, in the same units; None takes 2.5 eps / steps, for a single step 1.25 eps,
+            without projection eps.
+        eps_ramp: share of the training during which the budget grows from 0 to `attack_eps`, in [0, 1].
+        attack_noise: half-width of the random start, as a multiple of `attack_eps`.
+        attack_start: `uniform` noise, or `sign`: each value moves up or down by the half-width.
+        attack_loss: what the attack maximises: `ce`, cross-entropy, or `kl`, divergence from clean predictions.
+        attack_projected: project onto the ball of `attack_eps`; False keeps only the pixel range [0, 1].
+        photometric: largest relative change of an image's brightness and of its contrast, in [0, 1).
+        ema_half_life: half-life of the moving average as a share of the training, independent of batch size and epochs
+            (NuAT's 0.9998 at batch 64 for 100 epochs is 0.045); replaces `ema_decay` if set.
+        loss_on: images whose cross-entropy is minimised; `clean` needs `kl_weight` or `nuclear_weight`.
+        kl_weight: weight of the KL divergence from clean to adversarial predictions; the beta of TRADES.
+        nuclear_weight: final weight of the nuclear norm of the difference between clean and adversarial logits, divided
+            by the batch size (Sriramanan et al. 2021, NuAT). It grows linearly from 0, is given for batches of 64 and
+            scaled for others. The attack maximises the term too, in every second batch.
+        weight_perturbation: size of adversarial weight perturbations as a share of each weight's norm (Wu et al. 2020,
+            AWP); 0 for none.
+        self_distillation: share of a label that the averaged network's prediction on the clean image replaces at the
+            end, growing linearly from 0 (after Wu et al. 2024, ADR).
+        teacher_weight: of the KL divergence from a frozen teacher's predictions on clean images to the network's on
+            adversarial ones (Goldblum et al. 2020, ARD; on clean data, distillation).
+    """
+
+    name: str
+    summary: str
+    adaptive: bool = False
+    epochs: int = 20
+    batch_size: int = 256
+    optimizer: Optimizer = "sgd"
+    lr: float = 0.4
+    warmup: float = 0.25
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.1
+    ema_decay: float = 0.995
+    grad_clip: float = 5.0
+    crop_padding: int = 4
+    cutout: int = 0
+    flip: bool = True
+    fine_tunes: bool = False
+    restored: bool = False
+    trained: Trained = "all"
+    attack_steps: int = 0
+    attack_eps: float = 8 / 255
+    attack_step_size: float | None = None
+    eps_ramp: float = 0.0
+    attack_noise: float = 1.0
+    attack_projected: bool = True
+    photometric: float = 0.0
+    attack_start: Start = "uniform"
+    attack_loss: AttackLoss = "ce"
+    ema_half_life: float | None = None
+    loss_on: Images = "adversarial"
+    kl_weight: float = 0.0
+    nuclear_weight: float = 0.0
+    weight_perturbation: float = 0.0
+    self_distillation: float = 0.0
+    teacher_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        bounds = {
+            "epochs": (1, 100_000),
+            "batch_size": (2, 65_536),
+            "lr": (0.0, 100.0),
+            "warmup": (0.001, 0.999),
+            "momentum": (0.0, 0.9999),
+            "weight_decay": (0.0, 1.0),
+            "label_smoothing": (0.0, 0.999),
+            "ema_decay": (0.0, 0.99999),
+            "grad_clip": (1e-6, 1e6),
+            "crop_padding": (0, 4096),
+            "cutout": (0, 4096),
+            "attack_steps": (0, 1000),
+            "attack_eps": (0.0, 1.0),
+            "eps_ramp": (0.0, 1.0),
+            "attack_noise": (0.0, 10.0),
+            "photometric": (0.0, 0.99),
+            "ema_half_life": (1e-6, 1.0),
+            "kl_weight": (0.0, 1000.0),
+            "nuclear_weight": (0.0, 1000.0),
+            "weight_perturbation": (0.0, 1.0),
+            "self_distillation": (0.0, 1.0),
+            "teacher_weight": (0.0, 1000.0),
+        }
+        for field, (low, high) in bounds.items():
+            value = getattr(self, field)
+            if value is not None and not low <= value <= high:
+                raise ConfigError(f"{field} is {value}, expected {low} to {high}")
+        for field, kind in _CHOICES.items():
+            if getattr(self, field) not in get_args(kind):
+                raise ConfigError(f"{field} is {getattr(self, field)!r}, expected one of {', '.join(get_args(kind))}")
+        if self.loss_on == "clean" and self.attack_steps and not self.pairs_images:
+            raise ConfigError("loss_on is 'clean' without kl_weight or nuclear_weight: no term would train robustness")
+        if self.pairs_images and not self.attack_steps:
+            raise ConfigError("kl_weight and nuclear_weight need adversarial images; set attack_steps")
+
+    @property
+    def passes(self) -> int:
+        """Network passes of one step in units of N: 2N standard, 3N ABNN, 2N(t + 1) PGD-AT (the papers' count).
+
+        Forward and backward count one each. A training step of an adaptive network adds the substitute's forward; an
+        attack through both networks adds its forward and backward, t times. Terms that compare clean and adversarial
+        images train on both; a weight perturbation costs as much again; self-distillation and a teacher add a forward
+        each.
+        """
+        trained = (2 + self.adaptive) * (1 + self.pairs_images) * (1 + bool(self.weight_perturbation))
+        distilled = (1 + self.adaptive) * bool(self.self_distillation)
+        return trained + distilled + bool(self.teacher_weight) + self.attack_steps * (2 + 2 * self.adaptive)
+
+    @property
+    def pairs_images(self) -> bool:
+        """Whether the loss compares predictions on clean and on adversarial images."""
+        return bool(self.kl_weight or self.nuclear_weight)
+
+    @property
+    def relative_step_size(self) -> float:
+        """Length of one attack step as a share of the budget."""
+        if self.attack_step_size is not None and self.attack_eps:
+            return self.attack_step_size / self.attack_eps
+        if not self.attack_projected:
+            return 1.0
+        return 1.25 if self.attack_steps == 1 else 2.5 / max(self.attack_steps, 1)
+
+
+_CHOICES: dict[str, Any] = {
+    "trained": Trained,
+    "optimizer": Optimizer,
+    "attack_start": Start,
+    "attack_loss": AttackLoss,
+    "loss_on": Images,
+}
+
+
+def with_settings(recipe: Recipe, settings: Iterable[str]) -> Recipe:
+    """Set fields of `recipe` from texts such as `cutout=8`; ConfigError for an unknown field or a wrong value."""
+    kinds = {field.name: str(field.type) for field in fields(Recipe) if field.name not in _FIXED}
+    values: dict[str, Any] = {}
+    for setting in settings:
+        name, _, text = setting.partition("=")
+        if name not in kinds:
+            raise ConfigError(f"a recipe has no setting {name!r}, expected one of {', '.join(kinds)}")
+        try:
+            values[name] = _PARSERS[kinds[name]](text)
+        except (ValueError, KeyError):
+            raise ConfigError(f"{name} is {text!r}, expected {name}=VALUE with {_EXPECTED[kinds[name]]}") from None
+    return replace(recipe, **values)
+
+
+_FIXED = frozenset({"name", "summary", "adaptive", "fine_tunes", "restored"})
+_PARSERS: dict[str, Any] = {
+    "int": int,
+    "float": float,
+    "float | None": float,
+    "bool": {"true": True, "false": False}.__getitem__,
+    "Trained": str,
+    "Optimizer": str,
+    "Start": str,
+    "AttackLoss": str,
+    "Images": str,
+}
+_EXPECTED = {
+    "int": "a whole number",
+    "float": "a number",
+    "float | None": "a number",
+    "bool": "true or false",
+    "Trained": "a part of the network",
+    "Optimizer": "a name",
+    "Start": "a name",
+    "AttackLoss": "a name",
+    "Images": "a name",
+}
