@@ -214,7 +214,8 @@ def _use_bf16(device: torch.device, network: Network) -> bool:
         return bool(torch.cuda.is_bf16_supported())
     # oneDNN's bf16 weight gradient of a 3x3x3 convolution over two frames is uninitialised memory (torch 2.15)
     over_frames = any(isinstance(module, nn.Conv3d) for module in network.modules())
-    return device.type == "cpu" and not over_frames and bool(torch.cpu._is_avx512_bf16_supported())  # noqa: SLF001
+    has_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)  # private: other versions may lack it
+    return device.type == "cpu" and not over_frames and bool(has_bf16())
 
 
 @torch.inference_mode()

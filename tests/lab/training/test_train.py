@@ -35,6 +35,11 @@ def test_a_cpu_with_bf16_trains_in_it_but_for_clips(name, pays, monkeypatch):
     assert _use_bf16(torch.device("cpu"), build_network(name, 2)) == pays
 
 
+def test_a_torch_that_cannot_tell_whether_the_cpu_has_bf16_trains_in_float32(monkeypatch):
+    monkeypatch.delattr("torch.cpu._is_avx512_bf16_supported")
+    assert not _use_bf16(torch.device("cpu"), build_network("resnet8s-w4", 2))
+
+
 def test_training_in_bf16_learns_as_well(shapes, val_data, monkeypatch, tmp_path):
     monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: True)
     run = train(request_for(shapes, epochs=8), tmp_path / "run")
