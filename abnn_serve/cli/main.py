@@ -11,6 +11,7 @@ from abnn_serve.cli.bench import bench
 from abnn_serve.cli.evaluate import evaluate
 from abnn_serve.cli.export import export
 from abnn_serve.cli.key import key
+from abnn_serve.cli.mix import mix
 from abnn_serve.cli.predict import predict
 from abnn_serve.cli.score import score
 from abnn_serve.cli.serve import serve
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _command in (train, average, evaluate, export, verify, show, predict, score, serve, key):
+for _command in (train, average, mix, evaluate, export, verify, show, predict, score, serve, key):
     app.command()(_command)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench)
 

@@ -117,8 +117,9 @@ def output_folder(path: str | Path, run: str | Path | None = None) -> Path:
 
 def _plain(name: str, source: str | Path) -> PixelNetwork:
     network = Run(source).network()
-    if isinstance(network, AdaptiveNetwork):
-        raise ConfigError(f"--{name} is {source}, an ABNN run; expected the run of a plain network")
+    if not isinstance(network, PixelNetwork):
+        kind = "an ABNN" if isinstance(network, AdaptiveNetwork) else "a mixture"
+        raise ConfigError(f"--{name} is {source}, {kind} run; expected the run of a plain network")
     return network
 
 

@@ -10,9 +10,11 @@ from abnn_serve.errors import ConfigError
 from abnn_serve.evaluation.outcomes import Trial
 from abnn_serve.evaluation.threats import Subject
 from abnn_serve.evaluation.trials import run_trials
+from abnn_serve.lab.abnn.mixture import MixtureNetwork
 from abnn_serve.lab.attacks.autoattack import AutoAttack
 from abnn_serve.lab.attacks.base import Attack
 from abnn_serve.lab.attacks.ensemble import worst_case
+from abnn_serve.lab.attacks.half import OnHalf
 from abnn_serve.lab.attacks.pgd import FGSM, PGD
 from abnn_serve.lab.attacks.roa import ROA
 from abnn_serve.lab.attacks.square import Square
@@ -70,6 +72,8 @@ def choose_trials(
         quick: fewer attacks, and fewer queries for Square.
         autoattack: add AutoAttack in the white-box threat model.
 
+    White-box attacks on a mixture include attacks on each half, unless `attacks` names others.
+
     Raises:
         ConfigError: an unknown attack or threat model, or an attack that needs gradients in `blackbox`.
     """
@@ -89,9 +93,15 @@ def choose_trials(
             if quick and isinstance(attack, Square):
                 attack = replace(attack, queries=_QUERIES_QUICK)
             trials.append(Trial(threat_model=threat, attack=attack, seed=seed))
+        if threat == "whitebox" and isinstance(subject.network, MixtureNetwork) and not attacks:
+            trials += [Trial(threat_model=threat, attack=attack, seed=seed) for attack in _on_halves(eps)]
     if autoattack:
         trials.append(Trial(threat_model="whitebox", attack=AutoAttack(eps=eps), seed=seed))
     return trials
+
+
+def _on_halves(eps: float) -> list[Attack]:
+    return [OnHalf(eps=eps, attack=ATTACKS["pgd-margin"](eps), half=half) for half in ("robust", "clean")]
 
 
 def eps_curve(subject: Subject, data: ImageData, *, device: str = "cpu", steps: int = 20) -> Curve:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from abnn_serve.card import ThreatModel
 from abnn_serve.errors import ConfigError
 from abnn_serve.evaluation.gradient_check import TOLERANCE, gradient_error
+from abnn_serve.lab.abnn.mixture import MixtureNetwork
 from abnn_serve.lab.abnn.network import AdaptiveNetwork, Network, PixelNetwork
 from abnn_serve.lab.attacks.base import Model
 
@@ -40,6 +41,19 @@ class DetachedStatistics(nn.Module):
         with torch.no_grad():
             statistics = self.network.statistics(x)
         return self.network(x, statistics)  # type: ignore[no-any-return]
+
+
+def _has_substitute(network: nn.Module) -> bool:
+    return any(isinstance(module, AdaptiveNetwork) for module in network.modules())
+
+
+def _detached(network: nn.Module) -> nn.Module:
+    """The network, or a mixture's halves, without gradients through substitutes."""
+    if isinstance(network, AdaptiveNetwork):
+        return DetachedStatistics(network)
+    if isinstance(network, MixtureNetwork):
+        return MixtureNetwork(_detached(network.robust), _detached(network.clean), network.rule)
+    return network
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +96,7 @@ class Subject:
         """The available threat models, white-box first."""
         available: dict[ThreatModel, bool] = {
             "whitebox": self.network is not None,
-            "graybox": isinstance(self.network, AdaptiveNetwork),
+            "graybox": self.network is not None and _has_substitute(self.network),
             "transfer": self.twin is not None,
             "substitute-transfer": self.probe is not None,
             "blackbox": self.served is not None,
@@ -94,8 +108,8 @@ class Subject:
         """The model that the attack differentiates or queries; ConfigError if the threat model is unavailable."""
         if threat not in self.threat_models:
             raise ConfigError(f"threat model {threat!r} ({MEANINGS[threat]}) is unavailable: {_REMEDIES[threat]}")
-        if threat == "graybox" and isinstance(self.network, AdaptiveNetwork):
-            return DetachedStatistics(self.network)
+        if threat == "graybox" and self.network is not None:
+            return _detached(self.network)
         if threat == "blackbox" and self.served is not None:
             return ServedModel(self.served)
         surrogate = {"transfer": self.twin, "substitute-transfer": self.probe}.get(threat)
@@ -122,7 +136,7 @@ class Subject:
 
     def check_whitebox(self, x: Tensor) -> None:
         """ConfigError if gradients do not pass through the substitute, on x, float (N, 3, [T,] H, W) in [0, 1]."""
-        if not isinstance(self.network, AdaptiveNetwork):
+        if self.network is None or not _has_substitute(self.network):
             return
         error = float(gradient_error(self.network, x).median())
         if error > TOLERANCE:

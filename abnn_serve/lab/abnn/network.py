@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from abnn_serve.arrays import batch_slices
 from abnn_serve.errors import NetworkError, one_line
 from abnn_serve.lab.abnn.adaptive_norm import AdaptiveNorm, StatisticsTap, over_frames
+from abnn_serve.lab.abnn.mixture import MixtureNetwork
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -156,7 +157,7 @@ def in_fast_layout(network: nn.Module) -> nn.Module:
     return network
 
 
-Network = PixelNetwork | AdaptiveNetwork
+Network = PixelNetwork | AdaptiveNetwork | MixtureNetwork
 
 
 class ServedNetwork(nn.Module):

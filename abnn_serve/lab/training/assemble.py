@@ -36,6 +36,8 @@ def assemble(
     `device` computes the calibration statistics of a new adaptive network.
     """
     init = open_run(request.init) if request.init else None
+    if init and init.config.mixture is not None:
+        raise ConfigError(f"{init.path} is a mixture; train its halves and mix them again")
     if init and init.config.plan:
         return _continue(request, init, data, val)
     target_config, target = _target(request, init, len(data.classes))

@@ -48,6 +48,8 @@ def average_runs(sources: Sequence[Path], out: Path, data: ImageData, val: Image
         raise TrainingError(f"{len(runs)} run given, expected at least 2")
     configs = [run.config for run in runs]
     for run, config in zip(runs, configs, strict=True):
+        if config.mixture is not None:
+            raise TrainingError(f"{run.path} is a mixture; average the runs that it was made of")
         for part in ("target", "substitute", "plan", "input", "labels"):
             if getattr(config, part) != getattr(configs[0], part):
                 raise TrainingError(f"{run.path} and {runs[0].path} hold different networks ({part} differs)")

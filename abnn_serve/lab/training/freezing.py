@@ -50,4 +50,6 @@ def _is_pointwise(module: nn.Module) -> bool:
 
 
 def _body(network: Network) -> nn.Module:
-    return (network.target if isinstance(network, AdaptiveNetwork) else network).body
+    body = (network.target if isinstance(network, AdaptiveNetwork) else network).body
+    assert isinstance(body, nn.Module)  # noqa: S101
+    return body

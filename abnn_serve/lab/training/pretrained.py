@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from abnn_serve.errors import ConfigError
+from abnn_serve.lab.abnn.mixture import MixtureNetwork
 from abnn_serve.lab.abnn.network import (
     KINETICS_MEAN,
     KINETICS_STD,
@@ -41,6 +42,8 @@ def load_substitute(source: str, spec: InputSpec) -> tuple[NetworkConfig, PixelN
         return config, config.build(weights=True).eval()
     run = open_run(source)
     network = run.network()
+    if isinstance(network, MixtureNetwork):
+        raise ConfigError(f"{source} is a mixture, expected a plain network as the substitute")
     if isinstance(network, AdaptiveNetwork) and isinstance(run, BundledRun):
         assert run.config.substitute is not None  # noqa: S101
         assert run.config.plan is not None  # noqa: S101

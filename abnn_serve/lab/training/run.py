@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from abnn_serve.card import RobustnessCard, TrainingCost
-from abnn_serve.codec import canonical, from_json, to_json
+from abnn_serve.codec import OMITTED_IF_NONE, canonical, from_json, to_json
 from abnn_serve.errors import TrainingError, one_line
 from abnn_serve.files import atomic_write
-from abnn_serve.lab.abnn.network import IMAGENET_MEAN, IMAGENET_STD, Network, PixelNetwork
+from abnn_serve.lab.abnn.mixture import MixtureNetwork, MixtureRule
+from abnn_serve.lab.abnn.network import IMAGENET_MEAN, IMAGENET_STD, AdaptiveNetwork, Network, PixelNetwork
 from abnn_serve.lab.abnn.plan import SurgeryPlan
 from abnn_serve.lab.abnn.surgery import apply_plan
 from abnn_serve.lab.data.dataset import ImageData
@@ -44,8 +45,21 @@ class NetworkConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MixtureConfig:
+    """The rule of a mixture, and its clean half: a plain network, or an ABNN."""
+
+    rule: MixtureRule
+    target: NetworkConfig
+    substitute: NetworkConfig | None
+    plan: SurgeryPlan | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
-    """Everything except the hardware that determines a run's weights."""
+    """Everything except the hardware that determines a run's weights.
+
+    `target`, `substitute` and `plan` are the network, or the robust half of a mixture.
+    """
 
     recipe: Recipe
     target: NetworkConfig
@@ -64,13 +78,21 @@ class RunConfig:
     init_source: str | None = None
     init_seconds: float | None = None
     teacher_source: str | None = None
+    mixture: MixtureConfig | None = field(default=None, metadata=OMITTED_IF_NONE)
 
     def build(self) -> Network:
         """Build the network with initial weights."""
-        target = self.target.build()
-        if self.substitute is None or self.plan is None:
-            return target
-        return apply_plan(target, self.substitute.build(), self.plan)
+        network = _build(self)
+        if self.mixture is None:
+            return network
+        return MixtureNetwork(network, _build(self.mixture), self.mixture.rule)
+
+
+def _build(config: RunConfig | MixtureConfig) -> PixelNetwork | AdaptiveNetwork:
+    target = config.target.build()
+    if config.substitute is None or config.plan is None:
+        return target
+    return apply_plan(target, config.substitute.build(), config.plan)
 
 
 class Run:

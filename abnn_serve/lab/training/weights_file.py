@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -14,10 +15,12 @@ from abnn_serve.bundle.store import Bundle, load_bundle
 from abnn_serve.codec import canonical, from_json, to_json
 from abnn_serve.errors import BundleIntegrityError, TrainingError, one_line
 from abnn_serve.lab.abnn.network import Network
-from abnn_serve.lab.training.run import NetworkConfig, Run, RunConfig
+from abnn_serve.lab.training.run import MixtureConfig, NetworkConfig, Run, RunConfig
 
 WEIGHTS_FILE = "weights.safetensors"
 MAX_BYTES = 25_000_000
+
+Config = TypeVar("Config", RunConfig, MixtureConfig)
 
 
 def pack_weights(run: Run) -> bytes | None:
@@ -25,14 +28,19 @@ def pack_weights(run: Run) -> bytes | None:
     state = {name: value.contiguous() for name, value in run.network().state_dict().items()}
     if sum(value.nbytes for value in state.values()) > MAX_BYTES:
         return None
-    config = run.config
-    substitute = None if config.substitute is None else _without_folders(config.substitute)
-    config = replace(config, target=_without_folders(config.target), substitute=substitute)
+    config = _without_folders(run.config)
+    if config.mixture is not None:
+        config = replace(config, mixture=_without_folders(config.mixture))
     return save(state, {"run": canonical(to_json(config)).decode(), "seconds": repr(run.total_seconds)})
 
 
-def _without_folders(config: NetworkConfig) -> NetworkConfig:
-    """Config with only the file name of its weights file, without its folders."""
+def _without_folders(config: Config) -> Config:
+    """Config whose weights files are named without their folders."""
+    substitute = None if config.substitute is None else _file_name_only(config.substitute)
+    return replace(config, target=_file_name_only(config.target), substitute=substitute)
+
+
+def _file_name_only(config: NetworkConfig) -> NetworkConfig:
     name, at, weights = config.name.partition("@")
     return replace(config, name=name + at + Path(weights).name)
 
