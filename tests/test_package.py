@@ -24,7 +24,7 @@ LAYERS = [
     "export evaluation scoring service",
     "cli",
 ]
-LAB_LAYERS = ["device abnn networks data attacks", "training"]
+LAB_LAYERS = ["device abnn networks data", "attacks", "training"]
 
 
 def _imports() -> list[tuple[str, str]]:

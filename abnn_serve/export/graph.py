@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import onnx
 import torch
-from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass, DeduplicateHashedInitializersPass
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -63,6 +63,7 @@ def export_stages(network: nn.Module, spec: InputSpec) -> list[Stage]:
     if program is None:
         raise ExportError("torch exported nothing")
     ClearMetadataAndDocStringPass()(program.model)  # they hold stack traces with local paths
+    DeduplicateHashedInitializersPass()(program.model)  # so that the halves of a mixture share a substitute's nodes
     stages = run_passes(program.model)
     model = onnx.load_from_string(stages[-1].model)
     onnx.checker.check_model(model)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import onnx
 import pytest
 import torch
 
@@ -10,6 +11,7 @@ from abnn_serve.evaluation.subject import open_subject
 from abnn_serve.evaluation.suites import choose_trials
 from abnn_serve.evaluation.trials import run_trials
 from abnn_serve.export.bundle import export_bundle
+from abnn_serve.export.graph import export_graph
 from abnn_serve.lab.abnn.network import MixtureNetwork
 from abnn_serve.lab.attacks.half import OnHalf
 from abnn_serve.lab.attacks.pgd import PGD
@@ -99,3 +101,15 @@ def test_what_cannot_be_mixed_is_refused_with_the_reason(mixed, standard_run, ab
 def test_a_search_that_ends_without_a_rule_says_what_to_change(standard_run, robust_run, val_data, tmp_path):
     with pytest.raises(TrainingError, match=r"after 0 rounds no rule keeps 97% of the robust half's .* lower --keep"):
         mix_runs(robust_run.path, standard_run.path, tmp_path / "a", val_data, images=20, eps=EPS, rounds=0)
+
+
+def test_a_substitute_that_both_halves_have_is_computed_once(standard_run, abnn_run, shapes, val_data, tmp_path):
+    request = request_for(shapes, recipe="probe", init=str(standard_run.path), target=None, epochs=1)
+    probe = train(request, tmp_path / "probe")
+    run = mix_runs(probe.path, abnn_run.path, tmp_path / "mixed", val_data, keep=0.01, images=10, eps=1 / 255)
+    mixed, alone = (export_graph(each.network(), SPEC) for each in (run, abnn_run))
+    assert _convolutions(mixed) == _convolutions(alone)
+
+
+def _convolutions(graph):
+    return sum(node.op_type == "Conv" for node in onnx.load_from_string(graph).graph.node)
