@@ -17,7 +17,7 @@ ROOT = Path(abnn_serve.__file__).parent
 LAYERS = [
     "errors version files hardware arrays",
     "codec",
-    "spec",
+    "spec answer",
     "media card",
     "bundle",
     "runtime lab",

@@ -23,6 +23,7 @@ from abnn_serve.lab.training.freezing import freeze, set_training_mode
 from abnn_serve.lab.training.recipes import RECIPES
 from abnn_serve.lab.training.state import TrainingState
 from abnn_serve.lab.training.terms import Step, step_loss
+from abnn_serve.lab.training.views import draw_view, fill_of
 
 META = torch.device("meta")
 
@@ -56,15 +57,16 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
     [(recipe, form) for recipe in RECIPES for form in FORMS if RECIPES[recipe].adaptive == (form != "plain")],
 )
 def test_a_training_step_stays_on_its_device(recipe, form, optimizer):
-    recipe = replace(RECIPES[recipe], optimizer=optimizer)
+    recipe = replace(RECIPES[recipe], optimizer=optimizer, masking=5, mask_choices=3, noise=0.1)
     network = network_on_meta(form, "oudefend:resnet8s-w4" if recipe.restored else "resnet8s-w4")
     freeze(network, recipe.trained)
     state = TrainingState(network, recipe, steps=4)
     set_training_mode(network, recipe.trained)
     (x, y), generator = batch(), torch.Generator().manual_seed(0)
     for _ in range(2):
-        x_adv = craft(recipe, network, x, y, 0.5, generator)
-        loss, _ = step_loss(recipe, network, Step(x=x, x_adv=x_adv, y=y, progress=0.5), state.average)
+        view = draw_view(recipe, network, fill_of(network), x, y, generator)
+        x_adv = view(craft(recipe, network, x, y, 0.5, generator, view=view))
+        loss, _ = step_loss(recipe, network, Step(x=view(x), x_adv=x_adv, y=y, progress=0.5), state.average)
         loss.backward()
         state.step()
     assert {value.device for value in state.average.state_dict().values()} == {META}

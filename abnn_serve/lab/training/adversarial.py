@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ def craft(
     *,
     step: int = 1,
     workers: Workers = ALONE,
+    view: Callable[[Tensor], Tensor] = lambda images: images,
 ) -> Tensor:
     """Adversarial examples for `x`, crafted in eval mode as `recipe` says; `x` itself for a recipe on clean data.
 
@@ -36,6 +38,7 @@ def craft(
         generator: source of the random start.
         step: number of the batch; NuAT's attack alternates between two losses.
         workers: the processes that train together; `x` is this one's share of a batch.
+        view: what the network sees of the images; the attack differentiates it.
     """
     if not recipe.attack_steps:
         return x
@@ -44,8 +47,9 @@ def craft(
     step_sizes = [recipe.relative_step_size * eps] * recipe.attack_steps
     with evaluating(network):
         start = _start(recipe, x, recipe.attack_noise * eps, generator, workers)
-        loss = _loss(recipe, network, x, y, progress, step)
-        return ascend(network, x, y, start, region, loss=loss, step_sizes=step_sizes, early_stop=False).detach()
+        seen: Model = lambda images: network(view(images))  # noqa: E731
+        loss = _loss(recipe, seen, x, y, progress, step)
+        return ascend(seen, x, y, start, region, loss=loss, step_sizes=step_sizes, early_stop=False).detach()
 
 
 def _start(recipe: Recipe, x: Tensor, half_width: float, generator: torch.Generator, workers: Workers) -> Tensor:

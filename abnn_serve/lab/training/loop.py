@@ -30,9 +30,10 @@ from abnn_serve.lab.training.recipe import Recipe
 from abnn_serve.lab.training.run import Run
 from abnn_serve.lab.training.state import TrainingState
 from abnn_serve.lab.training.terms import Step, step_loss
+from abnn_serve.lab.training.views import accuracy_under_views, draw_view, fill_of, second_view
 from abnn_serve.lab.training.weight_perturbation import perturbed_weights
 
-_PGD_IMAGES = 256  # validation images that are attacked after each epoch of adversarial training
+_CHECKED_IMAGES = 256  # validation images that are attacked, masked or made noisy after each epoch
 _CHECK_EVERY = 20  # steps between checks of the losses; each check synchronises a GPU
 _REPORT_SECONDS = 10  # longest time without a progress report
 
@@ -91,8 +92,9 @@ def fit(
         if not math.isfinite(loss):
             raise TrainingError(_not_finite(run, "the validation loss", state, state.steps))
         entry |= {"val_loss": loss, "val_accuracy": accuracy, "hardware": describe_device(device)}
+        subset = val.spread(val.chunk(_CHECKED_IMAGES))
+        entry |= accuracy_under_views(state.average, subset, recipe, device)
         if recipe.attack_steps:
-            subset = val.spread(val.chunk(_PGD_IMAGES))
             robust = entry["val_pgd_accuracy"] = _pgd_accuracy(state.average, subset, recipe, device)
             if best := find_collapse(state.history, robust):
                 raise TrainingError(_collapsed(run, state, best, robust))
@@ -143,12 +145,15 @@ def _train_epoch(
 
     learner = partial(logits_of, forward)
     average = torch.no_grad()(partial(logits_of, state.average))
+    fill = fill_of(state.network)
     frozen = None if teacher is None else torch.no_grad()(partial(logits_of, teacher))
     for step, (x, y) in enumerate(training_batches(data, recipe, rng, device), start=1):
         x, y = workers.share(x), workers.share(y)  # noqa: PLW2901
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            x_adv = craft(recipe, forward, x, y, state.progress, generator, step=step, workers=workers)
-        batch = Step(x=x, x_adv=x_adv, y=y, progress=state.progress)
+            view = draw_view(recipe, forward, fill, x, y, generator, workers=workers)
+            x_adv = craft(recipe, forward, x, y, state.progress, generator, step=step, workers=workers, view=view)
+        again = second_view(recipe, view, x, generator, workers)(x_adv) if recipe.consistency else None
+        batch = Step(x=view(x), x_adv=view(x_adv), y=y, progress=state.progress, whole=x, x_again=again)
         loss_of = partial(step_loss, recipe, learner, batch, average, frozen)
         size = recipe.weight_perturbation
         with perturbed_weights(state.network, size, batch.progress, lambda: loss_of()[0], workers):  # noqa: B023

@@ -9,6 +9,12 @@ from matplotlib.figure import Figure
 
 from abnn_serve.files import atomic_write
 
+_HARDER = {
+    "val_pgd_accuracy": "validation under PGD-10",
+    "val_masked_accuracy": "validation under every pair of masks",
+    "val_noisy_accuracy": "validation with noise",
+}
+
 
 def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
     """Write a PNG with training and validation loss and accuracy by epoch.
@@ -32,9 +38,9 @@ def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
             label="training (augmented, smoothed labels)",
         )
         axis.plot(epochs, [scale * row[f"val_{quantity}"] for row in history], "o-", markersize=3, label="validation")
-        if quantity == "accuracy" and all("val_pgd_accuracy" in row for row in history):
-            robust = [scale * row["val_pgd_accuracy"] for row in history]
-            axis.plot(epochs, robust, "o-", markersize=3, label="validation under PGD-10")
+        for key, label in _HARDER.items() if quantity == "accuracy" else ():
+            if all(key in row for row in history):
+                axis.plot(epochs, [scale * row[key] for row in history], "o-", markersize=3, label=label)
         axis.set(xlabel="epoch", ylabel=unit)
         axis.grid(alpha=0.3)
         axis.legend()

@@ -60,6 +60,15 @@ class Recipe:
             end, growing linearly from 0 (after Wu et al. 2024, ADR).
         teacher_weight: of the KL divergence from a frozen teacher's predictions on clean images to the network's on
             adversarial ones (Goldblum et al. 2020, ARD; on clean data, distillation).
+        masking: side in pixels of the patch of double masking (Xiang et al. 2022): masks of its mask set hide parts of
+            every image; 0 for none. The clean images of the other terms are seen through the same masks.
+        mask_grid: masks of the set along each axis, its k, at least 2.
+        masks: masks on each image at once; certification evaluates pairs.
+        mask_choices: random candidates for each mask, of which the one with the largest loss is taken (Saha et al.
+            2023, Greedy Cutout; they take the whole set); 1 takes a random mask.
+        noise: deviation of Gaussian noise on every image, in units of [0, 1] pixels, for randomised smoothing (Cohen et
+            al. 2019). Noisy pixels are not clipped.
+        consistency: weight of the divergence between predictions under two draws of the noise (Jeong & Shin 2020).
     """
 
     name: str
@@ -97,6 +106,12 @@ class Recipe:
     weight_perturbation: float = 0.0
     self_distillation: float = 0.0
     teacher_weight: float = 0.0
+    masking: int = 0
+    mask_grid: int = 3
+    masks: int = 2
+    mask_choices: int = 1
+    noise: float = 0.0
+    consistency: float = 0.0
 
     def __post_init__(self) -> None:
         bounds = {
@@ -122,6 +137,12 @@ class Recipe:
             "weight_perturbation": (0.0, 1.0),
             "self_distillation": (0.0, 1.0),
             "teacher_weight": (0.0, 1000.0),
+            "masking": (0, 4096),
+            "mask_grid": (2, 16),
+            "masks": (1, 8),
+            "mask_choices": (1, 256),
+            "noise": (0.0, 10.0),
+            "consistency": (0.0, 1000.0),
         }
         for field, (low, high) in bounds.items():
             value = getattr(self, field)
@@ -134,6 +155,10 @@ class Recipe:
             raise ConfigError("loss_on is 'clean' without kl_weight or nuclear_weight: no term would train robustness")
         if self.pairs_images and not self.attack_steps:
             raise ConfigError("kl_weight and nuclear_weight need adversarial images; set attack_steps")
+        if self.consistency and not self.noise:
+            raise ConfigError("consistency compares two draws of noise; set noise, such as noise=0.25")
+        if not self.masking and (self.mask_grid, self.masks, self.mask_choices) != (3, 2, 1):
+            raise ConfigError("mask_grid, masks and mask_choices need masks; set masking to the side of a patch")
 
     @property
     def passes(self) -> int:
@@ -141,12 +166,14 @@ class Recipe:
 
         Forward and backward count one each. A training step of an adaptive network adds the substitute's forward; an
         attack through both networks adds its forward and backward, t times. Terms that compare clean and adversarial
-        images train on both; a weight perturbation costs as much again; self-distillation and a teacher add a forward
-        each.
+        images train on both, consistency on two noisy ones; a weight perturbation costs as much again;
+        self-distillation, a teacher and each candidate of a mask add a forward.
         """
-        trained = (2 + self.adaptive) * (1 + self.pairs_images) * (1 + bool(self.weight_perturbation))
+        images = 1 + self.pairs_images + bool(self.consistency)
+        trained = (2 + self.adaptive) * images * (1 + bool(self.weight_perturbation))
+        judged = self.masks * self.mask_choices * (1 + self.adaptive) if self.mask_choices > 1 else 0
         distilled = (1 + self.adaptive) * bool(self.self_distillation)
-        return trained + distilled + bool(self.teacher_weight) + self.attack_steps * (2 + 2 * self.adaptive)
+        return trained + judged + distilled + bool(self.teacher_weight) + self.attack_steps * (2 + 2 * self.adaptive)
 
     @property
     def pairs_images(self) -> bool:

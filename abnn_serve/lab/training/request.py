@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import get_args
 
+from abnn_serve.answer import mask_set
 from abnn_serve.errors import ConfigError
 from abnn_serve.lab.abnn.adaptive_norm import Form
 from abnn_serve.lab.abnn.plan import SurgeryPlan
@@ -50,6 +51,9 @@ class TrainRequest:
             raise ConfigError(f"recipe {self.recipe.name!r} takes no {options[0]}; did you mean 'abnn'?")
         if bool(self.recipe.teacher_weight) != bool(self.teacher):
             raise ConfigError("--teacher and --set teacher_weight=1 go together; give both or neither")
+        if self.recipe.masking:
+            patch = (self.recipe.masking, self.recipe.masking)
+            mask_set((self.input.height, self.input.width), patch, self.recipe.mask_grid)
         if self.plan and (self.form or self.rank):
             raise ConfigError("--plan already sets form and rank of the adaptive layers; leave out --form and --rank")
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from abnn_serve.lab.training.recipe import Recipe
 
 Logits = Callable[[Tensor], Tensor]  # images, float (N, 3, [T,] H, W), to logits (N, classes)
+_ENTROPY_WEIGHT = 0.5  # the authors' eta
 _NUCLEAR_BATCH = 64  # batch size of NuAT's published weights
 
 
@@ -18,13 +19,19 @@ _NUCLEAR_BATCH = 64  # batch size of NuAT's published weights
 class Step:
     """One training step: clean images and adversarial ones, float (N, 3, [T,] H, W), and labels, int64 (N,).
 
-    `progress` is the elapsed share of the training, in [0, 1].
+    Attributes:
+        x, x_adv: as the network sees them: with the recipe's masks and noise.
+        whole: clean images without masks or noise, for the averaged network and the teacher; None means `x`.
+        x_again: `x_adv` with other noise, for consistency.
+        progress: elapsed share of the training, in [0, 1].
     """
 
     x: Tensor
     x_adv: Tensor
     y: Tensor
     progress: float
+    whole: Tensor | None = None
+    x_again: Tensor | None = None
 
 
 def step_loss(
@@ -41,18 +48,35 @@ def step_loss(
     """
     adversarial = network(step.x_adv)
     clean = network(step.x) if recipe.pairs_images else None
-    labels = step.y
+    labels, whole = step.y, step.x if step.whole is None else step.whole
     if recipe.self_distillation:
-        labels = _softened(labels, average(step.x), recipe.self_distillation * step.progress)
+        labels = _softened(labels, average(whole), recipe.self_distillation * step.progress)
     learned = clean if clean is not None and recipe.loss_on == "clean" else adversarial
     loss = nn.functional.cross_entropy(learned, labels, label_smoothing=recipe.label_smoothing)
+    if step.x_again is not None:
+        again = network(step.x_again)
+        other = nn.functional.cross_entropy(again, labels, label_smoothing=recipe.label_smoothing)
+        loss = (loss + other) / 2 + consistency(recipe.consistency, adversarial, again)
     if clean is not None and recipe.kl_weight:
         loss = loss + recipe.kl_weight * kl(clean, adversarial).mean()
     if clean is not None and recipe.nuclear_weight:
         loss = loss + nuclear_weight(recipe, step.progress) * nuclear(clean, adversarial) / len(clean)
     if teacher is not None:
-        loss = loss + recipe.teacher_weight * kl(teacher(step.x), adversarial).mean()
+        loss = loss + recipe.teacher_weight * kl(teacher(whole), adversarial).mean()
     return loss, adversarial
+
+
+def consistency(weight: float, one: Tensor, other: Tensor) -> Tensor:
+    """Penalty on predictions that differ between two draws of noise (Jeong & Shin, NeurIPS 2020).
+
+    `weight` times the mean divergence from the average prediction to each, plus half of the average's entropy. Logits
+    (N, classes) to a scalar.
+    """
+    logs = torch.stack([one, other]).float().log_softmax(dim=2)
+    mean = logs.exp().mean(dim=0)
+    entropy = -(mean * mean.clamp_min(1e-20).log()).sum(dim=1)
+    divergence = -(mean * logs).sum(dim=2).mean(dim=0) - entropy
+    return (weight * divergence + _ENTROPY_WEIGHT * entropy).mean()
 
 
 def kl(clean: Tensor, adversarial: Tensor) -> Tensor:

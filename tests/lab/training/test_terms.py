@@ -149,6 +149,8 @@ def test_weights_are_perturbed_along_the_gradient_and_put_back(standard_run, val
         ("n-fgsm", ["kl_weight=3"]),
         ("n-fgsm", ["weight_perturbation=0.01"]),
         ("n-fgsm", ["self_distillation=0.5"]),
+        ("n-fgsm", ["masking=5"]),
+        ("n-fgsm", ["noise=0.1"]),
     ],
 )
 def test_every_term_changes_what_is_learned(recipe, settings, shapes, tmp_path):
@@ -166,6 +168,9 @@ def test_every_term_changes_what_is_learned(recipe, settings, shapes, tmp_path):
         (["loss_on=clean"], "loss_on is 'clean' without kl_weight or nuclear_weight"),
         (["kl_weight=3", "attack_steps=0"], "need adversarial images; set attack_steps"),
         (["attack_start=gauss"], "attack_start is 'gauss', expected one of uniform, sign"),
+        (["consistency=10"], "consistency compares two draws of noise; set noise, such as noise=0.25"),
+        (["masks=1"], "need masks; set masking to the side of a patch"),
+        (["masking=5", "mask_grid=1"], "mask_grid is 1, expected 2 to 16"),
         (["self_distillation=2"], "self_distillation is 2.0, expected 0.0 to 1.0"),
     ],
 )
