@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from abnn_serve.answer import mask_set
 from abnn_serve.arrays import batch_slices
-from abnn_serve.lab.abnn.network import AdaptiveNetwork, Network
+from abnn_serve.lab.abnn.mixture import MixtureNetwork
+from abnn_serve.lab.abnn.network import AdaptiveNetwork, Network, PixelNetwork
 from abnn_serve.lab.attacks.base import Model, evaluating, is_correct
 from abnn_serve.lab.data.dataset import ImageData
 from abnn_serve.lab.training.batches import to_input
@@ -76,7 +77,8 @@ def second_view(recipe: Recipe, view: View, x: Tensor, generator: torch.Generato
 
 def fill_of(network: Network) -> Tensor:
     """The mean that the target's normalisation subtracts, rounded to a uint8 pixel; float (3,) in units of [0, 1]."""
-    target = network.target if isinstance(network, AdaptiveNetwork) else network
+    half = network.robust if isinstance(network, MixtureNetwork) else network
+    target: PixelNetwork = half.target if isinstance(half, AdaptiveNetwork) else half  # type: ignore[assignment]
     return (target.mean.flatten() * 255).round() / 255
 
 
