@@ -34,8 +34,7 @@ def test_what_is_deployed_answers_with_the_default_bundle():
     from abnn_serve.service.catalog import find_bundles
 
     common = COMPOSE["x-service"]
-    (mount,) = common["volumes"]
-    assert mount == "${ABNN_MODELS:-../models}:/models:ro"
+    assert common["volumes"][0] == "${ABNN_MODELS:-../models}:/models:ro"
     assert common["environment"]["ABNN_BUNDLE"] == "/models"
     assert find_bundles(ROOT / "models")[0] == str(default_bundle())
     (container,) = MANIFESTS[0]["spec"]["template"]["spec"]["containers"]
@@ -53,10 +52,18 @@ def test_a_host_waits_longer_for_the_end_than_an_accepted_request_may_take():
     assert int(COMPOSE["x-service"]["stop_grace_period"].removesuffix("s")) >= longest + limits.drain_seconds
 
 
+def test_every_deployment_asks_for_api_keys():
+    assert "${ABNN_KEYS:-../keys}:/keys:ro" in COMPOSE["x-service"]["volumes"]
+    for service in COMPOSE["services"].values():
+        assert service["environment"]["ABNN_API_KEY_FILE"] == "/keys/keys.txt"
+    (container,) = MANIFESTS[0]["spec"]["template"]["spec"]["containers"]
+    assert "ABNN_API_KEY_FILE" in {variable["name"] for variable in container["env"]}
+
+
 def test_every_variable_that_is_set_is_documented():
     text = (ROOT / "deploy" / "kubernetes.yaml").read_text() + (ROOT / "deploy" / "compose.yaml").read_text()
     page = (ROOT / "docs" / "configuration.md").read_text()
-    known = set(re.findall(r"`(ABNN_[A-Z_]+)`", page)) | {"ABNN_MODELS", "ABNN_PORT"}
+    known = set(re.findall(r"`(ABNN_[A-Z_]+)`", page)) | {"ABNN_MODELS", "ABNN_KEYS", "ABNN_PORT"}
     assert set(re.findall(r"ABNN_[A-Z_]+", text)) <= known
 
 

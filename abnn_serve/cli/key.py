@@ -14,14 +14,10 @@ def key(
 ) -> None:
     """Generate an API key, print it once, and append its hash to the key file.
 
-    A running service reloads the file, so no restart is needed.
+    A running service reloads the file, so no restart is needed. To revoke the key, delete its line.
 
     Example: abnn key alice --file keys.txt
     """
-    from abnn_serve.service.auth import new_key
+    from abnn_serve.service.auth import append_key
 
-    api_key, line = new_key(name)
-    with file.open("a") as out:
-        out.write(f"{line}\n")
-    file.chmod(0o600)
-    typer.echo(api_key)
+    typer.echo(append_key(file, name))

@@ -16,6 +16,7 @@ from abnn_serve.service.connections import guard_connections
 from abnn_serve.service.logs import log_as_json
 from abnn_serve.service.middleware import RequestMiddleware
 from abnn_serve.service.settings import ServiceSettings
+from abnn_serve.service.supervisor import guard_supervisor
 from abnn_serve.service.worker import WorkerState
 
 quiet_pillow()
@@ -23,7 +24,9 @@ log_as_json()
 sys.setswitchinterval(0.0005)  # the default of 5 ms delays the event loop whenever a decode or session run ends
 limits = ServiceSettings.from_environment()
 state = WorkerState()
+os.environ["FORWARDED_ALLOW_IPS"] = ",".join(limits.trusted_proxies)  # uvicorn trusts loopback addresses by default
 guard_connections(limits, state)
+guard_supervisor(limits)
 state.app = create_app(state)
 
 

@@ -41,6 +41,13 @@ class UnauthorizedError(BadRequestError):
     headers: Mapping[str, str] = {"WWW-Authenticate": "Bearer"}
 
 
+class UnknownHostError(BadRequestError):
+    """The Host header names another server."""
+
+    code = "unknown_host"
+    status = 421
+
+
 class UnknownModelError(BadRequestError):
     """No served bundle has the requested name or version."""
 

@@ -70,8 +70,10 @@ class RequestMiddleware:
 
     async def _route(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
         path = scope["path"]
-        if self._state.keys and path not in _PUBLIC_PATHS and not path.startswith(_PUBLIC_PREFIX):
-            scope["state"]["key"] = self._state.keys.check(headers)
+        if path not in _PUBLIC_PATHS and not path.startswith(_PUBLIC_PREFIX):
+            self._state.hosts.check(headers, scope["server"])
+            if self._state.keys:
+                scope["state"]["key"] = self._state.keys.check(headers)
         app = self._bentoml_app if path in _BENTOML_PATHS else self._state.app
         await app(scope, receive, send)
 

@@ -19,6 +19,7 @@ from abnn_serve.runtime.settings import Settings
 from abnn_serve.service.admission import Admission
 from abnn_serve.service.auth import KeyRing
 from abnn_serve.service.catalog import Catalog
+from abnn_serve.service.hosts import HostCheck
 from abnn_serve.service.metrics import Metrics
 from abnn_serve.service.settings import ServiceSettings
 
@@ -38,6 +39,7 @@ class WorkerState:
     metrics: Metrics
     admission: Admission
     catalog: Catalog
+    hosts: HostCheck
     keys: KeyRing | None = None
 
     def __init__(self) -> None:
@@ -54,6 +56,7 @@ class WorkerState:
         if settings.threads is None:
             settings = replace(settings, threads=max(1, usable_cores() // self.limits.workers))
         self.keys = KeyRing(self.limits.api_key_file) if self.limits.api_key_file else None
+        self.hosts = HostCheck(self.limits)
         self.metrics = Metrics(workers=self.limits.workers)
         self.admission = Admission(self.limits.max_queue, self.limits.max_buffered_bytes)
         self.catalog = Catalog(settings, self.limits, self.metrics, on_device_lost=self.shut_down)

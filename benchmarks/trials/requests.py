@@ -144,7 +144,7 @@ async def send_incomplete(host: str, port: int, request: Request, seconds: float
     """Send a request of kind `cut` or `slow`; return the response's status, -1 if none arrives in `seconds`."""
     reader, writer = await asyncio.open_connection(host, port)
     head = (
-        f"POST {request.path} HTTP/1.1\r\nhost: x\r\ncontent-type: {request.content_type}\r\n"
+        f"POST {request.path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: {request.content_type}\r\n"
         f"content-length: {len(request.body) + 1000}\r\n\r\n"
     )
     try:

@@ -24,16 +24,16 @@ def serving(bundle: Path | None, log: Path, **environment: str) -> Iterator[http
 
 @contextlib.contextmanager
 def serving_process(
-    bundle: Path | None, log: Path, **environment: str
+    bundle: Path | None, log: Path, host: str = "127.0.0.1", **environment: str
 ) -> Iterator[tuple[httpx.Client, subprocess.Popen[bytes]]]:
-    """As `serving`, with the process."""
+    """As `serving`, with the process; it may listen on another host than the client's, 127.0.0.1."""
     abnn = [
         "-c",
         "from abnn_serve.cli.main import main; main()",
         "serve",
         *(["--bundle", str(bundle)] if bundle else []),
     ]
-    with _running(abnn, log, Path.cwd(), {"ABNN_THREADS": "1", **environment}) as running:
+    with _running(abnn, log, Path.cwd(), {"ABNN_THREADS": "1", **environment}, host) as running:
         yield running
 
 
@@ -46,14 +46,14 @@ def serving_bento(tag: str, log: Path, folder: Path, environment: dict[str, str]
 
 @contextlib.contextmanager
 def _running(
-    arguments: list[str], log: Path, folder: Path, environment: dict[str, str]
+    arguments: list[str], log: Path, folder: Path, environment: dict[str, str], host: str = "127.0.0.1"
 ) -> Iterator[tuple[httpx.Client, subprocess.Popen[bytes]]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, *arguments, "--host", "127.0.0.1", "--port", str(port)],
+            [sys.executable, *arguments, "--host", host, "--port", str(port)],
             cwd=folder,
             env={**os.environ, **environment},
             stdout=out,

@@ -53,17 +53,17 @@ def test_what_is_not_http_is_refused_in_the_same_schema(server):
 
 def test_a_head_that_does_not_arrive_is_408_and_one_without_end_is_431(server):
     started = time.monotonic()
-    status, error = _problem(_raw(server, b"POST /classify HTTP/1.1\r\nhost: x\r\n"))
+    status, error = _problem(_raw(server, b"POST /classify HTTP/1.1\r\nhost: localhost\r\n"))
     assert (status, error["code"]) == (408, "request_timeout")
     assert 0.5 < time.monotonic() - started < 4
-    status, error = _problem(_raw(server, b"GET / HTTP/1.1\r\nhost: x\r\n" + b"a: " + b"b" * 90_000))
+    status, error = _problem(_raw(server, b"GET / HTTP/1.1\r\nhost: localhost\r\n" + b"a: " + b"b" * 90_000))
     assert status in (400, 431)
 
 
 def test_the_rest_of_a_body_that_was_refused_is_no_head_and_may_not_take_for_ever(server):
     url = server.client.base_url
     head = (
-        "POST /classify HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\ncontent-length: 900000\r\n"
+        "POST /classify HTTP/1.1\r\nhost: localhost\r\ncontent-type: image/png\r\ncontent-length: 900000\r\n"
         f"authorization: {server.client.headers['authorization']}\r\n\r\n"
     )
     with socket.create_connection((url.host, url.port), timeout=10) as connection:
@@ -93,7 +93,7 @@ def _answers(connection: socket.socket, count: int) -> list[tuple[int, bytes]]:
 
 
 def _post(body: bytes, headers: str = "") -> bytes:
-    head = f"POST /classify HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\ncontent-length: {len(body)}\r\n"
+    head = f"POST /classify HTTP/1.1\r\nhost: localhost\r\ncontent-type: image/png\r\ncontent-length: {len(body)}\r\n"
     return f"{head}{headers}\r\n".encode() + body
 
 
@@ -107,7 +107,9 @@ def test_a_full_service_refuses_before_it_reads_and_the_connection_serves_on(bun
             connection.sendall(_post(slow))
         wait_until(lambda: b"abnn_requests_inside 2.0" in client.get("/metrics").content)
         refused.sendall(
-            _post(PICTURE, "x-request-id: mine\r\n") + b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n" + _post(PICTURE)
+            _post(PICTURE, "x-request-id: mine\r\n")
+            + b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n"
+            + _post(PICTURE)
         )
         statuses, heads = zip(*_answers(refused, 3), strict=True)
         assert statuses == (503, 200, 503)
@@ -148,7 +150,7 @@ def test_a_connection_past_the_limit_is_told_so_whatever_it_sends(bundle, tmp_pa
 
 def test_a_websocket_is_answered_as_the_request_that_it_also_is(server):
     head = (
-        b"GET /nothing HTTP/1.1\r\nhost: x\r\nconnection: upgrade, close\r\nupgrade: websocket\r\n"
+        b"GET /nothing HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade, close\r\nupgrade: websocket\r\n"
         b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n\r\n"
     )
     assert _problem(_raw(server, head))[0] == 401

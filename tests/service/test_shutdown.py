@@ -21,9 +21,8 @@ PICTURE = png(draw_shape(1, np.random.default_rng(3), 50))
 def test_an_upload_that_has_begun_is_answered_after_sigterm_and_then_the_server_ends_with_0(bundle, tmp_path):
     with serving_process(bundle.path, tmp_path / "log", ABNN_DRAIN_SECONDS="2") as (client, process):
         url = client.base_url
-        head = (
-            f"POST /classify HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\ncontent-length: {len(PICTURE)}\r\n\r\n"
-        )
+        head = "POST /classify HTTP/1.1\r\nhost: localhost\r\ncontent-type: image/png\r\n"
+        head += f"content-length: {len(PICTURE)}\r\n\r\n"
         with socket.create_connection((url.host, url.port), timeout=20) as begun:
             begun.sendall(head.encode() + PICTURE[:100])
             time.sleep(0.3)
@@ -47,7 +46,7 @@ def test_the_bytes_of_a_client_that_leaves_in_the_middle_of_an_upload_are_free_a
     whole = png(draw_shape(1, np.random.default_rng(5))).ljust(45_000, b"\0")
     with serving(bundle.path, tmp_path / "log", **limits) as client:
         url, before = client.base_url, sorted(scratch.rglob("*"))
-        head = "POST /classify HTTP/1.1\r\nhost: x\r\ncontent-type: {}\r\ncontent-length: 50000\r\n\r\n"
+        head = "POST /classify HTTP/1.1\r\nhost: localhost\r\ncontent-type: {}\r\ncontent-length: 50000\r\n\r\n"
 
         def answered() -> int:
             return client.post("/classify", content=whole, headers={"content-type": "image/png"}).status_code
