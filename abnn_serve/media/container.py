@@ -21,11 +21,32 @@ from abnn_serve.errors import (
     UnsupportedFormatError,
     one_line,
 )
+from abnn_serve.media.headers.jpeg import check_scans
+from abnn_serve.media.headers.mp4 import check_mp4
 from abnn_serve.media.limits import Interrupt, VideoLimits
 
 SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".ogv", ".flv")
 FORMATS = ("MP4", "MOV", "WebM", "Matroska", "AVI", "MPEG", "Ogg", "FLV")
 _IMAGE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"heif", b"mif1", b"msf1")  # images in an MP4 container
+CODECS = {  # FFmpeg's name for a codec, and its decoder
+    "h264": "h264",
+    "hevc": "hevc",
+    "av1": "libdav1d",
+    "vp8": "vp8",
+    "vp9": "vp9",
+    "mpeg1video": "mpeg1video",
+    "mpeg2video": "mpeg2video",
+    "mpeg4": "mpeg4",
+    "msmpeg4v2": "msmpeg4v2",
+    "msmpeg4v3": "msmpeg4",
+    "h263": "h263",
+    "flv1": "flv",
+    "theora": "theora",
+    "prores": "prores",
+    "mjpeg": "mjpeg",
+}
+_NOT_PROBED = "mjpeg"  # its scans are counted before a frame is decoded, which FFmpeg would do to open the file
+_PROBED_PIXELS = 4  # FFmpeg forgets the size of larger frames, relative to the limit, so no error could name it
 _Packet: TypeAlias = "av.Packet[VideoStream]"
 _DEFAULT_FPS = 25.0
 _TIMESTAMPED = ("mov", "matroska")  # containers whose packets carry presentation times
@@ -72,13 +93,16 @@ def open_packets(data: bytes, limits: VideoLimits, interrupt: Interrupt) -> Iter
 
     Raises:
         InputTooLargeError: the file exceeds `limits`.
-        UnsupportedFormatError: the container is not in FORMATS, or its codec is unknown.
+        UnsupportedFormatError: the container is not in FORMATS, or the codec not in CODECS.
         UnreadableInputError: the file is empty or damaged, or has no frames.
     """
     limits.check_bytes(len(data))
     if not data:
         raise UnreadableInputError("the file is empty, expected a video")
-    container = _open(_InterruptibleBytes(data, interrupt), _detect_format(data))
+    name = _detect_format(data)
+    if name == "mov":
+        check_mp4(data, limits.max_frames)
+    container = _open(_InterruptibleBytes(data, interrupt), name, limits)
     with container:
         yield _read(container, _video_stream(container), limits, interrupt)
 
@@ -113,10 +137,12 @@ def _detect_format(data: bytes) -> str:
     raise UnsupportedFormatError(f"not a video in a supported format ({', '.join(FORMATS)})")
 
 
-def _open(file: _InterruptibleBytes, name: str) -> InputContainer:
+def _open(file: _InterruptibleBytes, name: str, limits: VideoLimits) -> InputContainer:
+    decoders = ",".join(decoder for decoder in CODECS.values() if decoder != _NOT_PROBED)
+    options = {"codec_whitelist": decoders, "max_pixels": str(_PROBED_PIXELS * limits.max_pixels)}
     try:
-        return av.open(file, mode="r", format=name, metadata_errors="replace")
-    except InputError:
+        return av.open(file, mode="r", format=name, metadata_errors="replace", options=options)
+    except (InputError, MemoryError):
         raise
     except Exception as error:  # FFmpeg's errors, and Python errors that odd headers cause in PyAV
         raise UnreadableInputError(f"the video's header is damaged: {_reason(error)}") from error
@@ -128,8 +154,11 @@ def _video_stream(container: InputContainer) -> VideoStream:
         raise UnreadableInputError("the file has no video stream, expected a video")
     best = container.streams.best("video")
     stream = next((s for s in streams if s is best), streams[0])
-    if stream.codec_context is None:
-        raise UnsupportedFormatError("the video's codec is not supported; use H.264, H.265, VP9 or AV1")
+    codec = stream.codec_context.codec.canonical_name if stream.codec_context else "unknown"
+    if codec not in CODECS:
+        raise UnsupportedFormatError(
+            f"the video's codec is {codec}, expected one of {', '.join(CODECS)}; convert it to H.264"
+        )
     return stream
 
 
@@ -137,17 +166,26 @@ def _read(container: InputContainer, stream: VideoStream, limits: VideoLimits, i
     context = stream.codec_context
     context.thread_type = "NONE"
     context.options = {"max_pixels": str(limits.max_pixels)}
+    if not context.width:
+        raise UnreadableInputError(
+            f"the video declares no frame size, or one far above the limit of {limits.max_pixels:,} pixels; shrink it"
+        )
     limits.check_size(context.width, context.height)
     limits.check_frames(stream.frames)
     limits.check_duration(_declared_seconds(container, stream))
     packets: list[_Packet] = []
+    total = 0
     try:
         for packet in container.demux(stream):
             interrupt.check()
             if packet.size:
+                total += packet.size
+                limits.check_packets(total)
+                if context.name == "mjpeg":
+                    check_scans(bytes(packet))
                 packets.append(packet)
                 limits.check_frames(len(packets))
-    except InputError:
+    except (InputError, MemoryError):
         raise
     except Exception as error:  # as in _open; a file cut off here may still have enough packets
         if not packets:

@@ -5,49 +5,25 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from abnn_serve.errors import (
-    ConfigError,
     InputTooLargeError,
     UnreadableInputError,
     UnsupportedFormatError,
     one_line,
 )
+from abnn_serve.media.headers.image import read_header
+from abnn_serve.media.limits import ImageLimits
 from abnn_serve.spec import InputSpec
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*")
-_STRIP_ROWS = 256
-_JPEG_SCAN = b"\xff\xda"
-_MAX_SCANS = 100  # each scan costs a pass over all pixels; encoders write about ten
-_PILLOW_MAX_PIXELS = 178_956_970  # larger images raise DecompressionBombError
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageLimits:
-    """Limits that are checked before any pixel is decoded.
-
-    Attributes:
-        max_bytes: size of the encoded file, at least 1.
-        max_pixels: width times height as declared in the header, 1 to 178,956,970.
-    """
-
-    max_bytes: int = 10_000_000
-    max_pixels: int = 40_000_000
-
-    def __post_init__(self) -> None:
-        for name in ("max_bytes", "max_pixels"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise ConfigError(f"{name} is {value!r}, expected a whole number of at least 1")
-        if self.max_pixels > _PILLOW_MAX_PIXELS:
-            raise ConfigError(f"max_pixels is {self.max_pixels:,}, expected at most {_PILLOW_MAX_PIXELS:,}")
+_PIECE_PIXELS = 2**20
 
 
 def open_image(data: bytes, limits: ImageLimits) -> Image.Image:
@@ -58,23 +34,13 @@ def open_image(data: bytes, limits: ImageLimits) -> Image.Image:
         UnsupportedFormatError: the format is not in FORMATS.
         UnreadableInputError: the file is empty, or its header is damaged.
     """
-    if len(data) > limits.max_bytes:
-        raise InputTooLargeError(
-            f"the image has {len(data):,} bytes, the limit is {limits.max_bytes:,}; compress or shrink it"
-        )
+    limits.check_bytes(len(data))
     if not data:
         raise UnreadableInputError("the file is empty, expected an image")
+    header = read_header(data)
+    limits.check_size(header.width, header.height, header.pixels)
     image = _open(data)
-    scans = data.count(_JPEG_SCAN) if image.format == "JPEG" else 0
-    if scans > _MAX_SCANS:
-        raise InputTooLargeError(
-            f"the JPEG image has {scans:,} scans, the limit is {_MAX_SCANS}; save it again without progressive scans"
-        )
-    width, height = image.size
-    if width * height > limits.max_pixels:
-        raise InputTooLargeError(
-            f"the image has {width}x{height} = {width * height:,} pixels, the limit is {limits.max_pixels:,}; shrink it"
-        )
+    limits.check_size(*image.size)
     return image
 
 
@@ -128,9 +94,7 @@ def _open(data: bytes) -> Image.Image:
             raise UnreadableInputError("the image's header is damaged") from None
         raise UnsupportedFormatError(f"not an image in a supported format ({', '.join(FORMATS)})") from None
     except Image.DecompressionBombError:
-        raise InputTooLargeError(
-            f"the image has more than {_PILLOW_MAX_PIXELS:,} pixels, which is the limit; shrink it"
-        ) from None
+        raise InputTooLargeError("the image has more pixels than Pillow decodes; shrink it") from None
     except Exception as error:
         raise UnreadableInputError(f"the image's header is damaged: {one_line(error)}") from error
 
@@ -145,18 +109,21 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):
-        return _in_strips(image, _grey16_to_rgb)
+        return _in_pieces(image, _grey16_to_rgb)
     if image.has_transparency_data:
-        return _in_strips(image, _over_black)
+        return _in_pieces(image, _over_black)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _in_strips(image: Image.Image, to_rgb: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """Convert an image strip by strip: the intermediate copies of 40 megapixels would take a gigabyte."""
+def _in_pieces(image: Image.Image, to_rgb: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """Convert an image piece by piece: the intermediate copies of 40 megapixels would take a gigabyte."""
     result = Image.new("RGB", image.size)
-    for top in range(0, image.height, _STRIP_ROWS):
-        strip = image.crop((0, top, image.width, min(top + _STRIP_ROWS, image.height)))
-        result.paste(to_rgb(strip), (0, top))
+    columns = min(image.width, _PIECE_PIXELS)
+    rows = _PIECE_PIXELS // columns
+    for top in range(0, image.height, rows):
+        for left in range(0, image.width, columns):
+            box = (left, top, min(left + columns, image.width), min(top + rows, image.height))
+            result.paste(to_rgb(image.crop(box)), box[:2])
     return result
 
 

@@ -1,4 +1,4 @@
-"""Limits for videos, and the interrupt that stops decoding."""
+"""Limits for images and videos, and the interrupt that stops decoding."""
 
 from __future__ import annotations
 
@@ -7,6 +7,50 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from abnn_serve.errors import ConfigError, InputError, InputTooLargeError
+
+_PILLOW_MAX_PIXELS = 178_956_970  # larger images raise DecompressionBombError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageLimits:
+    """Limits that are checked before any pixel is decoded.
+
+    Attributes:
+        max_bytes: size of the encoded file, at least 1.
+        max_pixels: width times height as declared in the header, 1 to 178,956,970. The area of a TIFF file's tiles and
+            strips, and four times the canvas of an animated WebP, must not exceed it either.
+    """
+
+    max_bytes: int = 10_000_000
+    max_pixels: int = 40_000_000
+
+    def __post_init__(self) -> None:
+        for name in ("max_bytes", "max_pixels"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ConfigError(f"{name} is {value!r}, expected a whole number of at least 1")
+        if self.max_pixels > _PILLOW_MAX_PIXELS:
+            raise ConfigError(f"max_pixels is {self.max_pixels:,}, expected at most {_PILLOW_MAX_PIXELS:,}")
+
+    def check_bytes(self, count: int) -> None:
+        """Raise InputTooLargeError if the file has too many bytes."""
+        if count > self.max_bytes:
+            raise InputTooLargeError(
+                f"the image has {count:,} bytes, the limit is {self.max_bytes:,}; compress or shrink it"
+            )
+
+    def check_size(self, width: int, height: int, touched: int = 0) -> None:
+        """Raise InputTooLargeError if the image has, or decoding touches, too many pixels."""
+        if width * height > self.max_pixels:
+            raise InputTooLargeError(
+                f"the image has {width}x{height} = {width * height:,} pixels, the limit is {self.max_pixels:,}; "
+                "shrink it"
+            )
+        if touched > self.max_pixels:
+            raise InputTooLargeError(
+                f"decoding the image of {width}x{height} pixels touches {touched:,} pixels of tiles, strips or frames, "
+                f"the limit is {self.max_pixels:,}; save it without tiles or animation"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +86,14 @@ class VideoLimits:
         if count > self.max_bytes:
             raise InputTooLargeError(
                 f"the video has {count:,} bytes, the limit is {self.max_bytes:,}; compress or shorten it"
+            )
+
+    def check_packets(self, count: int) -> None:
+        """Raise InputTooLargeError if the packets read so far have more bytes than a file may."""
+        if count > self.max_bytes:
+            raise InputTooLargeError(
+                f"the video's packets have at least {count:,} bytes in all, the limit is {self.max_bytes:,}; compress "
+                "or shorten it"
             )
 
     def check_size(self, width: int, height: int) -> None:

@@ -156,6 +156,8 @@ class _Decoder:
             self._interrupt.check()
             try:
                 frames = self._context.decode(packet)
+            except MemoryError:
+                raise
             except av.FFmpegError:
                 continue  # counted as lost, because no frame comes of it
             for frame in frames:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from abnn_serve.arrays import softmax
 from abnn_serve.bundle.store import Bundle, load_bundle
 from abnn_serve.errors import ConfigError, InputShapeError, UnsupportedFormatError
-from abnn_serve.media.image import ImageLimits, fit_image, load_image, open_image, to_pixels
-from abnn_serve.media.limits import VideoLimits
+from abnn_serve.media.image import fit_image, load_image, open_image, to_pixels
+from abnn_serve.media.limits import ImageLimits, VideoLimits
 from abnn_serve.media.video import VideoClips, decode_video
 from abnn_serve.runtime.drift import DriftMeter
 from abnn_serve.runtime.session import Session

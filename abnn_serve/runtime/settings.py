@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from abnn_serve.errors import ConfigError
-from abnn_serve.media.image import ImageLimits
-from abnn_serve.media.limits import VideoLimits
+from abnn_serve.media.limits import ImageLimits, VideoLimits
 from abnn_serve.spec import Precision
 
 Device = Literal["auto", "cpu", "openvino", "cuda", "tensorrt"]

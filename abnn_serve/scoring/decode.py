@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from abnn_serve.errors import InputError, ScoringError, one_line
-from abnn_serve.media.image import ImageLimits, load_image, quiet_pillow
-from abnn_serve.media.limits import VideoLimits
+from abnn_serve.media.image import load_image, quiet_pillow
+from abnn_serve.media.limits import ImageLimits, VideoLimits
 from abnn_serve.media.video import decode_video
 from abnn_serve.scoring.plan import Row
 from abnn_serve.scoring.sources.filesystem import locate

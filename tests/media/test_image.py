@@ -19,7 +19,8 @@ from abnn_serve.errors import (
     UnreadableInputError,
     UnsupportedFormatError,
 )
-from abnn_serve.media.image import ImageLimits, decode_image, fit_image, load_image
+from abnn_serve.media.image import decode_image, fit_image, load_image
+from abnn_serve.media.limits import ImageLimits
 from abnn_serve.spec import InputSpec
 from tests.drawing import draw_shape, png
 

@@ -21,8 +21,7 @@ from abnn_serve.errors import ConfigError, DataError, ScoringError
 from abnn_serve.evaluation.threats import Subject
 from abnn_serve.evaluation.trials import run_trials
 from abnn_serve.lab.data.load import load_data
-from abnn_serve.media.image import ImageLimits
-from abnn_serve.media.limits import VideoLimits
+from abnn_serve.media.limits import ImageLimits, VideoLimits
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.scoring.ledger import ScoringConfig, open_ledger
 from abnn_serve.scoring.score import ScoreProgress, score

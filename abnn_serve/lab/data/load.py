@@ -19,7 +19,8 @@ from abnn_serve.errors import DataError, InputError, one_line
 from abnn_serve.lab.data.clips import load_clips, names_videos
 from abnn_serve.lab.data.dataset import ImageData
 from abnn_serve.lab.data.motions import MOTIONS, moving
-from abnn_serve.media.image import FORMATS, SUFFIXES, ImageLimits, fit_image, load_image
+from abnn_serve.media.image import FORMATS, SUFFIXES, fit_image, load_image
+from abnn_serve.media.limits import ImageLimits
 from abnn_serve.spec import InputSpec, Labels, Sampling
 
 __all__ = ["ImageData", "agree", "load_data"]

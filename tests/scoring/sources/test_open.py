@@ -6,8 +6,7 @@ import fsspec
 import pytest
 
 from abnn_serve.errors import DataError
-from abnn_serve.media.image import ImageLimits
-from abnn_serve.media.limits import VideoLimits
+from abnn_serve.media.limits import ImageLimits, VideoLimits
 from abnn_serve.scoring.decode import Decoder
 from abnn_serve.scoring.sources.open import open_source
 from abnn_serve.spec import InputSpec

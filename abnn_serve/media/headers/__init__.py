@@ -1,0 +1,1 @@
+"""Headers of image and video files, read without decoding: what decoding would cost."""

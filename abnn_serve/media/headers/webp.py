@@ -1,0 +1,31 @@
+"""The header of a WebP file."""
+
+from __future__ import annotations
+
+from abnn_serve.media.headers.header import Header
+
+_ANIMATED = 0x02
+_ANIMATION_COST = 4  # canvases of an animation that its decoder holds, relative to a still image
+
+
+def is_webp(data: bytes) -> bool:
+    """Whether the data begin as a WebP file."""
+    return data.startswith(b"RIFF") and data[8:12] == b"WEBP"
+
+
+def read_webp(data: bytes) -> Header:
+    """Read the header of WebP data. The canvas of an animation counts as four images."""
+    kind, body = data[12:16], data[20:30]
+    if len(body) < 10:
+        return Header(format="WEBP")
+    if kind == b"VP8X":
+        width, height = (int.from_bytes(body[at : at + 3], "little") + 1 for at in (4, 7))
+        cost = _ANIMATION_COST if body[0] & _ANIMATED else 1
+        return Header(format="WEBP", width=width, height=height, pixels=width * height * cost)
+    if kind == b"VP8L":
+        bits = int.from_bytes(body[1:5], "little")
+        width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    else:
+        width, height = (int.from_bytes(body[at : at + 2], "little") & 0x3FFF for at in (6, 8))
+    is_plain = kind in (b"VP8 ", b"VP8L") and int.from_bytes(data[16:20], "little") + 20 <= len(data)
+    return Header(format="WEBP", width=width, height=height, pixels=width * height, is_plain=is_plain)
