@@ -65,7 +65,7 @@ def test_every_command_named_is_there():
     from abnn_serve.cli.main import app
 
     known = {command.callback.__name__ for command in app.registered_commands}
-    named = set(re.findall(r"abnn (train|average|export|verify|show|predict|serve|score|bench|evaluate|key)\b", README))
+    named = set(re.findall(r"abnn (train|average|mix|export|verify|show|predict|serve|score|bench|evaluate|key)\b", README))
     assert named == known
 
 

@@ -71,7 +71,7 @@ def test_formats_are_those_of_the_decoders():
     assert set(re.findall(r"\w+", re.findall(r"supported formats are (.*?)\.", lines)[0])) - {"and"} == {
         name.lower() for name in image.FORMATS
     }
-    assert set(re.findall(r"\w+", re.findall(r"supported containers are (.*?)\.", lines)[0])) - {"and"} == {
+    assert set(re.findall(r"\w+", re.findall(r"supported containers are (.*?);", lines)[0])) - {"and"} == {
         name.lower() for name in container.FORMATS
     }
 
