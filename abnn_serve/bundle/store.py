@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
+from abnn_serve.bundle.golden import Golden, unpack_golden
+from abnn_serve.bundle.graph_checks import check_graph
 from abnn_serve.bundle.manifest import MANIFEST, FileEntry, Manifest
 from abnn_serve.card import RobustnessCard
 from abnn_serve.codec import canonical, from_json, to_json
@@ -25,14 +22,6 @@ from abnn_serve.spec import Labels
 
 T = TypeVar("T")
 _REMEDY = "download or export the bundle again"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Golden:
-    """Golden vectors: inputs, uint8 (n, H, W, 3) or (n, T, H, W, 3), and their logits, float32 (n, classes)."""
-
-    inputs: NDArray[np.uint8]
-    logits: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +54,8 @@ def load_bundle(path: str | Path, *, digest: str | None = None) -> Bundle:
     Raises:
         BundleError: `path` has no bundle.
         BundleVersionError: a newer abnn_serve wrote the bundle.
-        BundleIntegrityError: a file is changed, missing, undeclared or a symbolic link, or the digest differs.
+        BundleIntegrityError: a file is changed, missing, undeclared or a symbolic link, the digest differs, a graph is
+            not self-contained (`check_graph`), or the golden vectors have another shape than the input.
     """
     path = Path(path)
     if not (path / MANIFEST).is_file():
@@ -79,6 +69,9 @@ def load_bundle(path: str | Path, *, digest: str | None = None) -> Bundle:
     manifest = Manifest.from_bytes(data, str(path / MANIFEST))
     _check_no_extra_files(path, manifest)
     contents = {name: _read_verified(path, name, entry) for name, entry in manifest.files.items()}
+    for name, data in contents.items():
+        if name.endswith(".onnx"):
+            check_graph(data, str(path / name))
     card = _parse(RobustnessCard, contents, "card.json", path)
     if card.model_sha256 != manifest.files["model.onnx"].sha256:
         raise BundleIntegrityError(f"{path / 'card.json'} describes another model.onnx; {_REMEDY}")
@@ -88,7 +81,7 @@ def load_bundle(path: str | Path, *, digest: str | None = None) -> Bundle:
         manifest=manifest,
         labels=_parse(Labels, contents, "labels.json", path),
         card=card,
-        golden=_golden(contents["golden.npz"], path),
+        golden=unpack_golden(contents["golden.npz"], manifest.input.shape, str(path / "golden.npz")),
     )
 
 
@@ -133,17 +126,6 @@ def with_card(bundle: Bundle, card: RobustnessCard) -> Bundle:
     """Replace the card of a bundle on disk. This changes the bundle's digest."""
     files = {name: bundle.read(name) for name in bundle.manifest.files} | {"card.json": pack_json(card)}
     return write_bundle(bundle.path, files, lambda entries: replace(bundle.manifest, files=entries))
-
-
-def pack_golden(golden: Golden) -> bytes:
-    """Bytes of golden.npz; deterministic."""
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as archive:
-        for name, array in (("inputs", golden.inputs), ("logits", golden.logits)):
-            part = io.BytesIO()
-            np.lib.format.write_array(part, np.ascontiguousarray(array), allow_pickle=False)
-            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), part.getvalue())
-    return out.getvalue()
 
 
 def pack_json(value: Labels | RobustnessCard) -> bytes:
@@ -192,23 +174,6 @@ def _parse(kind: type[T], contents: Mapping[str, bytes], name: str, path: Path) 
     except ValueError as error:
         raise BundleIntegrityError(f"{where} is not JSON ({error}); {_REMEDY}") from error
     return from_json(kind, value, where, BundleIntegrityError)
-
-
-def _golden(data: bytes, path: Path) -> Golden:
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            golden = Golden(inputs=arrays["inputs"], logits=arrays["logits"])
-    except Exception as error:  # NumPy and zipfile raise many classes on damaged archives
-        raise BundleIntegrityError(f"{path / 'golden.npz'}: {one_line(error)}; {_REMEDY}") from error
-    if (
-        golden.inputs.dtype != np.uint8
-        or golden.logits.dtype != np.float32
-        or not len(golden.inputs) == len(golden.logits) > 0
-    ):
-        raise BundleIntegrityError(
-            f"{path / 'golden.npz'}: expected uint8 inputs and as many float32 logits; {_REMEDY}"
-        )
-    return golden
 
 
 def _swap_in(staging: Path, path: Path) -> None:

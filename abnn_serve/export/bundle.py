@@ -14,8 +14,9 @@ import numpy as np
 import onnxruntime
 
 from abnn_serve.arrays import batch_slices
+from abnn_serve.bundle.golden import Golden, pack_golden
 from abnn_serve.bundle.manifest import FileEntry, Manifest, Parity, format_version_of
-from abnn_serve.bundle.store import Bundle, Golden, pack_golden, pack_json, write_bundle
+from abnn_serve.bundle.store import Bundle, pack_json, write_bundle
 from abnn_serve.card import Accuracy, RobustnessCard, Variant
 from abnn_serve.errors import BundleIntegrityError, ExportError, ParityError
 from abnn_serve.export.drift import record_drift

@@ -6,15 +6,15 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from abnn_serve.bundle.manifest import MANIFEST, Manifest
-from abnn_serve.bundle.store import Bundle, Golden, load_bundle, pack_golden, pack_json, write_bundle
+from abnn_serve.bundle.store import Bundle, load_bundle, pack_json, write_bundle
 from abnn_serve.codec import canonical
 from abnn_serve.errors import BundleError, BundleIntegrityError, BundleVersionError
+from tests.bundle.rewriting import contents, described
 
 
 @pytest.fixture
@@ -155,16 +155,8 @@ def test_a_file_changed_after_loading_is_not_used(copy):
         loaded.read("model.onnx")
 
 
-def _contents(bundle: Bundle) -> dict[str, bytes]:
-    return {name: bundle.read(name) for name in bundle.manifest.files}
-
-
-def _describe(bundle: Bundle, **changes: object):
-    return lambda files: replace(bundle.manifest, files=files, **changes)
-
-
 def test_writing_replaces_a_bundle_whole(bundle, copy):
-    written = write_bundle(copy, _contents(bundle), _describe(bundle, version="2"))
+    written = write_bundle(copy, contents(bundle), described(bundle, version="2"))
     assert written.manifest.version == "2"
     assert [p.name for p in copy.parent.iterdir()] == ["copy"]
 
@@ -174,7 +166,7 @@ def test_a_failed_check_leaves_the_old_bundle_and_nothing_else(bundle, copy):
         raise BundleError("no")
 
     with pytest.raises(BundleError, match="no"):
-        write_bundle(copy, _contents(bundle), _describe(bundle, version="2"), check=refuse)
+        write_bundle(copy, contents(bundle), described(bundle, version="2"), check=refuse)
     assert load_bundle(copy).digest == bundle.digest
     assert [p.name for p in copy.parent.iterdir()] == ["copy"]
 
@@ -183,49 +175,30 @@ def test_something_that_is_not_a_bundle_is_never_replaced(bundle, tmp_path):
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "thesis.txt").write_text("work")
     with pytest.raises(BundleError, match="exists and is not just a bundle"):
-        write_bundle(tmp_path / "precious", _contents(bundle), _describe(bundle))
+        write_bundle(tmp_path / "precious", contents(bundle), described(bundle))
     assert (tmp_path / "precious" / "thesis.txt").read_text() == "work"
 
 
 def test_a_bundle_with_something_else_beside_it_is_never_replaced(bundle, copy):
     (copy / "thesis.txt").write_text("work")
     with pytest.raises(BundleError, match=r"is not just a bundle \(.*thesis\.txt is not declared"):
-        write_bundle(copy, _contents(bundle), _describe(bundle))
+        write_bundle(copy, contents(bundle), described(bundle))
     assert (copy / "thesis.txt").read_text() == "work"
 
 
 def test_a_card_of_another_model_is_refused(bundle, tmp_path):
     card = pack_json(replace(bundle.card, model_sha256="0" * 64))
     with pytest.raises(BundleIntegrityError, match=r"card\.json describes another model\.onnx"):
-        write_bundle(tmp_path / "b", {**_contents(bundle), "card.json": card}, _describe(bundle))
+        write_bundle(tmp_path / "b", {**contents(bundle), "card.json": card}, described(bundle))
 
 
 @pytest.mark.parametrize("data", [b"", b"PK\x05\x06" + b"\0" * 18, b"\x93NUMPY"])
 def test_damaged_golden_vectors_are_refused(bundle, tmp_path, data):
     with pytest.raises(BundleIntegrityError, match=r"golden\.npz"):
-        write_bundle(tmp_path / "b", {**_contents(bundle), "golden.npz": data}, _describe(bundle))
+        write_bundle(tmp_path / "b", {**contents(bundle), "golden.npz": data}, described(bundle))
 
 
 @pytest.mark.parametrize("text", ['{"parity": 1e999}', '{"name": "\\ud800"}', "[" * 100_000])
 def test_json_that_no_manifest_holds_is_refused(text):
     with pytest.raises(BundleIntegrityError):
         Manifest.from_bytes(text.encode(), MANIFEST)
-
-
-def test_the_same_golden_arrays_give_the_same_bytes():
-    golden = Golden(inputs=np.zeros((1, 2, 2, 3), np.uint8), logits=np.ones((1, 4), np.float32))
-    assert pack_golden(golden) == pack_golden(golden)
-
-
-@pytest.mark.parametrize(
-    ("inputs", "logits"),
-    [
-        (np.zeros((1, 2, 2, 3), np.float32), np.ones((1, 4), np.float32)),
-        (np.zeros((2, 2, 2, 3), np.uint8), np.ones((1, 4), np.float32)),
-    ],
-)
-def test_golden_vectors_of_another_kind_are_refused(bundle, tmp_path, inputs, logits):
-    files = {**_contents(bundle), "golden.npz": pack_golden(Golden(inputs=inputs, logits=logits))}
-    with pytest.raises(BundleIntegrityError, match="expected uint8 inputs and as many float32 logits"):
-        write_bundle(tmp_path / "b", files, _describe(bundle))
-    assert list(tmp_path.iterdir()) == []

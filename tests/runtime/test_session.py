@@ -12,7 +12,8 @@ import pytest
 from onnx import TensorProto, helper
 
 import abnn_serve.runtime.providers as providers_module
-from abnn_serve.bundle.store import Bundle, Golden, load_bundle, pack_golden, pack_json, write_bundle
+from abnn_serve.bundle.golden import Golden, pack_golden
+from abnn_serve.bundle.store import Bundle, load_bundle, pack_json, write_bundle
 from abnn_serve.errors import BundleIntegrityError, DeviceError, InputShapeError
 from abnn_serve.hardware import has_cuda_device
 from abnn_serve.runtime.cuda import CudaEngine
@@ -100,23 +101,10 @@ def test_a_graph_with_other_logits_fails_the_golden_replay(bundle, tmp_path):
         Session(other, "cpu")
 
 
-def test_golden_inputs_of_another_size_are_refused(bundle, tmp_path):
-    golden = Golden(inputs=np.zeros((1, 8, 8, 3), np.uint8), logits=np.zeros((1, 3), np.float32))
-    other = _with(bundle, tmp_path / "other", **{"golden.npz": pack_golden(golden)})
-    with pytest.raises(BundleIntegrityError, match=r"golden\.npz does not match the graph"):
-        Session(other, "cpu")
-
-
 def test_golden_logits_that_are_not_numbers_fail_too(bundle, tmp_path):
     golden = Golden(inputs=bundle.golden.inputs, logits=np.full_like(bundle.golden.logits, np.nan))
     other = _with(bundle, tmp_path / "other", **{"golden.npz": pack_golden(golden)})
     with pytest.raises(BundleIntegrityError, match="differ from the golden logits by nan"):
-        Session(other, "cpu")
-
-
-def test_a_file_that_is_no_graph_is_refused(bundle, tmp_path):
-    other = _with(bundle, tmp_path / "other", **{"model.onnx": b"not a graph"})
-    with pytest.raises(BundleIntegrityError, match="cannot load"):
         Session(other, "cpu")
 
 
