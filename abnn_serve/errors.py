@@ -11,6 +11,7 @@
     │   └── InputShapeError          422
     ├── BundleError              bundle that cannot be used
     │   ├── BundleIntegrityError     the files do not match the manifest
+    │   ├── BundleSignatureError     unsigned, or not signed by a required key
     │   └── BundleVersionError       a newer abnn_serve wrote the bundle
     ├── DataError                data set that cannot be read
     ├── ScoringError             offline scoring cannot start, resume or write
@@ -81,6 +82,10 @@ class BundleError(AbnnError):
 
 class BundleIntegrityError(BundleError):
     """The bundle's files or graph do not match its manifest."""
+
+
+class BundleSignatureError(BundleError):
+    """The bundle is unsigned, or its signature is not of a required key and of these files."""
 
 
 class BundleVersionError(BundleError):

@@ -14,6 +14,7 @@ from abnn_serve.spec import InputSpec, Precision, model_file
 
 FORMAT_VERSION = 2
 MANIFEST = "bundle.json"
+SIGNATURE = "signature.sigstore"  # made after the manifest, so not listed in it
 REQUIRED = ("model.onnx", "labels.json", "card.json", "golden.npz")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
@@ -97,7 +98,7 @@ class Manifest:
             if model_file(precision) not in self.files:
                 raise ConfigError(f"precisions has {precision!r}, expected {model_file(precision)!r} in files")
         for name in self.files:
-            if name == MANIFEST or not _NAME.fullmatch(name):
+            if name in {MANIFEST, SIGNATURE} or not _NAME.fullmatch(name):
                 raise ConfigError(f"files has {name!r}, expected a plain file name inside the bundle")
 
     def to_bytes(self) -> bytes:

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from abnn_serve.bundle.golden import Golden, unpack_golden
 from abnn_serve.bundle.graph_checks import check_graph
-from abnn_serve.bundle.manifest import MANIFEST, FileEntry, Manifest
+from abnn_serve.bundle.manifest import MANIFEST, SIGNATURE, FileEntry, Manifest
 from abnn_serve.card import RobustnessCard
 from abnn_serve.codec import canonical, from_json, to_json
 from abnn_serve.errors import BundleError, BundleIntegrityError, one_line
@@ -144,7 +144,7 @@ def _check_replaceable(path: Path) -> None:
 
 
 def _check_no_extra_files(path: Path, manifest: Manifest) -> None:
-    declared = {MANIFEST, *manifest.files}
+    declared = {MANIFEST, SIGNATURE, *manifest.files}
     for entry in sorted(path.iterdir()):
         if entry.is_symlink():
             raise BundleIntegrityError(

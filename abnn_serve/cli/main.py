@@ -16,6 +16,7 @@ from abnn_serve.cli.predict import predict
 from abnn_serve.cli.score import score
 from abnn_serve.cli.serve import serve
 from abnn_serve.cli.show import show, verify
+from abnn_serve.cli.sign import sign
 from abnn_serve.cli.train import train
 from abnn_serve.errors import AbnnError, one_line
 from abnn_serve.media.image import quiet_pillow
@@ -30,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _command in (train, average, mix, evaluate, export, verify, show, predict, score, serve, key):
+for _command in (train, average, mix, evaluate, export, sign, verify, show, predict, score, serve, key):
     app.command()(_command)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench)
 

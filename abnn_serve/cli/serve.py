@@ -47,6 +47,8 @@ def serve(
     if limits.api_key_file:
         KeyRing(limits.api_key_file)
         environment["ABNN_API_KEY_FILE"] = str(limits.api_key_file.resolve())
+    if settings.require_signature:
+        environment["ABNN_REQUIRE_SIGNATURE"] = ",".join(str(path.resolve()) for path in settings.require_signature)
     environment["ABNN_BUNDLE"] = ",".join(map(_resolve, find_bundles(settings.bundle)))
     if settings.video_bundle:  # with ABNN_BUNDLE set, the service has no default video bundle
         environment["ABNN_VIDEO_BUNDLE"] = _resolve(str(settings.video_bundle))

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from abnn_serve.bundle.signature import verify_signature
 from abnn_serve.bundle.store import Bundle, load_bundle
 from abnn_serve.card import RobustnessCard
 from abnn_serve.codec import to_json
@@ -34,12 +35,19 @@ def show(
 def verify(
     bundle: Annotated[Path | None, typer.Argument(help="bundle directory; the default bundle if omitted")] = None,
     digest: Annotated[str | None, typer.Option(help="expected identity of the bundle")] = None,
+    key: Annotated[
+        list[Path] | None, typer.Option(help="PEM file of a public key that must have signed the bundle; repeatable")
+    ] = None,
 ) -> None:
     """Check every file of a bundle against its sha256 and replay the golden vectors on the CPU; exit 1 on a difference.
+
+    With --key, first check the signature that `abnn sign` wrote.
 
     Example: abnn verify models/cifar10-abnn-robust
     """
     loaded = load_bundle(bundle or default_bundle(), digest=digest)
+    if key:
+        typer.echo(f"{loaded.path}: signed by {verify_signature(loaded, key)}")
     check_graphs(loaded)
     files, vectors = len(loaded.manifest.files), len(loaded.golden.inputs)
     typer.echo(f"{loaded.path}: verified {files} files and {vectors} golden vectors; identity {loaded.digest}")

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from abnn_serve.arrays import softmax
+from abnn_serve.bundle.signature import verify_signature
 from abnn_serve.bundle.store import Bundle, load_bundle
 from abnn_serve.errors import ConfigError, InputShapeError, UnsupportedFormatError
 from abnn_serve.media.image import fit_image, load_image, open_image, to_pixels
@@ -102,6 +103,8 @@ class Predictor:
     def from_settings(cls, settings: Settings, *, drift: bool = False) -> Predictor:
         """Load and verify the bundle in `settings`; with `drift`, predictions include drift."""
         bundle = load_bundle(settings.bundle, digest=settings.digest)
+        if settings.require_signature:
+            verify_signature(bundle, settings.require_signature)
         session = Session(bundle, settings.device, settings.threads, settings.precision)
         return cls(session, settings.limits, settings.video_limits, drift=drift)
 

@@ -24,6 +24,7 @@ class Settings:
     Attributes:
         bundle: directory of the bundle.
         digest: required digest of the bundle; None accepts any.
+        require_signature: PEM files of public keys, one of which must have signed the bundle; empty accepts any bundle.
         device: `auto` uses CUDA if available, else the CPU; with any other value, an unavailable device is an error.
         precision: precision of the graph; the bundle must have it.
         threads: threads per inference, at least 1; None takes all cores that this process may use.
@@ -34,6 +35,7 @@ class Settings:
 
     bundle: Path
     digest: str | None = None
+    require_signature: tuple[Path, ...] = ()
     device: Device = "auto"
     precision: Precision = "fp32"
     threads: int | None = None
@@ -58,6 +60,7 @@ class Settings:
         return cls(
             bundle=Path(environ["ABNN_BUNDLE"]) if environ.get("ABNN_BUNDLE") else default_bundle(),
             digest=environ.get("ABNN_BUNDLE_DIGEST") or None,
+            require_signature=_key_files(environ),
             device=device,  # type: ignore[arg-type]
             precision=precision,  # type: ignore[arg-type]
             threads=read_count(environ, "ABNN_THREADS"),
@@ -97,6 +100,16 @@ def _video_bundle(environ: Mapping[str, str]) -> Path | None:
     if path := environ.get("ABNN_VIDEO_BUNDLE"):
         return Path(path)
     return None if environ.get("ABNN_BUNDLE") else default_bundle(DEFAULT_VIDEO_BUNDLE)
+
+
+def _key_files(environ: Mapping[str, str]) -> tuple[Path, ...]:
+    text = environ.get("ABNN_REQUIRE_SIGNATURE")
+    paths = tuple(Path(part.strip()) for part in (text or "").split(",") if part.strip())
+    if text is not None and not paths:  # for example a deployment whose own variable is unset
+        raise ConfigError(
+            "ABNN_REQUIRE_SIGNATURE is blank, expected paths of public keys; unset it to accept unsigned bundles"
+        )
+    return paths
 
 
 def read_count(environ: Mapping[str, str], name: str, minimum: int = 1) -> int | None:

@@ -27,6 +27,7 @@ DEFAULTS = Settings.from_environment({})
 INFERENCE = {
     "ABNN_BUNDLE": f"models/{DEFAULT_BUNDLE}",
     "ABNN_BUNDLE_DIGEST": DEFAULTS.digest,
+    "ABNN_REQUIRE_SIGNATURE": DEFAULTS.require_signature,
     "ABNN_VIDEO_BUNDLE": f"models/{DEFAULT_VIDEO_BUNDLE}",
     "ABNN_DEVICE": DEFAULTS.device,
     "ABNN_PRECISION": DEFAULTS.precision,
