@@ -42,7 +42,8 @@ def train(
         str | None, typer.Option(help="frozen substitute: a finished run, a bundle's, or NAME@WEIGHTS")
     ] = None,
     teacher: Annotated[
-        str | None, typer.Option(help="finished run or bundle to learn from; its weight: --set teacher_weight=1")
+        str | None,
+        typer.Option(help="finished run or bundle to learn from: --set teacher_weight=1, or feature_weight=20"),
     ] = None,
     plan: Annotated[
         Path | None, typer.Option(help="JSON file with a surgery plan; default: layers are paired by depth")

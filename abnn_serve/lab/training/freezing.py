@@ -34,13 +34,15 @@ def _trained_modules(network: Network, trained: Trained) -> list[nn.Module]:
     norms = [module for module in body.modules() if isinstance(module, (_BatchNorm, AdaptiveNorm))]
     if "norm" in trained and not norms:
         raise NetworkError(f"{type(body).__name__} has no normalisation layer to train")
-    return (norms if "norm" in trained else []) + ([_head(body)] if "head" in trained else [])
+    return (norms if "norm" in trained else []) + ([head_of(network)] if "head" in trained else [])
 
 
-def _head(body: nn.Module) -> nn.Module:
+def head_of(network: Network) -> nn.Module:
+    """The last linear layer, of an ABNN its target's; NetworkError if there is none."""
+    body = _body(network)
     linear = [module for module in body.modules() if isinstance(module, nn.Linear) or _is_pointwise(module)]
     if not linear:
-        raise NetworkError(f"{type(body).__name__} has no linear layer to train as its head")
+        raise NetworkError(f"{type(body).__name__} has no linear layer, expected one as its head")
     return linear[-1]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -24,12 +24,13 @@ from abnn_serve.lab.training.adversarial import craft
 from abnn_serve.lab.training.batches import to_input, training_batches
 from abnn_serve.lab.training.collapse import find_collapse
 from abnn_serve.lab.training.distributed import ALONE, Workers, synchronise_norms
+from abnn_serve.lab.training.features import FeatureTap
 from abnn_serve.lab.training.freezing import freeze, set_training_mode
 from abnn_serve.lab.training.plots import draw_curves
 from abnn_serve.lab.training.recipe import Recipe
 from abnn_serve.lab.training.run import Run
 from abnn_serve.lab.training.state import TrainingState
-from abnn_serve.lab.training.terms import Step, step_loss
+from abnn_serve.lab.training.terms import Step, Teacher, step_loss
 from abnn_serve.lab.training.views import accuracy_under_views, draw_view, fill_of, second_view
 from abnn_serve.lab.training.weight_perturbation import perturbed_weights
 
@@ -81,13 +82,12 @@ def fit(
     if run.checkpoints:
         state.load(torch.load(run.checkpoints[-1], map_location=torch_device, weights_only=True))
     synchronise_norms(network, workers)
+    lesson = None if teacher is None else _teacher(recipe, network, teacher.to(torch_device))
     forward = torch.compile(network) if compiled else network
-    if teacher is not None:
-        teacher = teacher.to(torch_device).eval().requires_grad_(requires_grad=False)
     for epoch in range(state.epoch, recipe.epochs):
         torch.manual_seed(seed * 1_000_003 + epoch)
         rng = np.random.default_rng([seed, epoch])
-        entry = _train_epoch(run, state, forward, data, rng, torch_device, on_progress, teacher, workers)
+        entry = _train_epoch(run, state, forward, data, rng, torch_device, on_progress, lesson, workers)
         accuracy, loss = evaluate_clean(state.average, val, device=device)
         if not math.isfinite(loss):
             raise TrainingError(_not_finite(run, "the validation loss", state, state.steps))
@@ -110,6 +110,11 @@ def fit(
     return state.average.cpu()
 
 
+def _teacher(recipe: Recipe, network: Network, teacher: Network) -> Teacher:
+    teacher.eval().requires_grad_(requires_grad=False)
+    return Teacher(teacher, (FeatureTap(network), FeatureTap(teacher)) if recipe.feature_weight else None)
+
+
 def _record(run: Run, state: TrainingState) -> None:
     run.write_metrics(state.history)
     draw_curves(state.history, run.path / "curves.png")
@@ -123,7 +128,7 @@ def _train_epoch(
     rng: np.random.Generator,
     device: torch.device,
     on_progress: Callable[[Progress], None],
-    teacher: Network | None,
+    teacher: Teacher | None,
     workers: Workers,
 ) -> dict[str, Any]:
     recipe = state.recipe
@@ -145,8 +150,9 @@ def _train_epoch(
 
     learner = partial(logits_of, forward)
     average = torch.no_grad()(partial(logits_of, state.average))
+    if teacher is not None:
+        teacher = replace(teacher, logits=torch.no_grad()(partial(logits_of, teacher.logits)))
     fill = fill_of(state.network)
-    frozen = None if teacher is None else torch.no_grad()(partial(logits_of, teacher))
     for step, (x, y) in enumerate(training_batches(data, recipe, rng, device), start=1):
         x, y = workers.share(x), workers.share(y)  # noqa: PLW2901
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
@@ -154,7 +160,7 @@ def _train_epoch(
             x_adv = craft(recipe, forward, x, y, state.progress, generator, step=step, workers=workers, view=view)
         again = second_view(recipe, view, x, generator, workers)(x_adv) if recipe.consistency else None
         batch = Step(x=view(x), x_adv=view(x_adv), y=y, progress=state.progress, whole=x, x_again=again)
-        loss_of = partial(step_loss, recipe, learner, batch, average, frozen)
+        loss_of = partial(step_loss, recipe, learner, batch, average, teacher)
         size = recipe.weight_perturbation
         with perturbed_weights(state.network, size, batch.progress, lambda: loss_of()[0], workers):  # noqa: B023
             loss, logits = loss_of()

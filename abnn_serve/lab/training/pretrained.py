@@ -61,9 +61,15 @@ def load_substitute(source: str, spec: InputSpec) -> tuple[NetworkConfig, PixelN
 
 
 def load_teacher(source: str, config: RunConfig) -> Network:
-    """Network of a finished run or bundle; ConfigError unless it has the input and classes of `config`."""
+    """Network of a finished run or bundle; ConfigError unless it has the input and classes of `config`.
+
+    A teacher of features alone may have other classes, and be a name, such as `resnet18@DEFAULT`.
+    """
+    compares_predictions = bool(config.recipe.teacher_weight)
+    if not (compares_predictions or Path(source).is_dir()):
+        return load_substitute(source, config.input)[1]
     run = open_run(source)
-    if run.config.input != config.input or run.config.labels != config.labels:
+    if run.config.input != config.input or (compares_predictions and run.config.labels != config.labels):
         raise ConfigError(
             f"the teacher {source} has a different input or different classes; "
             "train it with the recipe 'probe' on these classes first"

@@ -60,6 +60,9 @@ class Recipe:
             end, growing linearly from 0 (after Wu et al. 2024, ADR).
         teacher_weight: of the KL divergence from a frozen teacher's predictions on clean images to the network's on
             adversarial ones (Goldblum et al. 2020, ARD; on clean data, distillation).
+        feature_weight: of the distance between a frozen teacher's similarities of clean images and the network's of
+            adversarial ones, computed from features (Tung & Mori 2019); the teacher may have other classes. Their
+            published weight, 3000 for batches of 128, is 23 here.
         masking: side in pixels of the patch of double masking (Xiang et al. 2022): masks of its mask set hide parts of
             every image; 0 for none. The clean images of the other terms are seen through the same masks.
         mask_grid: masks of the set along each axis, its k, at least 2.
@@ -106,6 +109,7 @@ class Recipe:
     weight_perturbation: float = 0.0
     self_distillation: float = 0.0
     teacher_weight: float = 0.0
+    feature_weight: float = 0.0
     masking: int = 0
     mask_grid: int = 3
     masks: int = 2
@@ -137,6 +141,7 @@ class Recipe:
             "weight_perturbation": (0.0, 1.0),
             "self_distillation": (0.0, 1.0),
             "teacher_weight": (0.0, 1000.0),
+            "feature_weight": (0.0, 10_000.0),
             "masking": (0, 4096),
             "mask_grid": (2, 16),
             "masks": (1, 8),
@@ -173,7 +178,12 @@ class Recipe:
         trained = (2 + self.adaptive) * images * (1 + bool(self.weight_perturbation))
         judged = self.masks * self.mask_choices * (1 + self.adaptive) if self.mask_choices > 1 else 0
         distilled = (1 + self.adaptive) * bool(self.self_distillation)
-        return trained + judged + distilled + bool(self.teacher_weight) + self.attack_steps * (2 + 2 * self.adaptive)
+        return trained + judged + distilled + self.has_teacher + self.attack_steps * (2 + 2 * self.adaptive)
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether the loss compares with a frozen teacher."""
+        return bool(self.teacher_weight or self.feature_weight)
 
     @property
     def pairs_images(self) -> bool:

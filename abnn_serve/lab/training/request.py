@@ -20,7 +20,8 @@ class TrainRequest:
     Attributes:
         form, rank: of the adaptive layers; None takes the defaults of `plan_pairs`. A plan or an ABNN run has its own.
         target: name of the network; None takes that of `init`.
-        teacher: finished run or bundle whose predictions the loss compares with, weighted by `teacher_weight`.
+        teacher: finished run, bundle or name of a network that the loss compares with: its predictions, weighted by
+            `teacher_weight`, or its features, weighted by `feature_weight`.
         init: finished run, or bundle with weights, to start from. An ABNN run provides target, substitute and plan; a
             plain run provides the target's weights, without the head if the classes differ.
     """
@@ -49,8 +50,10 @@ class TrainRequest:
             raise ConfigError(f"recipe {self.recipe.name!r} needs --substitute, a network's name or a finished run")
         if not self.recipe.adaptive and (options := self.adaptive_options):
             raise ConfigError(f"recipe {self.recipe.name!r} takes no {options[0]}; did you mean 'abnn'?")
-        if bool(self.recipe.teacher_weight) != bool(self.teacher):
-            raise ConfigError("--teacher and --set teacher_weight=1 go together; give both or neither")
+        if self.recipe.has_teacher != bool(self.teacher):
+            raise ConfigError(
+                "--teacher and --set teacher_weight=1 (or feature_weight=20) go together; give both or neither"
+            )
         if self.recipe.masking:
             patch = (self.recipe.masking, self.recipe.masking)
             mask_set((self.input.height, self.input.width), patch, self.recipe.mask_grid)

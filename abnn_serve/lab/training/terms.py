@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from abnn_serve.lab.training.features import FeatureTap, dissimilarity
 from abnn_serve.lab.training.recipe import Recipe
 
 Logits = Callable[[Tensor], Tensor]  # images, float (N, 3, [T,] H, W), to logits (N, classes)
@@ -34,8 +35,21 @@ class Step:
     x_again: Tensor | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Teacher:
+    """A frozen network to learn from.
+
+    Attributes:
+        logits: its float32 logits, in eval mode and without gradients.
+        taps: of the network and of the teacher, if the recipe compares features.
+    """
+
+    logits: Logits
+    taps: tuple[FeatureTap, FeatureTap] | None = None
+
+
 def step_loss(
-    recipe: Recipe, network: Logits, step: Step, average: Logits, teacher: Logits | None = None
+    recipe: Recipe, network: Logits, step: Step, average: Logits, teacher: Teacher | None = None
 ) -> tuple[Tensor, Tensor]:
     """Loss of one step, and float32 logits of the adversarial images.
 
@@ -44,9 +58,10 @@ def step_loss(
         network: returns float32 logits with gradients, in training mode.
         step: images and labels.
         average: the averaged network, in eval mode and without gradients, for self-distillation.
-        teacher: a frozen network with the same classes, in eval mode and without gradients.
+        teacher: a frozen network to learn from.
     """
     adversarial = network(step.x_adv)
+    features = None if teacher is None or teacher.taps is None else teacher.taps[0].features
     clean = network(step.x) if recipe.pairs_images else None
     labels, whole = step.y, step.x if step.whole is None else step.whole
     if recipe.self_distillation:
@@ -62,7 +77,11 @@ def step_loss(
     if clean is not None and recipe.nuclear_weight:
         loss = loss + nuclear_weight(recipe, step.progress) * nuclear(clean, adversarial) / len(clean)
     if teacher is not None:
-        loss = loss + recipe.teacher_weight * kl(teacher(whole), adversarial).mean()
+        taught = teacher.logits(whole)
+        if recipe.teacher_weight:
+            loss = loss + recipe.teacher_weight * kl(taught, adversarial).mean()
+        if features is not None and teacher.taps is not None and teacher.taps[1].features is not None:
+            loss = loss + recipe.feature_weight * dissimilarity(features, teacher.taps[1].features)
     return loss, adversarial
 
 
