@@ -1,4 +1,4 @@
-"""Properties of this machine: usable cores, CPU name, CUDA device."""
+"""Properties of this machine: usable cores and memory, CPU, CUDA device."""
 
 from __future__ import annotations
 
@@ -60,3 +60,44 @@ def describe_cpu() -> str:
         pass
     cores = usable_cores()
     return f"{name}, {cores} core{'s' if cores > 1 else ''}"
+
+
+_INSTRUCTION_SETS = (
+    *("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16"),
+    *("asimd", "asimddp", "i8mm", "bf16", "sve"),
+)
+
+
+def instruction_sets() -> list[str]:
+    """The CPU's vector instruction sets that inference engines use, by their names in Linux; empty elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return []
+    flags = next((line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features"))), [])
+    return [name for name in _INSTRUCTION_SETS if name in flags]
+
+
+def usable_memory(root: Path = Path("/sys/fs/cgroup"), meminfo: Path = Path("/proc/meminfo")) -> int | None:
+    """Bytes of memory that this process may use: the cgroup's limit or else the machine's; None if unknown."""
+    limits = []
+    for file in (root / "memory.max", root / "memory" / "memory.limit_in_bytes"):
+        try:
+            limits.append(int(file.read_text()))
+        except (OSError, ValueError):  # no such cgroup version, or "max"
+            continue
+    try:
+        lines = meminfo.read_text().splitlines()
+        limits += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemTotal:")]
+    except OSError:
+        pass
+    return min(limits, default=None)
+
+
+def resident_memory() -> int | None:
+    """Bytes of physical memory that this process holds; None if unknown."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:")), None)

@@ -21,7 +21,7 @@ LAYERS = [
     "media card",
     "bundle",
     "runtime lab",
-    "export evaluation scoring service",
+    "export evaluation scoring service doctor",
     "cli",
 ]
 LAB_LAYERS = ["device abnn networks data", "attacks", "training"]

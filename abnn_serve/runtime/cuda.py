@@ -116,7 +116,7 @@ class _Loaded:
 def _load(model: bytes) -> _Loaded:
     """Load with CUDA graphs if ONNX Runtime can capture this graph, otherwise without."""
     reason = ""
-    for graphs in (True, False) if _can_replay() else (False,):
+    for graphs in (True, False) if can_replay() else (False,):
         try:
             return _Loaded(model, graphs=graphs)
         except DeviceError:
@@ -130,7 +130,7 @@ def _load(model: bytes) -> _Loaded:
     raise DeviceError(f"ONNX Runtime fails on this GPU: {reason}; check nvidia-smi, or set ABNN_DEVICE=cpu")
 
 
-def _can_replay() -> bool:
+def can_replay() -> bool:
     """Before 1.30, replays of Split and Concat read another bucket's pointers (microsoft/onnxruntime 32121)."""
     return tuple(int(part) for part in ort.__version__.split(".")[:2]) >= GRAPHS_SINCE
 

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import ctypes
+import sys
+from contextlib import redirect_stdout
 
 import onnxruntime as ort
 
 from abnn_serve.hardware import cuda_driver_version, has_cuda_device
+
+
+def preload_libraries() -> None:
+    """Load the CUDA and cuDNN libraries that are installed as Python packages."""
+    with redirect_stdout(sys.stderr):  # ONNX Runtime prints missing libraries to stdout, where predictions go
+        ort.preload_dlls()
 
 
 def cuda_runtime() -> ctypes.CDLL:

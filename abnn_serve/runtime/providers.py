@@ -12,11 +12,9 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-import onnxruntime as ort
-
 from abnn_serve.errors import DeviceError, one_line
 from abnn_serve.runtime.cuda import CUDA, CudaEngine
-from abnn_serve.runtime.cuda_library import cuda_problem
+from abnn_serve.runtime.cuda_library import cuda_problem, preload_libraries
 from abnn_serve.runtime.engine import CPU, Engine, OnnxEngine, max_batch, require_provider
 from abnn_serve.runtime.open_vino import OpenVinoEngine
 from abnn_serve.runtime.settings import Device
@@ -69,12 +67,9 @@ def open_engine(model: bytes, device: Device, threads: int, precision: Precision
 
 
 def _open_on_gpu(model: bytes, device: Device, threads: int) -> Engine:
-    with redirect_stdout(sys.stderr):  # ONNX Runtime prints missing libraries to stdout, where predictions go
-        ort.preload_dlls()
-        if device != "tensorrt":
-            engine: Engine = CudaEngine(model)
-        else:
-            engine = _open_tensorrt(model, threads)
+    preload_libraries()
+    with redirect_stdout(sys.stderr):  # ONNX Runtime prints to stdout, where predictions go
+        engine: Engine = CudaEngine(model) if device != "tensorrt" else _open_tensorrt(model, threads)
     problem = misplaced(engine.placement, TENSORRT if device == "tensorrt" else CUDA)
     if problem and device != "auto":
         raise DeviceError(f"ABNN_DEVICE is {device!r} but {problem}; set ABNN_DEVICE=cpu for this graph")
@@ -130,11 +125,15 @@ def _warn_once(message: str) -> None:
     log.warning("%s", message)
 
 
+def installed_builds() -> dict[str, str]:
+    """Versions of the installed builds of ONNX Runtime, which overwrite each other's files."""
+    found = [d for name in ("onnxruntime", "onnxruntime-gpu") for d in importlib.metadata.distributions(name=name)]
+    return {d.metadata["Name"].lower(): d.version for d in found}
+
+
 @functools.cache
 def _warn_if_two_builds() -> None:
-    installed = {d.metadata["Name"].lower() for d in importlib.metadata.distributions(name="onnxruntime")}
-    installed |= {d.metadata["Name"].lower() for d in importlib.metadata.distributions(name="onnxruntime-gpu")}
-    if {"onnxruntime", "onnxruntime-gpu"} <= installed:
+    if len(installed_builds()) > 1:
         warnings.warn(
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files; uninstall both, then "
             "reinstall abnn_serve",

@@ -107,14 +107,15 @@ class Session:
             raise BundleIntegrityError(
                 f"{self.bundle.path / 'golden.npz'} does not match the graph: {problem}; export the bundle again"
             ) from problem
-        if not error <= self._tolerance:
+        if not error <= self.tolerance:
             raise BundleIntegrityError(
                 f"{self.bundle.path}: {self.precision} logits on {self.provider} differ from the golden logits by "
-                f"{error:.2g}, the tolerance is {self._tolerance:.2g}; export the bundle again, or use another device"
+                f"{error:.2g}, the tolerance is {self.tolerance:.2g}; export the bundle again, or use another device"
             )
 
     @property
-    def _tolerance(self) -> float:
+    def tolerance(self) -> float:
+        """Largest allowed difference from the golden logits."""
         measured = [v.max_error for v in self.bundle.card.variants if v.precision == self.precision]
         return max([GOLDEN_TOLERANCE, *(_VARIANT_SLACK * error for error in measured)])
 

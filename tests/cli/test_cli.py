@@ -13,7 +13,7 @@ from abnn_serve.bundle.store import load_bundle
 from tests.drawing import draw_shape, png
 
 NAMES = ["--target", "x", "--val", "d", "--out", "o"]
-COMMANDS = ["train", "evaluate", "export", "sign", "verify", "show", "predict", "score", "serve", "bench"]
+COMMANDS = ["train", "evaluate", "export", "sign", "verify", "show", "predict", "score", "serve", "bench", "doctor"]
 
 
 def _abnn(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:

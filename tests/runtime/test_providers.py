@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import onnxruntime
 import pytest
 
 import abnn_serve.runtime.cuda_library as cuda_library
@@ -18,7 +19,7 @@ def gpu_without_libraries(monkeypatch):
     """As on a machine with a GPU and the core install: the device is there, what ONNX Runtime loads for it is not."""
     if has_cuda_device():
         pytest.skip("this machine has a CUDA device")
-    if CUDA not in providers_module.ort.get_available_providers():
+    if CUDA not in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime was built without CUDA")
     monkeypatch.setattr(cuda_library, "has_cuda_device", lambda: True)
     providers_module._warn_once.cache_clear()
