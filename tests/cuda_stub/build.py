@@ -51,9 +51,10 @@ def build(provider: Path, out: Path) -> Path:
     names = set(re.findall(rb"\0(cudnn[A-Z]\w+)(?=\0)", provider.read_bytes()))
     cudnn = {name.decode() for name in names} | symbols.get("libcudnn.so.9", set())
     _compile(out, "libcudnn.so.9", (HERE / "cudnn.c").read_text(), cudnn, runtime)
+    _compile(out, "libcuda.so.1", _DRIVER, set())  # old providers do not link it
     for library in re.findall(r"NEEDED.*\[(libcu\w+\.so\.\d+)\]", _output("readelf", "-d", provider)):
         if not (out / library).exists():
-            _compile(out, library, _DRIVER if library.startswith("libcuda.so") else "", set())
+            _compile(out, library, "", set())
     return out
 
 

@@ -100,6 +100,17 @@ int cudaGetDeviceProperties(Properties *p, int device) {
     p->threads = 1024; p->block[0] = p->block[1] = 1024; p->block[2] = 64; p->grid[0] = 2147483647;
     p->grid[1] = p->grid[2] = 65535; p->constants = 65536; p->major = 9; p->minor = 0; p->processors = 132; return 0;
 }
+typedef struct { /* of CUDA 12 */
+    char name[256], uuid[16], luid[8]; unsigned mask; size_t memory, shared; int registers, warp; size_t pitch;
+    int threads, block[3], grid[3], clock; size_t constants; int major, minor; size_t align, pitch_align; int overlap, processors;
+} Properties12;
+int cudaGetDeviceProperties_v2(Properties12 *p, int device) {
+    union { Properties of; char bytes[1008]; } new;
+    cudaGetDeviceProperties(&new.of, device);
+    memset(p, 0, 1008);
+    memcpy(p, &new, (char *)&new.of.constants - new.bytes);
+    p->constants = new.of.constants; p->major = new.of.major; p->minor = new.of.minor; p->processors = new.of.processors; return 0;
+}
 int cudaGetDeviceCount(int *n) { *n = 1; return 0; }
 int cudaGetDevice(int *n) { *n = 0; return 0; }
 int cudaDeviceGetAttribute(int *v, int attribute, int device) {
