@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from abnn_serve.bundle.store import Golden
+from abnn_serve.bundle.golden import Golden
 from abnn_serve.doctor.report import Latency
 from abnn_serve.errors import DeviceError
 
