@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from abnn_serve.cli.extras import require_lab
+from abnn_serve.cli.terminal import echo
 
 
 def average(
@@ -38,4 +39,4 @@ def average(
         images, held_out = load_data(data, spec), load_data(val, spec)
         status.update("averaging")
         run = average_runs(runs, out, images, held_out)
-    typer.echo(f"{run.path}: validation accuracy {run.metrics[-1]['val_accuracy']:.2%}")
+    echo(f"{run.path}: validation accuracy {run.metrics[-1]['val_accuracy']:.2%}")

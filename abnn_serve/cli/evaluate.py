@@ -15,6 +15,7 @@ from abnn_serve.bundle.manifest import MANIFEST
 from abnn_serve.card import Accuracy, RobustnessCard, ThreatModel
 from abnn_serve.cli.extras import require_lab
 from abnn_serve.cli.progress import progress_bar
+from abnn_serve.cli.terminal import echo, printable
 from abnn_serve.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def evaluate(
         )
     print_card(card)
     is_bundle = (subject / MANIFEST).is_file()
-    typer.echo(f"{folder}: wrote card.json and plots" + (f"; {subject}: replaced the card" if is_bundle else ""))
+    echo(f"{folder}: wrote card.json and plots" + (f"; {subject}: replaced the card" if is_bundle else ""))
     _check_accuracy(minimums, card)
 
 
@@ -106,16 +107,15 @@ def print_card(card: RobustnessCard) -> None:
     table = Table("threat model", "attack", "eps", "accuracy", "95%", "seconds")
     table.add_row("none", "clean", "", *_cells(card.clean), "")
     for row in card.attacks:
-        table.add_row(
-            row.threat_model, row.attack, f"{row.eps:.4g} {row.norm}", *_cells(row.accuracy), f"{row.seconds:,.0f}"
-        )
+        budget, seconds = f"{row.eps:.4g} {row.norm}", f"{row.seconds:,.0f}"
+        table.add_row(row.threat_model, printable(row.attack), budget, *_cells(row.accuracy), seconds)
     for threat, accuracy in card.worst.items():
         table.add_row(threat, "worst case without patches", "", *_cells(accuracy), "")
     console = Console(width=140)
     console.print(table)
     failed = [check for check in card.sanity if not check.passed]
     for check in failed:
-        console.print(f"FAILED: {check.name} ({check.detail})", markup=False, highlight=False)
+        console.print(printable(f"FAILED: {check.name} ({check.detail})"), markup=False, highlight=False)
     passed = len(card.sanity) - len(failed)
     console.print(f"{passed} of {len(card.sanity)} sanity checks passed", markup=False, highlight=False)
 

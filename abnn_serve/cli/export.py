@@ -11,6 +11,7 @@ from rich.table import Table
 
 from abnn_serve.cli.extras import require_lab
 from abnn_serve.cli.show import print_bundle
+from abnn_serve.cli.terminal import echo
 from abnn_serve.errors import ConfigError
 from abnn_serve.spec import Precision
 
@@ -75,7 +76,7 @@ def export(
     if bento_store:
         from abnn_serve.service.model_store import put_in_store
 
-        typer.echo(f"imported into BentoML's model store; abnn serve --bundle bento:{put_in_store(bundle)} serves it")
+        echo(f"imported into BentoML's model store; abnn serve --bundle bento:{put_in_store(bundle)} serves it")
 
 
 def _read_precisions(text: str) -> tuple[Precision, ...]:

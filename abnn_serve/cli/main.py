@@ -18,6 +18,7 @@ from abnn_serve.cli.score import score
 from abnn_serve.cli.serve import serve
 from abnn_serve.cli.show import show, verify
 from abnn_serve.cli.sign import sign
+from abnn_serve.cli.terminal import echo
 from abnn_serve.cli.train import train
 from abnn_serve.errors import AbnnError, one_line
 from abnn_serve.media.image import quiet_pillow
@@ -43,5 +44,5 @@ def main() -> None:
     try:
         app()
     except (AbnnError, OSError) as error:
-        print(f"abnn: {one_line(error)}", file=sys.stderr)
+        echo(f"abnn: {one_line(error)}", err=True)
         sys.exit(1)

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from abnn_serve.cli.extras import require_lab
+from abnn_serve.cli.terminal import echo
 
 
 def mix(
@@ -53,4 +54,4 @@ def mix(
             robust, clean, out, held_out, keep=keep, images=images, eps=eps, device=chosen, seed=seed, on_round=report
         )
     metrics = run.metrics[-1]
-    typer.echo(f"{run.path}: clean {metrics['val_accuracy']:.2%}, under attack {metrics['val_pgd_accuracy']:.2%}")
+    echo(f"{run.path}: clean {metrics['val_accuracy']:.2%}, under attack {metrics['val_pgd_accuracy']:.2%}")

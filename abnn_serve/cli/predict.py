@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from abnn_serve.cli.terminal import echo
 from abnn_serve.errors import InputError
 from abnn_serve.media.container import is_video
 from abnn_serve.runtime.prediction_json import DIGITS, prediction_json, video_prediction_json
@@ -39,13 +40,13 @@ def predict(
     failed = False
     for path, result in zip(files, _answers(files, _Predictors(bundle), top_k), strict=True):
         if isinstance(result, InputError):
-            typer.echo(f"abnn: {path}: {result}", err=True)
+            echo(f"abnn: {path}: {result}", err=True)
             failed = True
         elif as_json:
             typer.echo(json.dumps({"file": str(path), **result}))
         else:
             classes = "  ".join(f"{row['label']} {row['probability']:.{DIGITS}f}" for row in result["top"])
-            typer.echo(f"{path}: {classes}")
+            echo(f"{path}: {classes}")
     if failed:
         sys.exit(1)
 

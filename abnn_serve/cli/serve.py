@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from abnn_serve.cli.terminal import echo
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.runtime.settings import Settings
 from abnn_serve.service.model_store import PREFIX
@@ -43,7 +44,7 @@ def serve(
         # Loading each bundle here, too, reports errors in one line instead of from a worker.
         manifest = Predictor.from_settings(replace(source_settings, bundle=bundle_path(source))).bundle.manifest
         check_video(settings, source, manifest.input.modality)
-        typer.echo(f"serving {manifest.name} version {manifest.version} on http://{host}:{port}", err=True)
+        echo(f"serving {manifest.name} version {manifest.version} on http://{host}:{port}", err=True)
     if limits.api_key_file:
         KeyRing(limits.api_key_file)
         environment["ABNN_API_KEY_FILE"] = str(limits.api_key_file.resolve())

@@ -11,6 +11,7 @@ import typer
 from abnn_serve.bundle.signature import verify_signature
 from abnn_serve.bundle.store import Bundle, load_bundle
 from abnn_serve.card import RobustnessCard
+from abnn_serve.cli.terminal import echo
 from abnn_serve.codec import to_json
 from abnn_serve.runtime.settings import default_bundle
 from abnn_serve.runtime.verify import check_graphs
@@ -47,10 +48,10 @@ def verify(
     """
     loaded = load_bundle(bundle or default_bundle(), digest=digest)
     if key:
-        typer.echo(f"{loaded.path}: signed by {verify_signature(loaded, key)}")
+        echo(f"{loaded.path}: signed by {verify_signature(loaded, key)}")
     check_graphs(loaded)
     files, vectors = len(loaded.manifest.files), len(loaded.golden.inputs)
-    typer.echo(f"{loaded.path}: verified {files} files and {vectors} golden vectors; identity {loaded.digest}")
+    echo(f"{loaded.path}: verified {files} files and {vectors} golden vectors; identity {loaded.digest}")
 
 
 def print_bundle(bundle: Bundle) -> None:
@@ -98,7 +99,7 @@ def print_bundle(bundle: Bundle) -> None:
     ]
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
-        typer.echo(f"{name:<{width}} {value}")
+        echo(f"{name:<{width}} {value}")
 
 
 def _drift_rows(card: RobustnessCard) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ import typer
 
 from abnn_serve.bundle.signature import sign_bundle
 from abnn_serve.bundle.store import load_bundle
+from abnn_serve.cli.terminal import echo
 
 
 def sign(
@@ -29,4 +30,4 @@ def sign(
 
     loaded = load_bundle(bundle)
     path = sign_bundle(loaded, key, ask_password)
-    typer.echo(f"{path}: signed identity {loaded.digest}")
+    echo(f"{path}: signed identity {loaded.digest}")

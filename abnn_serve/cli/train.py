@@ -12,6 +12,7 @@ from rich.console import Console
 
 from abnn_serve.cli.extras import require_lab
 from abnn_serve.cli.progress import progress_bar
+from abnn_serve.cli.terminal import printable
 
 if TYPE_CHECKING:
     from abnn_serve.lab.data.dataset import ImageData
@@ -130,7 +131,7 @@ class _ProgressDisplay:
 
     def start(self, config: RunConfig, data: ImageData, val: ImageData) -> None:
         for line in (*data.corrupt, *val.corrupt):
-            self._bar.console.print(f"skipped: {line}", markup=False)
+            self._bar.console.print(printable(f"skipped: {line}"), markup=False)
         if config.plan:
             self._bar.console.print(str(config.plan), markup=False)
 
