@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from abnn_serve.cli.progress import progress_bar
+from abnn_serve.cli.terminal import echo
 from abnn_serve.errors import ConfigError
 from abnn_serve.hardware import usable_cores
 from abnn_serve.runtime.predictor import Predictor
@@ -48,6 +49,12 @@ def score(
     max_errors: Annotated[
         int | None, typer.Option(help="stop after more than this many rows with errors; default: no limit")
     ] = None,
+    allow_remote: Annotated[
+        bool,
+        typer.Option(
+            "--allow-remote", help="let a list name files outside its folder, and URLs; for lists that you trust"
+        ),
+    ] = False,
     shard_rows: Annotated[
         int, typer.Option(help="rows per output file; a kill loses only unfinished files", min=1)
     ] = 4096,
@@ -97,6 +104,7 @@ def score(
             workers=workers,
             ray=pool,
             max_errors=max_errors,
+            allow_remote=allow_remote,
             on_start=display.start,
             on_rows=display.update,
         )
@@ -141,16 +149,16 @@ class _ProgressDisplay:
 
 
 def _report(out: Path, summary: Summary, labels: Labels) -> None:
-    typer.echo(f"{out / PREDICTIONS}: {summary.rows:,} rows")
+    echo(f"{out / PREDICTIONS}: {summary.rows:,} rows")
     if summary.errors:
-        typer.echo(f"{out / QUARANTINE}: {summary.errors:,} rows with errors")
+        echo(f"{out / QUARANTINE}: {summary.errors:,} rows with errors")
     if summary.accuracy is None or summary.confusion is None:
         return
-    typer.echo(f"accuracy {summary.accuracy}")
+    echo(f"accuracy {summary.accuracy}")
     if importlib.util.find_spec("matplotlib") is None:
-        typer.echo("confusion.png was not drawn: it needs matplotlib; install it with: pip install 'abnn_serve[score]'")
+        echo("confusion.png was not drawn: it needs matplotlib; install it with: pip install 'abnn_serve[score]'")
         return
     from abnn_serve.scoring.confusion import draw_confusion
 
     draw_confusion(summary.confusion, summary.accuracy, labels, out / "confusion.png")
-    typer.echo(f"{out / 'confusion.png'}: confusion matrix")
+    echo(f"{out / 'confusion.png'}: confusion matrix")

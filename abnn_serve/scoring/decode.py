@@ -23,7 +23,7 @@ from abnn_serve.media.image import load_image, quiet_pillow
 from abnn_serve.media.limits import ImageLimits, VideoLimits
 from abnn_serve.media.video import decode_video
 from abnn_serve.scoring.plan import Row
-from abnn_serve.scoring.sources.filesystem import locate
+from abnn_serve.scoring.sources.filesystem import read_start
 from abnn_serve.spec import InputSpec
 
 _CONCURRENT_READS = 16  # per process; a remote file takes tens of milliseconds to open
@@ -80,20 +80,27 @@ class Decoder:
             return decode_video(content, self.spec, self.video_limits).pixels
         return load_image(content, self.spec, self.limits)[None]
 
-    def _read(self, rows: Sequence[Row]) -> list[tuple[bytes, str]]:
-        if any(isinstance(row.content, str) for row in rows):
-            with ThreadPoolExecutor(_CONCURRENT_READS) as pool:
-                return list(pool.map(self._content, rows))
-        return [self._content(row) for row in rows]
+    def _read(self, rows: Sequence[Row]) -> Iterator[tuple[bytes, str]]:
+        """Yield the content and problem of each row; reads a few files ahead, so that only those are in memory."""
+        if not any(isinstance(row.content, str) for row in rows):
+            yield from map(self._content, rows)
+            return
+        with ThreadPoolExecutor(_CONCURRENT_READS) as pool:
+            ahead: deque[Future[tuple[bytes, str]]] = deque()
+            for row in rows:
+                ahead.append(pool.submit(self._content, row))
+                if len(ahead) == _CONCURRENT_READS:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
 
     def _content(self, row: Row) -> tuple[bytes, str]:
         """The bytes of a row, and the problem if they could not be read."""
         if row.problem or isinstance(row.content, bytes):
             return (row.content if isinstance(row.content, bytes) else b""), row.problem
         try:
-            system, path = locate(row.content)
             limits = self.video_limits if self.spec.sampling else self.limits
-            return system.cat_file(path, end=limits.max_bytes + 1), ""
+            return read_start(row.content, limits.max_bytes + 1, row.within), ""
         except Exception as error:  # every file system has its own exceptions
             return b"", f"cannot be read: {getattr(error, 'strerror', None) or one_line(error)}"
 

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from itertools import groupby, islice
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from abnn_serve.scoring.scorer import Scorer
 from abnn_serve.scoring.shard import FinishedShard, ShardWriter
 
 _MAX_PENDING_WRITES = 16
+_CHUNK_BYTES = 32_000_000  # of encoded samples; one sample may be larger
 
 OnRows = Callable[[int, int], None]  # called with the number of scored rows and the number of errors among them
 
@@ -63,10 +64,15 @@ def score_locally(
 
 def _chunks(source: Source, units: Iterable[Unit], size: int) -> Iterator[tuple[Unit, list[Row]]]:
     for unit in units:
-        rows = source.read(unit)
-        while chunk := list(islice(rows, size)):
-            yield unit, chunk
-        yield unit, []  # so that a unit without rows gets a shard too
+        chunk: list[Row] = []
+        held = 0
+        for row in source.read(unit):
+            chunk.append(row)
+            held += len(row.content) if isinstance(row.content, bytes) else 0
+            if len(chunk) == size or held >= _CHUNK_BYTES:
+                yield unit, chunk
+                chunk, held = [], 0
+        yield unit, chunk  # empty for a unit without rows, so that it gets a shard too
 
 
 class _BackgroundWriter:

@@ -17,6 +17,7 @@ class Row:
         id: unique within its source; does not depend on where the source is stored.
         source: path or URL of the sample.
         content: encoded bytes, or the path or URL of the file that holds them.
+        within: folder outside which that file must not be; empty allows every address.
         truth: index of the true class in the bundle's labels; None if unknown.
         problem: why the sample has no content; empty if it has.
     """
@@ -26,6 +27,7 @@ class Row:
     content: bytes | str = b""
     truth: int | None = None
     problem: str = ""
+    within: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,6 +35,7 @@ def score(
     workers: int = 0,
     ray: RayPool | None = None,
     max_errors: int | None = None,
+    allow_remote: bool = False,
     on_start: Callable[[ScoreProgress], None] = lambda _: None,
     on_rows: OnRows = lambda *_: None,
 ) -> Summary:
@@ -50,6 +51,7 @@ def score(
         workers: number of decoding processes; 0 decodes in this process.
         ray: run on a pool of Ray actors, which decode their own rows.
         max_errors: stop after more than this many rows with errors; None means no limit.
+        allow_remote: let a list name files outside its folder, and URLs; only for lists from people you trust.
         on_start: called once with the progress of earlier, interrupted calls.
         on_rows: called with the number of newly scored rows and the number of errors among them.
 
@@ -59,7 +61,16 @@ def score(
     """
     labels, columns = predictor.bundle.labels, columns or Columns()
     modality = predictor.bundle.manifest.input.modality
-    plan = open_source(source, labels, modality=modality, shard_rows=shard_rows, column=column, out=out)
+    plan = open_source(
+        source,
+        labels,
+        modality=modality,
+        shard_rows=shard_rows,
+        column=column,
+        out=out,
+        max_bytes=(predictor.limits if modality == "image" else predictor.video_limits).max_bytes,
+        allow_remote=allow_remote,
+    )
     with open_ledger(out, ScoringConfig.of(plan, predictor, columns)) as ledger:
         on_start(ScoreProgress(total=plan.rows, rows=ledger.rows, errors=ledger.errors))
         try:

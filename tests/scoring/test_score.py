@@ -70,7 +70,7 @@ def test_bad_files_are_rows_and_the_quarantine_list_scores_again(served, folder,
     assert (half["id"], half["path"]) == ("dog/half.png", str(folder / "dog" / "half.png"))
     assert half["error"].startswith("the PNG image is damaged: image file is truncated")
     (folder / "cat" / "empty.png").write_bytes((folder / "cat" / "01.png").read_bytes())
-    again = score(served, str(tmp_path / "out" / "quarantine.jsonl"), tmp_path / "again")
+    again = score(served, str(tmp_path / "out" / "quarantine.jsonl"), tmp_path / "again", allow_remote=True)
     assert (again.rows, again.errors) == (2, 1)
 
 

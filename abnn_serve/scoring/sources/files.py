@@ -14,11 +14,12 @@ from abnn_serve.arrays import batch_slices
 from abnn_serve.errors import DataError, one_line
 from abnn_serve.media import container, image
 from abnn_serve.scoring.plan import LabelMap, Row, Source, SourceFile, Unit
-from abnn_serve.scoring.sources.filesystem import open_at
+from abnn_serve.scoring.sources.filesystem import is_beneath, outside, read_start
 from abnn_serve.spec import Labels, Modality
 
 SUFFIXES: dict[Modality, tuple[str, ...]] = {"image": image.SUFFIXES, "video": container.SUFFIXES}
 LISTS = (".csv", ".jsonl", ".ndjson")
+_MAX_LIST_BYTES = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +53,9 @@ def plan_folder(files: Sequence[SourceFile], labels: Labels, shard_rows: int) ->
     return _plan(rows, shard_rows)
 
 
-def plan_list(file: SourceFile, content: bytes, labels: Labels, shard_rows: int) -> tuple[Source, list[Unit]]:
+def plan_list(
+    file: SourceFile, content: bytes, labels: Labels, shard_rows: int, *, allow_remote: bool = False
+) -> tuple[Source, list[Unit]]:
     """Plan one row per line of a list with a column `path` (a URL, absolute or relative to the list), maybe `label`.
 
     Args:
@@ -60,6 +63,10 @@ def plan_list(file: SourceFile, content: bytes, labels: Labels, shard_rows: int)
         content: its bytes, from `read_list`.
         labels: classes of the bundle.
         shard_rows: rows per unit.
+        allow_remote: read any address that the list names, not only files inside the list's folder.
+
+    Raises:
+        DataError: not a list, or it names an address that is not allowed.
     """
     table = _table(file, content)
     paths = table["path"].to_pylist()
@@ -68,6 +75,8 @@ def plan_list(file: SourceFile, content: bytes, labels: Labels, shard_rows: int)
     rows = []
     for number, (path, label) in enumerate(zip(paths, truths, strict=True)):
         address = path if path and ("://" in path or path.startswith("/")) else posixpath.join(folder, path or "")
+        if path and not allow_remote and not is_beneath(address, folder):
+            raise DataError(f"row {number} of {file.name} names {outside(address, folder)}")
         rows.append(
             Row(
                 id=f"{file.name}#{number}",
@@ -75,6 +84,7 @@ def plan_list(file: SourceFile, content: bytes, labels: Labels, shard_rows: int)
                 content=address,
                 truth=class_index(label),
                 problem="" if path else "the list has no path in this row",
+                within="" if allow_remote else folder,
             )
         )
     return _plan(rows, shard_rows)
@@ -88,10 +98,11 @@ def _plan(rows: list[Row], shard_rows: int) -> tuple[Source, list[Unit]]:
 def read_list(file: SourceFile) -> bytes:
     """Read the bytes of a list; raises DataError."""
     try:
-        with open_at(file.address) as data:
-            content: bytes = data.read()
+        content = read_start(file.address, _MAX_LIST_BYTES + 1)
     except Exception as error:  # every file system has its own exceptions
         raise DataError(f"{file.address}: cannot be read: {one_line(error)}") from error
+    if len(content) > _MAX_LIST_BYTES:
+        raise DataError(f"{file.address} has over {_MAX_LIST_BYTES:,} bytes; split the list")
     return content
 
 
@@ -102,10 +113,9 @@ def _table(file: SourceFile, content: bytes) -> pa.Table:
             table = pa.csv.read_csv(pa.BufferReader(content), convert_options=options)
         else:
             table = pa.json.read_json(pa.BufferReader(content))
-    except pa.ArrowException as error:
+        names = table.column_names
+    except (pa.ArrowException, UnicodeDecodeError) as error:
         raise DataError(f"{file.address}: not readable as a list of files: {one_line(error)}") from error
-    if "path" not in table.column_names or not pa.types.is_string(table.schema.field("path").type):
-        raise DataError(
-            f"{file.address} has the columns {', '.join(table.column_names)}, expected `path` and optionally `label`"
-        )
+    if "path" not in names or not pa.types.is_string(table.schema.field("path").type):
+        raise DataError(f"{file.address} has the columns {', '.join(names)}, expected `path` and optionally `label`")
     return table

@@ -11,6 +11,7 @@ from typing import Any
 from fsspec.implementations.local import LocalFileSystem
 
 from abnn_serve.errors import DataError, one_line
+from abnn_serve.media.limits import ImageLimits
 from abnn_serve.scoring.plan import Plan, SourceFile
 from abnn_serve.scoring.shard import FILES, PREDICTIONS
 from abnn_serve.scoring.sources.files import LISTS, SUFFIXES, plan_folder, plan_list, read_list
@@ -31,6 +32,8 @@ def open_source(
     shard_rows: int = 4096,
     column: str | None = None,
     out: Path | None = None,
+    max_bytes: int = ImageLimits().max_bytes,
+    allow_remote: bool = False,
 ) -> Plan:
     """Plan the units of a source, without reading its samples.
 
@@ -46,16 +49,19 @@ def open_source(
         shard_rows: rows per unit; a tar is one unit whatever its size.
         column: Parquet column with the encoded samples; None means the name of the modality.
         out: output directory of the run, whose files are not part of the source.
+        max_bytes: of one encoded sample in a Parquet file or tar.
+        allow_remote: let a list name files outside its folder, and URLs.
 
     Raises:
-        DataError: there are no files, none of them can be scored, or they are of several types.
+        DataError: there are no files, none of them can be scored, they are of several types, or a list names an address
+            that is not allowed.
     """
     address, files = _list(name, out)
     content = b""
     suffixes, column, samples = SUFFIXES[modality], column or modality, f"{modality}s"
     if len(files) == 1 and files[0].name.lower().endswith(LISTS):
         content = read_list(files[0])
-        source, units = plan_list(files[0], content, labels, shard_rows)
+        source, units = plan_list(files[0], content, labels, shard_rows, allow_remote=allow_remote)
     else:
         by_type = {
             samples: [file for file in files if file.name.lower().endswith(suffixes)],
@@ -72,9 +78,9 @@ def open_source(
         if kind == samples:
             source, units = plan_folder(matches, labels, shard_rows)
         elif kind == "tars":
-            source, units = plan_tars(matches, labels, modality)
+            source, units = plan_tars(matches, labels, modality, max_bytes)
         else:
-            source, units = plan_parquet(matches, labels, shard_rows, column)
+            source, units = plan_parquet(matches, labels, shard_rows, column, max_bytes)
     state = hashlib.sha256(f"{address}\n".encode(errors="surrogateescape"))
     for file in files:
         state.update(f"{file.name}\0{file.size}\n".encode(errors="surrogateescape"))

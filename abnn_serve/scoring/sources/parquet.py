@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain, islice, repeat
+from itertools import chain, repeat
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from abnn_serve.arrays import batch_slices
 from abnn_serve.errors import DataError, one_line
 from abnn_serve.scoring.plan import LabelMap, Row, Source, SourceFile, Unit
 from abnn_serve.scoring.sources.filesystem import open_at
+from abnn_serve.scoring.sources.parquet_rows import Value, read_from
 from abnn_serve.spec import Labels
 
-_READ_ROWS = 256
 _CONCURRENT_OPENS = 16
-
-_Value = tuple[bytes | str, Any]  # encoded bytes or, as text, the problem; and the label
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,12 +35,12 @@ class ParquetUnit(Unit):
 class ParquetSource(Source):
     """Rows of Parquet files. Keeps its reader between consecutive units, to decode each row group only once."""
 
-    def __init__(self, column: str, class_index: LabelMap) -> None:
-        self._column, self._class_index = column, class_index
-        self._open: tuple[str, int, Iterator[_Value]] | None = None
+    def __init__(self, column: str, class_index: LabelMap, max_bytes: int) -> None:
+        self._column, self._class_index, self._max_bytes = column, class_index, max_bytes
+        self._open: tuple[str, int, Iterator[Value]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_column": self._column, "_class_index": self._class_index, "_open": None}
+        return {name: getattr(self, name) for name in ("_column", "_class_index", "_max_bytes")} | {"_open": None}
 
     def read(self, unit: Unit) -> Iterator[Row]:
         """Yield the rows; the rows of a damaged row group have a problem."""
@@ -59,17 +57,19 @@ class ParquetSource(Source):
             )
         self._open = unit.file.address, unit.stop, values
 
-    def _values(self, unit: ParquetUnit) -> Iterator[_Value]:
+    def _values(self, unit: ParquetUnit) -> Iterator[Value]:
         previous, self._open = self._open, None
         if previous and previous[:2] == (unit.file.address, unit.start):
             return previous[2]
-        return _read_from(unit.file.address, self._column, unit.start)
+        return read_from(unit.file.address, self._column, unit.start, self._max_bytes)
 
 
 def plan_parquet(
-    files: Sequence[SourceFile], labels: Labels, shard_rows: int, column: str
+    files: Sequence[SourceFile], labels: Labels, shard_rows: int, column: str, max_bytes: int
 ) -> tuple[Source, list[Unit]]:
     """Plan units of at most `shard_rows` rows; a file that cannot be opened becomes one row with a problem.
+
+    A sample of over `max_bytes` bytes becomes a row with a problem too.
 
     Raises:
         DataError: none of the files can be opened.
@@ -87,7 +87,7 @@ def plan_parquet(
             rows = part.stop - part.start
             units.append(ParquetUnit(index=len(units), rows=rows, file=file, start=part.start, stop=part.stop))
     classes = next((names for _, names in counts if names), ())
-    return ParquetSource(column, LabelMap(labels, classes)), units
+    return ParquetSource(column, LabelMap(labels, classes), max_bytes), units
 
 
 def _inspect(file: SourceFile, column: str) -> tuple[int | DataError, tuple[str, ...]]:
@@ -95,9 +95,11 @@ def _inspect(file: SourceFile, column: str) -> tuple[int | DataError, tuple[str,
     try:
         with open_at(file.address) as data:
             parquet = pq.ParquetFile(data)
-            count, schema = parquet.metadata.num_rows, parquet.schema_arrow
+            count, schema, size = parquet.metadata.num_rows, parquet.schema_arrow, data.seek(0, os.SEEK_END)
     except Exception as error:  # Arrow and every file system have their own exceptions
         return DataError(f"{file.address}: not readable as Parquet: {one_line(error)}"), ()
+    if count > size:
+        return DataError(f"{file.address}: declares {count:,} rows in {size:,} bytes; write the file again"), ()
     kind = schema.field(column).type if column in schema.names else None
     if kind is not None and pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
         kind = kind.field("bytes").type
@@ -107,31 +109,3 @@ def _inspect(file: SourceFile, column: str) -> tuple[int | DataError, tuple[str,
             f"choose another of {', '.join(schema.names)} with --column"
         ), ()
     return count, tuple((schema.metadata or {}).get(b"classes", b"").decode().splitlines())
-
-
-def _read_from(address: str, column: str, start: int) -> Iterator[_Value]:
-    """Yield the rows from `start` on; holds only a few rows in memory, however large a row group is."""
-    with open_at(address) as data:
-        parquet = pq.ParquetFile(data, pre_buffer=False, buffer_size=1 << 20)
-        first = 0
-        for group in range(parquet.num_row_groups):
-            count = parquet.metadata.row_group(group).num_rows
-            if first + count > start:
-                yield from islice(_read_group(parquet, group, column, count), max(start - first, 0), None)
-            first += count
-
-
-def _read_group(parquet: pq.ParquetFile, group: int, column: str, count: int) -> Iterator[_Value]:
-    """Yield all `count` rows of a row group; those that cannot be read as the text of the problem."""
-    columns = [column, *(["label"] if "label" in parquet.schema_arrow.names else [])]
-    rows = 0
-    try:
-        for batch in parquet.iter_batches(batch_size=_READ_ROWS, row_groups=[group], columns=columns):
-            content = batch[column]
-            content = pc.struct_field(content, "bytes") if pa.types.is_struct(content.type) else content
-            labels = batch["label"].to_pylist() if len(columns) > 1 else repeat(None)
-            for value, label in zip(content.to_pylist(), labels, strict=False):
-                yield value or b"", label
-                rows += 1
-    except Exception as error:  # Arrow and every file system have their own exceptions
-        yield from repeat((f"row group {group} of the file is damaged: {one_line(error)}", None), count - rows)

@@ -48,6 +48,7 @@ def test_urls_are_listed_by_fsspec(pictures):
         ("both", "has 1 images and 1 tars; choose one type"),
         ("bad.csv", "has the columns file, expected `path`"),
         ("broken.jsonl", "not readable as a list of files"),
+        ("binary.csv", "not readable as a list of files"),
         ("what://bucket", "Protocol not known: what"),
     ],
 )
@@ -58,6 +59,7 @@ def test_a_source_that_cannot_be_scored_is_refused_by_name(name, message, tmp_pa
         Path(path).write_text("x")
     Path("bad.csv").write_text("file\na.png\n")
     Path("broken.jsonl").write_text('{"path": ')
+    Path("binary.csv").write_bytes(b"pa\x80th,label\na.png,cat\n")
     with pytest.raises(DataError, match=message):
         open_source(name, LABELS)
 
