@@ -6,7 +6,7 @@ PORT ?= 3000
 BIN := $(VENV)/bin
 export BENTOML_DO_NOT_TRACK ?= True
 
-.PHONY: serve test test-all check format clean
+.PHONY: serve test test-all fuzz check format clean
 
 serve: $(VENV)/.core  ## serve the default bundle on http://localhost:$(PORT)
 	$(BIN)/bentoml serve --host $(HOST) --port $(PORT)
@@ -16,6 +16,9 @@ test: $(VENV)/.dev  ## run the tests, except those marked slow
 
 test-all: $(VENV)/.dev  ## run all tests
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "" $(ARGS)
+
+fuzz: $(VENV)/.dev  ## fuzz everything that reads bytes from strangers, for ten minutes
+	$(BIN)/python -m tests.fuzz.run --seconds 600 $(ARGS)
 
 check: $(VENV)/.dev  ## check format, lint and types
 	$(BIN)/ruff format --check .

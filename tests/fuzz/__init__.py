@@ -1,0 +1,1 @@
+"""Fuzzers of everything that reads bytes from strangers: `make fuzz`, and a short form in the suite."""
