@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[1]
 MANIFESTS = list(yaml.safe_load_all((ROOT / "deploy" / "kubernetes.yaml").read_text()))
@@ -128,38 +131,64 @@ def test_every_variable_that_is_set_is_documented():
     assert set(re.findall(r"ABNN_[A-Z_]+", text)) <= known
 
 
+def _locked(bentofile: str) -> dict[str, Requirement]:
+    """The pinned packages of an image on x86-64, by name."""
+    file = ROOT / yaml.safe_load((ROOT / bentofile).read_text())["python"]["requirements_txt"]
+    lines = [line for line in file.read_text().splitlines() if not line.startswith("#")]
+    machine = {"platform_machine": "x86_64", "sys_platform": "linux"}
+    pins = [Requirement(line) for line in lines]
+    return {pin.name: pin for pin in pins if not pin.marker or pin.marker.evaluate(machine)}
+
+
+def _needed() -> list[Requirement]:
+    machine = {"platform_machine": "x86_64", "sys_platform": "linux"}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = [Requirement(text) for text in project["dependencies"]]
+    return [requirement for requirement in needed if not requirement.marker or requirement.marker.evaluate(machine)]
+
+
 @pytest.mark.parametrize("name", ["bentofile.yaml", "bentofile.cuda.yaml"])
-def test_an_image_installs_what_the_package_needs(name):
-    import tomllib
+def test_an_image_installs_pinned_versions_of_what_the_package_needs(name):
+    locked = _locked(name)
+    assert all(re.fullmatch(r"==[\w.]+", str(pin.specifier)) for pin in locked.values())
+    for requirement in _needed():
+        version = str(locked[requirement.name].specifier).removeprefix("==")
+        assert requirement.specifier.contains(version), requirement
+    assert {"torch", "pytest"}.isdisjoint(locked)
 
-    def names(requirements: list[str]) -> set[str]:
-        return {re.split(r"[\[<>=; ]", requirement)[0] for requirement in requirements} - {"onnxruntime"}
 
-    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    assert names(yaml.safe_load((ROOT / name).read_text())["python"]["packages"]) == names(wanted)
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-cuda.txt"])
+def test_a_lock_file_names_no_place_to_install_from(name):
+    text = (ROOT / "deploy" / name).read_text()
+    assert "://" not in text
+    assert not re.search(r"^-", text, re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", ["bentofile.yaml", "bentofile.cuda.yaml"])
-def test_packages_whose_internals_are_used_have_the_same_bounds_everywhere(name):
-    import tomllib
-
+def test_packages_whose_internals_are_used_have_the_same_bounds_everywhere():
     from abnn_serve.service.compatibility import VERSIONS
 
-    bounded = {f"{package}{versions}" for package, versions in VERSIONS.items()}
-    assert bounded <= set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"])
-    assert bounded <= set(yaml.safe_load((ROOT / name).read_text())["python"]["packages"])
+    needed = {requirement.name: requirement.specifier for requirement in _needed()}
+    assert {name: needed[name] for name in VERSIONS} == {name: SpecifierSet(text) for name, text in VERSIONS.items()}
+
+
+def test_versions_with_known_faults_are_not_allowed():
+    table = (ROOT / "SECURITY.md").read_text()
+    floors = dict(re.findall(r"^\| ([a-z-]+) \| ([\d.]+) \|", table, re.MULTILINE))
+    assert len(floors) > 3
+    needed = {requirement.name: str(requirement.specifier) for requirement in _needed()}
+    for name, floor in floors.items():
+        assert f">={floor}" in needed[name].split(",")
 
 
 def test_what_is_installed_for_cuda_can_replay_cuda_graphs():
-    import tomllib
-
     from abnn_serve.runtime.cuda import GRAPHS_SINCE
 
+    oldest = f"{GRAPHS_SINCE[0]}.{GRAPHS_SINCE[1]}"
     (extra,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["cuda"]
-    packages = yaml.safe_load((ROOT / "bentofile.cuda.yaml").read_text())["python"]["packages"]
-    (packaged,) = [package for package in packages if package.startswith("onnxruntime")]
-    for requirement in (extra, packaged):
-        assert requirement.split(";")[0] == f"onnxruntime-gpu[cuda,cudnn]>={GRAPHS_SINCE[0]}.{GRAPHS_SINCE[1]}"
+    assert extra.split(";")[0] == f"onnxruntime-gpu[cuda,cudnn]>={oldest}"
+    locked = _locked("bentofile.cuda.yaml")
+    assert SpecifierSet(f">={oldest}").contains(str(locked["onnxruntime-gpu"].specifier).removeprefix("=="))
+    assert {"nvidia-cudnn-cu13", "nvidia-cublas", "nvidia-cuda-runtime"} <= set(locked)
 
 
 def test_services_of_one_compose_profile_share_no_port():

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from abnn_serve.cli.progress import progress_bar
+from abnn_serve.cli.terminal import echo
 from abnn_serve.codec import to_json
 from abnn_serve.errors import ConfigError
 from abnn_serve.hardware import usable_cores
@@ -58,7 +59,7 @@ def doctor(
         console = Console()
         print_report(report, console if console.is_terminal else Console(width=_WIDTH))
     for failure in report.failures:
-        typer.echo(f"abnn: {failure}", err=True)
+        echo(f"abnn: {failure}", err=True)
     if report.failures:
         raise typer.Exit(1)
 

@@ -9,7 +9,7 @@ from abnn_serve.errors import ConfigError
 VERSIONS = {
     "uvicorn": ">=0.34,<0.55",  # connections.py replaces its protocol class
     "bentoml": ">=1.4.37,<1.5",  # middleware.py replaces its middleware stack, supervisor.py its endpoints
-    "starlette": ">=0.46,<2",  # app.py and middleware.py assign `Starlette.middleware_stack`
+    "starlette": ">=1.5.1,<2",  # app.py and middleware.py assign `Starlette.middleware_stack`
 }
 
 
