@@ -18,6 +18,7 @@ from typing import Any
 from abnn_serve.runtime.settings import DEFAULT_VIDEO_BUNDLE, default_bundle
 from benchmarks.common.command import add_out_option, new_parser, run
 from benchmarks.common.report import Bar, write_record
+from benchmarks.trials.aimed import aimed
 from benchmarks.trials.malformed import malformed
 from benchmarks.trials.neighbours import neighbours
 from benchmarks.trials.overload import FILLING, FLOODS, overload
@@ -28,6 +29,7 @@ from benchmarks.trials.worker import worker
 
 TRIALS: dict[str, Callable[[argparse.Namespace, Path], Result]] = {
     "malformed": malformed,
+    "aimed": aimed,
     "neighbours": neighbours,
     "worker": worker,
     "sigterm": sigterm,
