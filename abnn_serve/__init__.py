@@ -6,9 +6,12 @@ Importing this loads neither torch nor bentoml; each public name is loaded when 
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from abnn_serve.version import __version__ as __version__
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when ONNX Runtime is imported; 1.31 reports by default
 
 if TYPE_CHECKING:
     from abnn_serve.bundle.store import load_bundle

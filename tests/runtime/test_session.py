@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -173,3 +175,20 @@ def test_a_bundle_on_another_place_is_the_same(bundle, tmp_path):
     assert np.array_equal(
         Session(moved, "cpu", 1).run(bundle.golden.inputs), Session(bundle, "cpu", 1).run(bundle.golden.inputs)
     )
+
+
+def _written_to_home(bundle, home, **environment):
+    """Files that opening a bundle leaves in the home directory."""
+    code = f"from abnn_serve import Predictor; Predictor.open({str(bundle.path)!r}, device='cpu')"
+    env = {**os.environ, "HOME": str(home), "PYTHONPATH": str(Path(__file__).parents[2]), **environment}
+    subprocess.run([sys.executable, "-c", code], env=env, check=True)
+    return [path for path in home.rglob("*") if path.is_file()]
+
+
+def test_opening_a_bundle_records_no_usage_data(bundle, tmp_path, monkeypatch):
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    for name in ("with", "without"):
+        (tmp_path / name).mkdir()
+    if not _written_to_home(bundle, tmp_path / "with", ORT_DISABLE_TELEMETRY="0"):
+        pytest.skip("this ONNX Runtime has no telemetry")
+    assert _written_to_home(bundle, tmp_path / "without") == []
