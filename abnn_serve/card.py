@@ -7,6 +7,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from abnn_serve.answer import Answer
+from abnn_serve.codec import OMITTED_IF_NONE
 from abnn_serve.errors import ConfigError
 from abnn_serve.spec import Precision
 
@@ -196,6 +198,54 @@ class Drift:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CertifiedPoint:
+    """Accuracy with a proof against one budget.
+
+    Attributes:
+        patch: height and width in pixels, with masks for this patch; None for noise.
+        radius: of the L2 norm, in units of [0, 1] pixels; None for masks.
+        clean: accuracy of the rule on unperturbed samples.
+        certified: samples that are classified correctly, with a proof that no change within the budget alters that.
+    """
+
+    patch: tuple[int, int] | None
+    radius: float | None
+    clean: Accuracy
+    certified: Accuracy
+
+    @property
+    def budget(self) -> float:
+        """The radius, or the side of a square of the patch's area in pixels."""
+        return math.sqrt(math.prod(self.patch)) if self.patch else self.radius or 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certification:
+    """What `abnn certify` proved.
+
+    Attributes:
+        rule: the answer rule; the masks of other patches than its own have the same k.
+        plain: accuracy of one pass without the rule.
+        points: by growing budget.
+        uncertified: samples without a certificate of the rule, whatever their class; for noise, abstentions.
+        confidence: probability, at least, that one certificate is right; 1 for masks.
+        answer_passes, certificate_passes: mean passes for an answer, and for an answer with its certificate.
+        answer_seconds, certificate_seconds: mean time for them, on `hardware` with one thread.
+    """
+
+    rule: Answer
+    plain: Accuracy
+    points: tuple[CertifiedPoint, ...]
+    uncertified: int
+    confidence: float
+    answer_passes: float
+    certificate_passes: float
+    answer_seconds: float
+    certificate_seconds: float
+    hardware: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RobustnessCard:
     """Everything measured on one model file, and the limits of the figures.
 
@@ -210,6 +260,7 @@ class RobustnessCard:
         variants: accuracy of the bundle's other precisions.
         drift: of the target's statistics; None if not recorded.
         limits: sentences that qualify the figures.
+        certification: accuracy with a proof; None if not measured.
     """
 
     model_sha256: str
@@ -224,3 +275,4 @@ class RobustnessCard:
     variants: tuple[Variant, ...] = ()
     drift: Drift | None = None
     limits: tuple[str, ...] = ()
+    certification: Certification | None = field(default=None, metadata=OMITTED_IF_NONE)

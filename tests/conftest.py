@@ -136,6 +136,18 @@ def bundle(abnn_run: Run, val_data: ImageData, tmp_path_factory: pytest.TempPath
 
 
 @pytest.fixture(scope="session")
+def masks_bundle(standard_run: Run, val_data: ImageData, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    folder = tmp_path_factory.mktemp("bundles")
+    return export_bundle(standard_run, folder / "masks", val_data, answer="masks:patch=5,k=3")
+
+
+@pytest.fixture(scope="session")
+def noise_bundle(standard_run: Run, val_data: ImageData, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    folder = tmp_path_factory.mktemp("bundles")
+    return export_bundle(standard_run, folder / "noise", val_data, answer="noise:sigma=0.1,n=20,n0=10")
+
+
+@pytest.fixture(scope="session")
 def predictor(bundle: Bundle) -> Predictor:
     return Predictor.open(bundle.path, device="cpu", threads=1)
 
@@ -174,3 +186,9 @@ def abnn_clip_run(videos: dict[str, str], clip_run: Run, tmp_path_factory: pytes
 def video_bundle(abnn_clip_run: Run, videos: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("bundles")
     return export_bundle(abnn_clip_run, folder / "clips", load_data(videos["val"], CLIPS))
+
+
+@pytest.fixture(scope="session")
+def masks_clips_bundle(clip_run: Run, videos: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    folder = tmp_path_factory.mktemp("bundles")
+    return export_bundle(clip_run, folder / "masks-clips", load_data(videos["val"], CLIPS), answer="masks:patch=2,k=3")

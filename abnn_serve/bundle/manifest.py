@@ -5,23 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from abnn_serve.codec import canonical, from_json, to_json
+from abnn_serve.answer import Answer
+from abnn_serve.codec import OMITTED_IF_NONE, canonical, from_json, to_json
 from abnn_serve.errors import BundleIntegrityError, BundleVersionError, ConfigError
 from abnn_serve.spec import InputSpec, Precision, model_file
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST = "bundle.json"
 SIGNATURE = "signature.sigstore"  # made after the manifest, so not listed in it
 REQUIRED = ("model.onnx", "labels.json", "card.json", "golden.npz")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
-def format_version_of(spec: InputSpec) -> int:
-    """Format version of a bundle: 2 for videos; 1 for images, so that older versions can read them."""
-    return FORMAT_VERSION if spec.sampling else 1
+def format_version_of(spec: InputSpec, answer: Answer | None = None) -> int:
+    """Format version of a bundle: the lowest that describes it, so that older versions can read it."""
+    if answer:
+        return 3
+    return 2 if spec.sampling else 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +70,11 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """The contents of `bundle.json`; the SHA-256 of its bytes is the bundle's digest."""
+    """The contents of `bundle.json`; the SHA-256 of its bytes is the bundle's digest.
+
+    Attributes:
+        answer: the answer rule; None answers with the logits of one pass.
+    """
 
     name: str
     version: str
@@ -80,13 +87,10 @@ class Manifest:
     files: dict[str, FileEntry]
     stats_scope: Literal["sample"] = "sample"
     format_version: int = 1
+    answer: Answer | None = field(default=None, metadata=OMITTED_IF_NONE)
 
     def __post_init__(self) -> None:
-        if self.format_version != format_version_of(self.input):
-            raise ConfigError(
-                f"format_version is {self.format_version}, expected {format_version_of(self.input)} for "
-                f"{self.input.modality}s"
-            )
+        self._check_answer()
         if not _NAME.fullmatch(self.name):
             raise ConfigError(
                 f"bundle name is {self.name!r}, expected at most 64 lower-case letters, digits, '.', '_' or '-'"
@@ -100,6 +104,22 @@ class Manifest:
         for name in self.files:
             if name in {MANIFEST, SIGNATURE} or not _NAME.fullmatch(name):
                 raise ConfigError(f"files has {name!r}, expected a plain file name inside the bundle")
+
+    def _check_answer(self) -> None:
+        if self.format_version != (expected := format_version_of(self.input, self.answer)):
+            content = "an answer rule" if self.answer else f"{self.input.modality}s"
+            raise ConfigError(f"format_version is {self.format_version}, expected {expected} for {content}")
+        if self.answer:
+            self.answer.check_size(self.input.height, self.input.width)
+            if self.precisions != ("fp32",):
+                raise ConfigError(
+                    f"precisions has {', '.join(self.precisions)}, expected only fp32 in a bundle with an answer rule"
+                )
+
+    @property
+    def pixel_type(self) -> str:
+        """Dtype of the graph's input: uint8, or float32 in the same units for noise."""
+        return "float32" if self.answer and self.answer.noise else "uint8"
 
     def to_bytes(self) -> bytes:
         """Canonical bytes of `bundle.json`. Its `checksum` is the SHA-256 of the canonical bytes without `checksum`."""

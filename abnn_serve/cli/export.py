@@ -37,6 +37,9 @@ def export(
     allow_loss: Annotated[
         bool, typer.Option("--allow-loss", help="keep variants that lose over 0.5 points of clean accuracy")
     ] = False,
+    answer: Annotated[
+        str, typer.Option(help="plain, masks:patch=5,k=3 (patch also 5x7 or 10%), or noise:sigma=0.25,n=1000")
+    ] = "plain",
     bento_store: Annotated[
         bool, typer.Option("--bento-store", help="also import the bundle into BentoML's model store")
     ] = False,
@@ -69,6 +72,7 @@ def export(
             precisions=precisions,
             calibration=ranges.spread(CALIBRATION_IMAGES) if "int8" in precisions else None,
             allow_loss=allow_loss,
+            answer=answer,
             on_stage=status.update,
             on_passes=lambda gains: _print_gains(gains, console),
         )

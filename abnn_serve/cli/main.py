@@ -8,6 +8,7 @@ import typer
 
 from abnn_serve.cli.average import average
 from abnn_serve.cli.bench import bench
+from abnn_serve.cli.certify import certify
 from abnn_serve.cli.doctor import doctor
 from abnn_serve.cli.evaluate import evaluate
 from abnn_serve.cli.export import export
@@ -33,7 +34,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _command in (train, average, mix, evaluate, export, sign, verify, show, predict, score, serve, key, doctor):
+for _command in (
+    train,
+    average,
+    mix,
+    evaluate,
+    certify,
+    export,
+    sign,
+    verify,
+    show,
+    predict,
+    score,
+    serve,
+    key,
+    doctor,
+):
     app.command()(_command)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench)
 

@@ -31,6 +31,9 @@ def predict(
         ),
     ] = None,
     top_k: Annotated[int, typer.Option(help="number of classes to print for each file", min=1)] = 5,
+    certify: Annotated[
+        bool, typer.Option("--certify", help="print what is proved of each answer; the bundle needs an answer rule")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object per line")] = False,
 ) -> None:
     """Classify image and video files. Files that cannot be read are reported on stderr; the exit status is then 1.
@@ -38,7 +41,7 @@ def predict(
     Example: abnn predict cat.png clip.mp4 --top-k 3
     """
     failed = False
-    for path, result in zip(files, _answers(files, _Predictors(bundle), top_k), strict=True):
+    for path, result in zip(files, _answers(files, _Predictors(bundle), top_k, certify=certify), strict=True):
         if isinstance(result, InputError):
             echo(f"abnn: {path}: {result}", err=True)
             failed = True
@@ -46,7 +49,7 @@ def predict(
             typer.echo(json.dumps({"file": str(path), **result}))
         else:
             classes = "  ".join(f"{row['label']} {row['probability']:.{DIGITS}f}" for row in result["top"])
-            echo(f"{path}: {classes}")
+            echo(f"{path}: {classes}" + _proof(result))
     if failed:
         sys.exit(1)
 
@@ -70,7 +73,18 @@ class _Predictors:
         return self._opened[settings.bundle]
 
 
-def _answers(files: list[Path], predictors: _Predictors, top_k: int) -> Iterator[Answer | InputError]:
+def _proof(result: Answer) -> str:
+    if "certificate" not in result:
+        return ""
+    proof = result["certificate"]
+    if not proof["certified"]:
+        return "  nothing is proved"
+    if proof["kind"] == "masks":
+        return "  proof against any patch of {} x {} pixels of the model's input".format(*proof["patch"])
+    return f"  proof in L2 up to {proof['radius']:.3f}, confidence {proof['confidence']}"
+
+
+def _answers(files: list[Path], predictors: _Predictors, top_k: int, *, certify: bool) -> Iterator[Answer | InputError]:
     """Yield the answer for each file, or the error; decodes the next file while the current one is classified."""
     with ThreadPoolExecutor(max_workers=1) as pool:
         decoding = pool.submit(_decode, files[0], predictors)
@@ -78,19 +92,23 @@ def _answers(files: list[Path], predictors: _Predictors, top_k: int) -> Iterator
             classify = decoding.result()
             if next_file is not None:
                 decoding = pool.submit(_decode, next_file, predictors)
-            yield classify if isinstance(classify, InputError) else classify(top_k)
+            yield classify if isinstance(classify, InputError) else classify(top_k, certify)
 
 
-def _decode(path: Path, predictors: _Predictors) -> Callable[[int], Answer] | InputError:
-    """Decode a file; returns a function from `top_k` to its answer."""
+def _decode(path: Path, predictors: _Predictors) -> Callable[[int, bool], Answer] | InputError:
+    """Decode a file; returns a function from `top_k` and `certify` to its answer."""
     try:
         data = _read(path)
         predictor = predictors.for_file(data)
         if predictor.bundle.manifest.input.modality == "image":
             image = predictor.decode(data)
-            return lambda top_k: prediction_json(predictor.predict(image[None], top_k=top_k)[0])
+            return lambda top_k, certify: prediction_json(
+                predictor.predict(image[None], top_k=top_k, certify=certify)[0]
+            )
         video = predictor.decode_video(data)
-        return lambda top_k: video_prediction_json(predictor.predict_video(video, top_k=top_k), video)
+        return lambda top_k, certify: video_prediction_json(
+            predictor.predict_video(video, top_k=top_k, certify=certify), video
+        )
     except InputError as error:
         return error
 

@@ -31,7 +31,7 @@ def serve(
     Example: abnn serve --bundle models/cifar10-abnn-robust --port 3000
     """
     from abnn_serve.service.auth import KeyRing
-    from abnn_serve.service.catalog import bundle_path, check_video, find_bundles, find_sources
+    from abnn_serve.service.catalog import bundle_path, check_noise_key, check_video, find_bundles, find_sources
     from abnn_serve.service.connections import check_uvicorn
     from abnn_serve.service.settings import ServiceSettings
 
@@ -42,7 +42,9 @@ def serve(
     settings, limits = Settings.from_environment(environment), ServiceSettings.from_environment(environment)
     for source, source_settings in find_sources(settings).items():
         # Loading each bundle here, too, reports errors in one line instead of from a worker.
-        manifest = Predictor.from_settings(replace(source_settings, bundle=bundle_path(source))).bundle.manifest
+        predictor = Predictor.from_settings(replace(source_settings, bundle=bundle_path(source)))
+        manifest = predictor.bundle.manifest
+        check_noise_key(settings, predictor)
         check_video(settings, source, manifest.input.modality)
         echo(f"serving {manifest.name} version {manifest.version} on http://{host}:{port}", err=True)
     if limits.api_key_file:
@@ -50,6 +52,8 @@ def serve(
         environment["ABNN_API_KEY_FILE"] = str(limits.api_key_file.resolve())
     if settings.require_signature:
         environment["ABNN_REQUIRE_SIGNATURE"] = ",".join(str(path.resolve()) for path in settings.require_signature)
+    if settings.noise_key:
+        environment["ABNN_NOISE_KEY_FILE"] = str(Path(environment["ABNN_NOISE_KEY_FILE"]).resolve())
     environment["ABNN_BUNDLE"] = ",".join(map(_resolve, find_bundles(settings.bundle)))
     if settings.video_bundle:  # with ABNN_BUNDLE set, the service has no default video bundle
         environment["ABNN_VIDEO_BUNDLE"] = _resolve(str(settings.video_bundle))

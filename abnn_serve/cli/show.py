@@ -11,6 +11,7 @@ import typer
 from abnn_serve.bundle.signature import verify_signature
 from abnn_serve.bundle.store import Bundle, load_bundle
 from abnn_serve.card import RobustnessCard
+from abnn_serve.cli.certify import budget
 from abnn_serve.cli.terminal import echo
 from abnn_serve.codec import to_json
 from abnn_serve.runtime.settings import default_bundle
@@ -81,6 +82,7 @@ def print_bundle(bundle: Bundle) -> None:
             f"{len(bundle.labels)}: {', '.join(bundle.labels.names[:10])}{', ...' if len(bundle.labels) > 10 else ''}",
         ),
         ("adaptive", f"{len(manifest.pairs)} layers" if manifest.pairs else "none: a plain network"),
+        ("answer", str(manifest.answer or "one plain pass")),
         ("parity", f"largest logit error {manifest.parity.max_error:.1e} on {manifest.parity.images:,} images"),
         (
             "training",
@@ -93,6 +95,7 @@ def print_bundle(bundle: Bundle) -> None:
             (v.precision, f"on {v.provider}: clean {v.clean}; white-box images: {v.robust or 'not measured'}")
             for v in card.variants
         ),
+        *_certified_rows(card),
         *_drift_rows(card),
         *(("FAILED", f"{check.name} ({check.detail})") for check in card.sanity if not check.passed),
         *(("limit", limit) for limit in card.limits),
@@ -100,6 +103,14 @@ def print_bundle(bundle: Bundle) -> None:
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         echo(f"{name:<{width}} {value}")
+
+
+def _certified_rows(card: RobustnessCard) -> list[tuple[str, str]]:
+    if card.certification is None:
+        return []
+    masks = card.certification.rule.masks
+    own = [point for point in card.certification.points if masks is None or point.patch == masks.patch]
+    return [("certified", f"{budget(point)}: {point.certified}") for point in own]
 
 
 def _drift_rows(card: RobustnessCard) -> list[tuple[str, str]]:

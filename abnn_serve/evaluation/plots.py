@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from abnn_serve.card import Curve
+from abnn_serve.card import Certification, Curve
 from abnn_serve.files import atomic_write
 
 
@@ -29,6 +29,33 @@ def draw_robustness(curves: Sequence[Curve], path: Path) -> None:
         axis.margins(x=0)
         axis.set_title(f"white-box, {curve.attack}", fontsize=10)
         axis.grid(alpha=0.3)
+    with atomic_write(path) as file:
+        figure.savefig(file, dpi=110, format="png")
+
+
+def draw_certified(certification: Certification, path: Path) -> None:
+    """Write a PNG of certified accuracy against patch size or L2 radius, with 95% intervals."""
+    figure = Figure(figsize=(4.8, 3.6), layout="constrained")
+    axis = figure.subplots()
+    points = certification.points
+    is_masks = certification.rule.masks is not None
+    positions = [point.budget for point in points]
+    for values, label, style in (
+        ([p.certified for p in points], "certified", "o-"),
+        ([p.clean for p in points], "by the rule, not attacked", "s--"),
+    ):
+        axis.plot(positions, [100 * value.value for value in values], style, markersize=3, label=label)
+        low, high = zip(*(value.interval for value in values), strict=True)
+        axis.fill_between(positions, [100 * value for value in low], [100 * value for value in high], alpha=0.2)
+    axis.axhline(100 * certification.plain.value, color="grey", linewidth=1, linestyle=":", label="one plain pass")
+    axis.set(
+        xlabel="side of the patch, pixels" if is_masks else "L2 radius, in units of [0, 1] pixels",
+        ylabel="accuracy, %",
+        ylim=(0, 100),
+    )
+    axis.set_title(f"{certification.plain.n:,} samples, {certification.rule}", fontsize=8)
+    axis.legend(fontsize=8)
+    axis.grid(alpha=0.3)
     with atomic_write(path) as file:
         figure.savefig(file, dpi=110, format="png")
 

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from abnn_serve.card import Accuracy, Curve, RobustnessCard, SanityCheck
+from abnn_serve.evaluation.certificate_check import check_certificates
 from abnn_serve.evaluation.outcomes import Evaluation, Progress, Trial
 from abnn_serve.evaluation.plots import draw_robustness, draw_samples
 from abnn_serve.evaluation.sanity import check_evaluation, check_network
@@ -68,10 +69,14 @@ def measure(
     evaluation = run_trials(subject, data, trials, device=device, store=store, on_progress=on_progress)
     subset = data.spread(curve_images)
     curves: tuple[Curve, ...] = ()
-    if curve_images and subject.network is not None:
+    if curve_images and subject.network is not None and subject.answer is None:  # a rule has a certified curve
         curves = eps_curve(subject, subset, device=device), steps_curve(subject, subset, eps=eps, device=device)
-    sanity = check_network(subject.model, data.spread(data.chunk(_SANITY_IMAGES)), eps=eps)
-    return Report(evaluation=evaluation, curves=curves, sanity=(*sanity, *check_evaluation(evaluation, *curves)))
+    single_pass = subject.network if subject.network is not None else subject.model
+    sanity = check_network(single_pass, data.spread(data.chunk(_SANITY_IMAGES)), eps=eps)
+    certified = check_certificates(subject, evaluation) if subject.network is not None else ()
+    return Report(
+        evaluation=evaluation, curves=curves, sanity=(*sanity, *check_evaluation(evaluation, *curves), *certified)
+    )
 
 
 def fill_card(card: RobustnessCard, report: Report, data: ImageData) -> RobustnessCard:

@@ -12,10 +12,11 @@ from abnn_serve.bundle.manifest import MANIFEST
 from abnn_serve.bundle.store import Bundle, load_bundle
 from abnn_serve.card import RobustnessCard
 from abnn_serve.errors import ConfigError
-from abnn_serve.evaluation.threats import Subject
+from abnn_serve.evaluation.threats import ServedLogits, Subject
 from abnn_serve.lab.abnn.network import AdaptiveNetwork, Network, PixelNetwork, ServedNetwork, torch_logits
 from abnn_serve.lab.data.dataset import ImageData
 from abnn_serve.lab.training.run import Run, new_card
+from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.runtime.session import Session
 from abnn_serve.runtime.settings import Device
 from abnn_serve.spec import InputSpec, Labels
@@ -96,8 +97,10 @@ def open_subject(
         network=network,
         twin=plain.get("twin"),
         probe=plain.get("probe"),
-        served=session.run,
+        served=_served(session),
         served_digest=bundle.manifest.files["model.onnx"].sha256,
+        answer=bundle.manifest.answer,
+        size=(bundle.manifest.input.height, bundle.manifest.input.width),
     )
     return OpenedSubject(
         subject=subject,
@@ -106,6 +109,14 @@ def open_subject(
         input=bundle.manifest.input,
         labels=bundle.labels,
     )
+
+
+def _served(session: Session) -> ServedLogits:
+    """The bundle's logits as a client gets them: by its answer rule."""
+    if session.bundle.manifest.answer is None:
+        return session.run
+    predictor = Predictor(session)
+    return lambda images: np.stack([answer.logits for answer in predictor.answers(images)])
 
 
 def output_folder(path: str | Path, run: str | Path | None = None) -> Path:

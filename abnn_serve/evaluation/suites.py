@@ -16,7 +16,7 @@ from abnn_serve.lab.attacks.base import Attack
 from abnn_serve.lab.attacks.ensemble import worst_case
 from abnn_serve.lab.attacks.half import OnHalf
 from abnn_serve.lab.attacks.pgd import FGSM, PGD
-from abnn_serve.lab.attacks.roa import ROA
+from abnn_serve.lab.attacks.roa import ROA, Patch
 from abnn_serve.lab.attacks.square import Square
 from abnn_serve.lab.data.dataset import ImageData
 
@@ -81,23 +81,43 @@ def choose_trials(
         raise ConfigError(f"no attack named {unknown[0]!r}, expected one of {', '.join(ATTACKS)}")
     if unknown_threats := [threat for threat in threats if threat not in _USUAL]:
         raise ConfigError(f"no threat model named {unknown_threats[0]!r}, expected one of {', '.join(_USUAL)}")
-    usual = _QUICK if quick else _USUAL
     trials = []
     for threat in threats or subject.threat_models:
-        for name in attacks or usual[threat]:
-            attack = ATTACKS[name](eps)
+        requested = [ATTACKS[name](eps) for name in attacks]
+        for number, attack in enumerate(requested or _usual(subject, threat, eps, quick=quick)):
             if threat == "blackbox" and attack.needs_gradient:
                 if threats or subject.network is None:
+                    name = attacks[number] if attacks else attack.name
                     raise ConfigError(f"attack {name!r} needs gradients, which {threat} does not give; choose square")
                 continue
-            if quick and isinstance(attack, Square):
-                attack = replace(attack, queries=_QUERIES_QUICK)
-            trials.append(Trial(threat_model=threat, attack=attack, seed=seed))
+            if (quick or subject.answer) and isinstance(attack, Square):
+                trials.append(Trial(threat_model=threat, attack=replace(attack, queries=_QUERIES_QUICK), seed=seed))
+            else:
+                trials.append(Trial(threat_model=threat, attack=attack, seed=seed))
         if threat == "whitebox" and isinstance(subject.network, MixtureNetwork) and not attacks:
             trials += [Trial(threat_model=threat, attack=attack, seed=seed) for attack in _on_halves(eps)]
     if autoattack:
         trials.append(Trial(threat_model="whitebox", attack=AutoAttack(eps=eps), seed=seed))
     return trials
+
+
+def _usual(subject: Subject, threat: ThreatModel, eps: float, *, quick: bool) -> list[Attack]:
+    """The usual attacks of a threat model; an answer rule adds white-box ones within its bound, and takes fewer others.
+
+    A query or a gradient through a rule costs as many passes as an answer.
+    """
+    attacks = [ATTACKS[name](eps) for name in (_QUICK if quick else _USUAL)[threat]]
+    answer = subject.answer
+    if answer is None or threat != "whitebox":
+        return attacks
+    if answer.noise:
+        budgets = (0.25,) if quick else (0.25, 0.5)
+        return [*(PGD(eps=budget, norm="L2", random_start=False) for budget in budgets), ATTACKS["pgd"](eps)]
+    assert answer.masks is not None  # noqa: S101
+    height, width = answer.masks.patch
+    patch = Patch(eps=height * width / (subject.size[0] * subject.size[1]), height=height, width=width)
+    patches: list[Attack] = [patch, replace(patch, steps=40, step_size=0.05)]
+    return patches[1:] if quick else [*patches, *(ATTACKS[name](eps) for name in ("roa", "pgd", "pgd-margin"))]
 
 
 def _on_halves(eps: float) -> list[Attack]:

@@ -10,12 +10,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from abnn_serve.answer import Answer
 from abnn_serve.card import ThreatModel
 from abnn_serve.errors import ConfigError
 from abnn_serve.evaluation.gradient_check import TOLERANCE, gradient_error
+from abnn_serve.evaluation.through_rule import AnsweringNetwork, attacked_through
 from abnn_serve.lab.abnn.mixture import MixtureNetwork
-from abnn_serve.lab.abnn.network import AdaptiveNetwork, Network, PixelNetwork
+from abnn_serve.lab.abnn.network import AdaptiveNetwork, Network, PixelNetwork, ServedNetwork
 from abnn_serve.lab.attacks.base import Model
+from abnn_serve.runtime.rules.base import Rule
+from abnn_serve.runtime.rules.choose import make_rule
 
 ServedLogits = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # uint8 (N, [T,] H, W, 3) to logits (N, classes)
 
@@ -83,6 +87,8 @@ class Subject:
         probe: a classifier made from the substitute alone, for `substitute-transfer`.
         served: the exported bundle's logits, for `blackbox` and `artifact`.
         served_digest: sha256 of the served graph; "" without one.
+        answer: the bundle's answer rule, through which `network` is attacked and judged; None for one plain pass.
+        size: height and width of the input in pixels, for the rule.
     """
 
     network: Network | None
@@ -90,6 +96,8 @@ class Subject:
     probe: PixelNetwork | None = None
     served: ServedLogits | None = None
     served_digest: str = ""
+    answer: Answer | None = None
+    size: tuple[int, int] = (0, 0)
 
     @property
     def threat_models(self) -> tuple[ThreatModel, ...]:
@@ -109,17 +117,39 @@ class Subject:
         if threat not in self.threat_models:
             raise ConfigError(f"threat model {threat!r} ({MEANINGS[threat]}) is unavailable: {_REMEDIES[threat]}")
         if threat == "graybox" and self.network is not None:
-            return _detached(self.network)
+            return attacked_through(_detached(self.network), self._rule)
+        if threat in ("whitebox", "artifact") and self.network is not None:
+            return attacked_through(self.network, self._rule)
         if threat == "blackbox" and self.served is not None:
             return ServedModel(self.served)
         surrogate = {"transfer": self.twin, "substitute-transfer": self.probe}.get(threat)
         return surrogate or self.model
 
     @property
+    def _rule(self) -> Rule | None:
+        return make_rule(self.answer, self.size) if self.answer else None
+
+    @property
+    def logits(self) -> ServedLogits:
+        """Logits of single passes, without the rule; uint8, or float32 in the same units, to (N, classes)."""
+        if self.network is None:
+            raise ConfigError("the subject has no network; give the run with --run RUN")
+        served = ServedNetwork(self.network).eval()
+        device = next(self.network.parameters()).device
+
+        @torch.no_grad()
+        def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+            return served(torch.from_numpy(pixels).to(device)).cpu().numpy()  # type: ignore[no-any-return]
+
+        return run
+
+    @property
     def model(self) -> Model:
-        """The network, or without one the served model."""
+        """The network through the rule, or without a network the served model."""
         if self.network is not None:
-            return self.network
+            if self.answer and self.answer.noise:
+                return AnsweringNetwork(self.network, make_rule(self.answer, self.size))
+            return attacked_through(self.network, self._rule)
         if self.served is not None:
             return ServedModel(self.served)
         raise ConfigError("the subject has neither a network nor a served bundle; give a finished run or a bundle")
@@ -132,7 +162,7 @@ class Subject:
 
     def is_final(self, threat: ThreatModel) -> bool:
         """Whether the attacked model and the judge give the same classes: an attack may then stop at a success."""
-        return threat in ("whitebox", "graybox", "blackbox")
+        return threat in ("whitebox", "graybox", "blackbox") and not (self.answer and self.answer.noise)
 
     def check_whitebox(self, x: Tensor) -> None:
         """ConfigError if gradients do not pass through the substitute, on x, float (N, 3, [T,] H, W) in [0, 1]."""

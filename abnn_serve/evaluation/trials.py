@@ -170,7 +170,7 @@ def project_to_budget(attack: Attack, x: torch.Tensor, x_adv: torch.Tensor, *, a
 
 def _identity(subject: Subject, data: ImageData) -> str:
     """A digest of everything but the trial that decides a batch's outcome."""
-    state = hashlib.sha256(f"{subject.served_digest} {data.digest} {_BATCH}".encode())
+    state = hashlib.sha256(f"{subject.served_digest} {data.digest} {_BATCH} {subject.answer}".encode())
     for network in (subject.network, subject.twin, subject.probe):
         for name, value in sorted(network.state_dict().items()) if network is not None else ():
             state.update(name.encode())

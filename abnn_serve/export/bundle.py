@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from abnn_serve.answer import Answer, parse_answer
 from abnn_serve.arrays import batch_slices
 from abnn_serve.bundle.golden import Golden, pack_golden
 from abnn_serve.bundle.manifest import FileEntry, Manifest, Parity, format_version_of
@@ -29,6 +30,7 @@ from abnn_serve.lab.abnn.network import ServedNetwork, torch_logits
 from abnn_serve.lab.data.dataset import ImageData
 from abnn_serve.lab.data.load import agree
 from abnn_serve.lab.training.run import Run, RunConfig, new_card
+from abnn_serve.lab.training.views import fill_of
 from abnn_serve.lab.training.weights_file import WEIGHTS_FILE, pack_weights
 from abnn_serve.runtime.drift import DRIFT_FILE
 from abnn_serve.runtime.predictor import Predictor
@@ -51,6 +53,7 @@ def export_bundle(
     precisions: Sequence[Precision] = ("fp32",),
     calibration: ImageData | None = None,
     allow_loss: bool = False,
+    answer: str = "plain",
     on_stage: Callable[[str], None] = lambda _: None,
     on_passes: Callable[[list[Gain]], None] | None = None,
 ) -> Bundle:
@@ -66,6 +69,7 @@ def export_bundle(
         precisions: fp32, optionally followed by variants.
         calibration: images that calibrate the ranges of an int8 variant.
         allow_loss: keep a variant that loses more than half a point of clean accuracy.
+        answer: the answer rule, as `parse_answer` reads it; masks are filled with the mean of the training images.
         on_stage: called with a description of each stage as it starts.
         on_passes: if given, the graph passes are timed and it is called with the result.
 
@@ -78,20 +82,26 @@ def export_bundle(
     data = agree(config.labels, data)
     if calibration is not None and config.input.sampling:
         raise ExportError("int8 is for images; export networks for clips without it")
-    on_stage("exporting the graph")
     network = run.network()
+    fill = [round(255 * value) for value in fill_of(network).tolist()]
+    rule = parse_answer(answer, (config.input.height, config.input.width), (fill[0], fill[1], fill[2]))
+    if rule and tuple(precisions) != ("fp32",):
+        raise ExportError(f"the answer rule {answer!r} is served in fp32 only; omit the other precisions")
+    pixel_type = "float32" if rule and rule.noise else "uint8"
+    on_stage("exporting the graph")
     served = ServedNetwork(network).eval()
     inputs, images = data.spread(_GOLDEN_IMAGES).images, data.spread(parity_images).images
     golden = Golden(inputs=inputs, logits=torch_logits(served, inputs))
     name = Path(out).name
-    stages = export_stages(network, config.input)
+    stages = export_stages(network, config.input, pixel_type)
     with tempfile.TemporaryDirectory() as scratch:
 
         def open_draft(stage: Stage) -> Session:
             card = new_card(run, data, hashlib.sha256(stage.model).hexdigest())
             unchecked = Parity(tolerance=tolerance, max_error=0.0, images=0, batch_sizes=())
             files = _files({"model.onnx": stage.model}, config, card, golden)
-            draft = write_bundle(Path(scratch) / name, files, _describe(config, name, version, unchecked, ("fp32",)))
+            describe = _describe(config, name, version, unchecked, ("fp32",), rule)
+            draft = write_bundle(Path(scratch) / name, files, describe)
             return Session(draft, "cpu")
 
         on_stage(f"comparing with torch on {len(images):,} images")
@@ -103,7 +113,7 @@ def export_bundle(
     card = replace(session.bundle.card, clean=clean)
     if on_passes:
         on_stage("timing the graph passes")
-        on_passes(measure_gains(kept, inputs[:1]))
+        on_passes(measure_gains(kept, inputs[:1].astype(pixel_type)))
     models = {"model.onnx": kept[-1].model}
     variants: list[Variant] = []
     reference = Reference(data=data, clean=clean, images=images, logits=torch_logits(served, images))
@@ -114,7 +124,7 @@ def export_bundle(
         variants += measure_variant(model, precision, source, reference, allow_loss=allow_loss)
     card = replace(card, variants=tuple(variants))
     on_stage(f"recording clean statistics for drift on {len(data):,} images")
-    if drift := record_drift(kept[-1].model, data.images):
+    if pixel_type == "uint8" and (drift := record_drift(kept[-1].model, data.images)):
         models[DRIFT_FILE] = drift[0]
         card = replace(card, drift=drift[1])
     if (weights := pack_weights(run)) is not None:
@@ -123,7 +133,7 @@ def export_bundle(
     return write_bundle(
         out,
         _files(models, config, card, golden),
-        _describe(config, name, version, parity, tuple(precisions)),
+        _describe(config, name, version, parity, tuple(precisions), rule),
         check=check_graphs,
     )
 
@@ -168,7 +178,12 @@ def _files(models: dict[str, bytes], config: RunConfig, card: RobustnessCard, go
 
 
 def _describe(
-    config: RunConfig, name: str, version: str, parity: Parity, precisions: tuple[Precision, ...]
+    config: RunConfig,
+    name: str,
+    version: str,
+    parity: Parity,
+    precisions: tuple[Precision, ...],
+    answer: Answer | None,
 ) -> Callable[[dict[str, FileEntry]], Manifest]:
     def describe(files: dict[str, FileEntry]) -> Manifest:
         return Manifest(
@@ -181,7 +196,8 @@ def _describe(
             toolchain=_toolchain(),
             parity=parity,
             files=files,
-            format_version=format_version_of(config.input),
+            format_version=format_version_of(config.input, answer),
+            answer=answer,
         )
 
     return describe

@@ -22,17 +22,22 @@ from abnn_serve.spec import InputSpec
 OPSET = 20
 
 
-def export_graph(network: nn.Module, spec: InputSpec) -> bytes:
+def export_graph(network: nn.Module, spec: InputSpec, pixel_type: str = "uint8") -> bytes:
     """Serialise a network in eval mode as an ONNX model with the input `image` or `video` and the output `logits`.
 
     Raises:
         ExportError: as `export_stages`.
     """
-    return export_stages(network, spec)[-1].model
+    return export_stages(network, spec, pixel_type)[-1].model
 
 
-def export_stages(network: nn.Module, spec: InputSpec) -> list[Stage]:
+def export_stages(network: nn.Module, spec: InputSpec, pixel_type: str = "uint8") -> list[Stage]:
     """The model as torch exports it, and after each graph pass; the last stage is the one to serve.
+
+    Args:
+        network: float pixels in [0, 1] to logits.
+        spec: of the input.
+        pixel_type: dtype of the graph's input, uint8, or float32 in the same units.
 
     Raises:
         ExportError: a layer uses batch statistics, so that a sample's logits would depend on its batch, or the network
@@ -45,7 +50,9 @@ def export_stages(network: nn.Module, spec: InputSpec) -> list[Stage]:
                 "train with track_running_stats=True"
             )
     served = ServedNetwork(network).eval().cpu()
-    example = torch.zeros(2, *spec.shape, dtype=torch.uint8)  # torch would export a batch of 1 as a constant
+    example = torch.zeros(
+        2, *spec.shape, dtype=getattr(torch, pixel_type)
+    )  # torch would export a batch of 1 as a constant
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(

@@ -147,9 +147,9 @@ class _Bucket:
     def __init__(self, session: ort.InferenceSession, source: Port, sinks: Sequence[Port], size: int) -> None:
         self.shape = (size, *(dimension or 1 for dimension in source.shape[1:]))
         self._session = session
-        self._host = np.zeros(self.shape, np.uint8)
+        self._host = np.zeros(self.shape, source.dtype)
         _lock_pages(self._host)
-        self._input = ort.OrtValue.ortvalue_from_shape_and_type(self.shape, np.uint8, "cuda", 0)
+        self._input = ort.OrtValue.ortvalue_from_shape_and_type(self.shape, self._host.dtype.type, "cuda", 0)
         self._binding = session.io_binding()
         self._binding.bind_ortvalue_input(source.name, self._input)
         self._outputs = []

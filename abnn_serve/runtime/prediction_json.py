@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import asdict
 from typing import Any
 
 from abnn_serve.media.video import VideoClips
@@ -16,7 +18,36 @@ def prediction_json(prediction: Prediction) -> dict[str, Any]:
         {"label": score.label, "index": score.index, "probability": round(score.probability, DIGITS)}
         for score in prediction.top
     ]
-    return {**top[0], "top": top}
+    certificate = certificate_json(prediction) if prediction.certificate else {}
+    return {**top[0], "top": top, **certificate}
+
+
+def certificate_json(prediction: Prediction) -> dict[str, Any]:
+    """`certificate`: what is proved; radius and confidence rounded down to DIGITS, as they are lower bounds."""
+    certificate = prediction.certificate
+    assert certificate is not None  # noqa: S101
+    value: dict[str, Any] = {
+        "kind": certificate.kind,
+        "certified": certificate.certified,
+        "passes": certificate.passes,
+        "confidence": _rounded_down(certificate.confidence),
+    }
+    if certificate.patch:
+        value["patch"] = list(certificate.patch)
+    if certificate.radius is not None:
+        value |= {
+            "abstained": not certificate.certified,
+            "radius": _rounded_down(certificate.radius),
+            "sigma": certificate.sigma,
+        }
+    if prediction.views:
+        value["views"] = [asdict(view) for view in prediction.views]
+    return {"certificate": value}
+
+
+def _rounded_down(value: float) -> float:
+    levels: int = 10**DIGITS
+    return math.floor(value * levels + 1e-6) / levels
 
 
 def video_prediction_json(prediction: VideoPrediction, video: VideoClips) -> dict[str, Any]:

@@ -18,6 +18,10 @@ from abnn_serve.media.image import fit_image, load_image, open_image, to_pixels
 from abnn_serve.media.limits import ImageLimits, VideoLimits
 from abnn_serve.media.video import VideoClips, decode_video
 from abnn_serve.runtime.drift import DriftMeter
+from abnn_serve.runtime.rules.base import Certificate, RuleAnswer, answer_all
+from abnn_serve.runtime.rules.choose import make_rule, of_video
+from abnn_serve.runtime.rules.masks import MaskRule
+from abnn_serve.runtime.rules.plain import PlainRule
 from abnn_serve.runtime.session import Session
 from abnn_serve.runtime.settings import Device, Settings
 from abnn_serve.spec import Precision
@@ -40,11 +44,26 @@ class Prediction:
         top: the most probable classes, the best first.
         logits: float32 (classes,).
         drift: drift of each adaptive layer, float32 (layers,), see `DriftMeter.run`; None if it is not measured.
+        certificate: what is proved of the answer; None if that was not requested.
+        views: of double masking with a certificate, what each mask hides and the class without these pixels.
     """
 
     top: tuple[ClassScore, ...]
     logits: NDArray[np.float32]
     drift: NDArray[np.float32] | None = None
+    certificate: Certificate | None = None
+    views: tuple[MaskedView, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskedView:
+    """A mask, in pixels of the model's input, and the class of the sample with the mask over it."""
+
+    label: str
+    top: int
+    left: int
+    height: int
+    width: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +96,11 @@ class Predictor:
         video_limits: VideoLimits | None = None,
         *,
         drift: bool = False,
+        noise_key: bytes = b"",
     ) -> None:
         self.session = session
+        manifest = session.bundle.manifest
+        self.rule = make_rule(manifest.answer, (manifest.input.height, manifest.input.width), noise_key)
         self.limits = limits or ImageLimits()
         self.video_limits = video_limits or VideoLimits()
         self._meter = DriftMeter(session) if drift else None
@@ -106,7 +128,7 @@ class Predictor:
         if settings.require_signature:
             verify_signature(bundle, settings.require_signature)
         session = Session(bundle, settings.device, settings.threads, settings.precision)
-        return cls(session, settings.limits, settings.video_limits, drift=drift)
+        return cls(session, settings.limits, settings.video_limits, drift=drift, noise_key=settings.noise_key)
 
     @property
     def bundle(self) -> Bundle:
@@ -135,15 +157,22 @@ class Predictor:
         self._require("video")
         return decode_video(data, self.bundle.manifest.input, self.video_limits, is_cancelled=is_cancelled)
 
-    def predict(self, images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]], *, top_k: int = 5) -> list[Prediction]:
-        """Classify samples. A sample's logits do not depend on the other samples.
+    def predict(
+        self,
+        images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]],
+        *,
+        top_k: int = 5,
+        certify: bool = False,
+    ) -> list[Prediction]:
+        """Classify samples by the bundle's answer rule. A sample's answer does not depend on the other samples.
 
         Args:
             images: uint8 (N, H, W, 3) or (N, T, H, W, 3), or a sequence of N samples; N may be 0.
             top_k: number of classes in each prediction, at least 1; at most all classes are returned.
+            certify: add a certificate to each prediction.
 
         Raises:
-            ConfigError: `top_k` is less than 1.
+            ConfigError: `top_k` is less than 1, or the bundle has no answer rule that certifies.
             InputShapeError: the dtype or shape is not that of the model's input.
         """
         if top_k < 1:
@@ -151,11 +180,11 @@ class Predictor:
         if len(images) == 0:
             return []
         batch = images if isinstance(images, np.ndarray) else _stack(images)
-        return [self.prediction(logits, top_k, drift) for logits, drift in self._run(batch)]
+        return [self.prediction(answer, top_k, drift) for answer, drift in self._run(batch, certify=certify)]
 
-    def predict_video(self, video: VideoClips, *, top_k: int = 5) -> VideoPrediction:
+    def predict_video(self, video: VideoClips, *, top_k: int = 5, certify: bool = False) -> VideoPrediction:
         """Classify each clip of a video, and the video by the mean of its clips' probabilities."""
-        return self.video_prediction(self.session.run(video.pixels), top_k)
+        return self.video_prediction(self.answers(video.pixels, certify=certify), top_k)
 
     def predict_videos(self, pixels: NDArray[np.uint8], counts: Sequence[int], *, top_k: int = 5) -> list[Prediction]:
         """Classify several videos, each by the mean of its clips' probabilities.
@@ -168,23 +197,39 @@ class Predictor:
         outputs = iter(self._run(pixels) if len(pixels) else ())
         predictions = []
         for count in counts:
-            logits, drift = zip(*islice(outputs, count), strict=True)
-            overall = self.video_prediction(np.stack(logits), top_k).overall
+            answers, drift = zip(*islice(outputs, count), strict=True)
+            overall = self.video_prediction(answers, top_k).overall
             predictions.append(replace(overall, drift=None if drift[0] is None else np.mean(drift, axis=0)))
         return predictions
 
-    def _run(self, batch: NDArray[np.uint8]) -> Iterable[tuple[NDArray[np.float32], NDArray[np.float32] | None]]:
-        """Pairs of logits and drift for each sample; drift is None if it is not measured."""
-        if self._meter is None:
-            return ((logits, None) for logits in self.session.run(batch))
-        return zip(*self._meter.run(batch), strict=True)
+    def answers(self, batch: NDArray[np.uint8], *, certify: bool = False) -> list[RuleAnswer]:
+        """The rule's answers to samples, uint8 (N, [T,] H, W, 3), N >= 1."""
+        if certify or not isinstance(self.rule, PlainRule):
+            return answer_all(self.rule, batch, self.session.run, certify=certify)
+        return [RuleAnswer(logits=logits, passes=1) for logits in self.session.run(batch)]
 
-    def video_prediction(self, logits: NDArray[np.float32], top_k: int) -> VideoPrediction:
-        """The prediction for one video from its clips' logits, float32 (clips, classes)."""
-        mean = softmax(logits).mean(axis=0)
+    def _run(
+        self, batch: NDArray[np.uint8], *, certify: bool = False
+    ) -> Iterable[tuple[RuleAnswer, NDArray[np.float32] | None]]:
+        """Pairs of answer and drift for each sample; drift is None if it is not measured."""
+        if self._meter is None:
+            return ((answer, None) for answer in self.answers(batch, certify=certify))
+        logits, drift = self._meter.run(batch)
+        if certify or not isinstance(self.rule, PlainRule):
+            return zip(self.answers(batch, certify=certify), drift, strict=True)
+        return zip((RuleAnswer(logits=row, passes=1) for row in logits), drift, strict=True)
+
+    def video_prediction(self, answers: Sequence[RuleAnswer], top_k: int) -> VideoPrediction:
+        """The prediction for one video from the answers to its clips."""
+        mean = softmax(np.stack([answer.logits for answer in answers])).mean(axis=0)
         log_mean = np.log(np.maximum(mean, np.finfo(np.float32).tiny)).astype(np.float32)
-        clips = tuple(self.prediction(row, top_k) for row in logits)
-        return VideoPrediction(overall=self.prediction(log_mean, top_k), clips=clips)
+        overall = RuleAnswer(
+            logits=log_mean,
+            passes=sum(answer.passes for answer in answers),
+            certificate=of_video(answers, int(log_mean.argmax())),
+        )
+        clips = tuple(self.prediction(answer, top_k) for answer in answers)
+        return VideoPrediction(overall=self.prediction(overall, top_k), clips=clips)
 
     def _require(self, modality: str) -> None:
         manifest = self.bundle.manifest
@@ -193,16 +238,29 @@ class Predictor:
                 f"{manifest.name} classifies {manifest.input.modality}s, not {modality}s; choose another model"
             )
 
-    def prediction(
-        self, logits: NDArray[np.float32], top_k: int, drift: NDArray[np.float32] | None = None
-    ) -> Prediction:
-        """The prediction for one sample from its logits, float32 (classes,)."""
+    def prediction(self, answer: RuleAnswer, top_k: int, drift: NDArray[np.float32] | None = None) -> Prediction:
+        """The prediction for one sample from the rule's answer."""
         names = self.bundle.labels.names
-        probabilities = softmax(logits)
+        probabilities = softmax(answer.logits)
         best = (-probabilities).argsort(kind="stable")[:top_k]
         scores = zip(best.tolist(), probabilities[best].tolist(), strict=True)
         top = [ClassScore(index=index, label=names[index], probability=probability) for index, probability in scores]
-        return Prediction(top=tuple(top), logits=logits, drift=drift)
+        return Prediction(
+            top=tuple(top),
+            logits=answer.logits,
+            drift=drift,
+            certificate=answer.certificate,
+            views=self._views(answer) if answer.certificate else (),
+        )
+
+    def _views(self, answer: RuleAnswer) -> tuple[MaskedView, ...]:
+        if not isinstance(self.rule, MaskRule) or not answer.votes:
+            return ()
+        names = self.bundle.labels.names
+        return tuple(
+            MaskedView(label=names[vote], top=top, left=left, height=height, width=width)
+            for vote, (top, left, height, width) in zip(answer.votes, self.rule.boxes, strict=True)
+        )
 
 
 def _stack(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:

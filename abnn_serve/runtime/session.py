@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -60,11 +62,12 @@ class Session:
         self._check_signature()
         self._check_golden()
 
-    def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Compute the logits of samples.
+    def run(self, images: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
+        """Compute the logits of single passes, without the bundle's answer rule.
 
         Args:
-            images: uint8 (N, H, W, 3), or clips, uint8 (N, T, H, W, 3); N >= 1.
+            images: uint8 (N, H, W, 3), or clips, uint8 (N, T, H, W, 3); N >= 1. Also float32 in units of uint8 pixels
+                if that is the graph's input, as it is for noise.
 
         Returns:
             float32 (N, classes).
@@ -72,21 +75,21 @@ class Session:
         Raises:
             InputShapeError: another dtype or shape.
         """
-        shape = self.bundle.manifest.input.shape
-        if images.dtype != np.uint8 or images.shape[1:] != shape or len(images) == 0:
+        shape, pixel_type = self.bundle.manifest.input.shape, self.bundle.manifest.pixel_type
+        if images.dtype.name not in ("uint8", pixel_type) or images.shape[1:] != shape or len(images) == 0:
             raise InputShapeError(
                 f"input is {images.dtype} {images.shape}, expected uint8 (N, {', '.join(map(str, shape))}), N >= 1"
             )
-        images = np.ascontiguousarray(images)
-        if len(images) <= self.max_batch:
-            return self.engine.run(images)
-        parts = [self.engine.run(images[batch]) for batch in batch_slices(len(images), self.max_batch)]
+        pixels: NDArray[Any] = np.ascontiguousarray(images, pixel_type)
+        if len(pixels) <= self.max_batch:
+            return self.engine.run(pixels)
+        parts = [self.engine.run(pixels[batch]) for batch in batch_slices(len(pixels), self.max_batch)]
         return np.concatenate(parts)
 
     def _check_signature(self) -> None:
         spec = self.bundle.manifest.input
         expected_ports = (
-            Port(spec.modality, "uint8", (None, *spec.shape)),
+            Port(spec.modality, self.bundle.manifest.pixel_type, (None, *spec.shape)),
             Port("logits", "float32", (None, len(self.bundle.labels))),
         )
         for kind, ports, expected in zip(

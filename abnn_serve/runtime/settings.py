@@ -13,6 +13,7 @@ from abnn_serve.media.limits import ImageLimits, VideoLimits
 from abnn_serve.spec import Precision
 
 Device = Literal["auto", "cpu", "openvino", "cuda", "tensorrt"]
+_NOISE_KEY_BYTES = 16
 DEFAULT_BUNDLE = "cifar10-abnn-robust"
 DEFAULT_VIDEO_BUNDLE = "motions-abnn"
 
@@ -31,6 +32,7 @@ class Settings:
         limits: limits for one image.
         video_bundle: directory of the bundle that classifies videos; None for none.
         video_limits: limits for one video.
+        noise_key: secret from which the noise of answers is drawn, see `runtime.rules.noise`; empty for a public one.
     """
 
     bundle: Path
@@ -42,6 +44,7 @@ class Settings:
     limits: ImageLimits = field(default_factory=ImageLimits)
     video_bundle: Path | None = None
     video_limits: VideoLimits = field(default_factory=VideoLimits)
+    noise_key: bytes = field(default=b"", repr=False)
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -76,6 +79,7 @@ class Settings:
                 max_seconds=read_count(environ, "ABNN_MAX_VIDEO_SECONDS") or video.max_seconds,
                 decode_seconds=read_count(environ, "ABNN_DECODE_SECONDS") or video.decode_seconds,
             ),
+            noise_key=_noise_key(environ),
         )
 
     def for_video(self) -> Settings:
@@ -110,6 +114,21 @@ def _key_files(environ: Mapping[str, str]) -> tuple[Path, ...]:
             "ABNN_REQUIRE_SIGNATURE is blank, expected paths of public keys; unset it to accept unsigned bundles"
         )
     return paths
+
+
+def _noise_key(environ: Mapping[str, str]) -> bytes:
+    if not (path := environ.get("ABNN_NOISE_KEY_FILE")):
+        return b""
+    try:
+        key = Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"ABNN_NOISE_KEY_FILE is {path!r}, which cannot be read: {error.strerror}") from error
+    if len(key) < _NOISE_KEY_BYTES:
+        raise ConfigError(
+            f"ABNN_NOISE_KEY_FILE holds {len(key)} bytes, expected at least {_NOISE_KEY_BYTES} random ones; write it "
+            "with: head -c 32 /dev/urandom > FILE"
+        )
+    return key
 
 
 def read_count(environ: Mapping[str, str], name: str, minimum: int = 1) -> int | None:

@@ -62,7 +62,7 @@ class Batcher:
         executor: one thread, shared by all sessions of the process.
         max_batch: samples per run.
         max_queue: samples queued.
-        seconds: time per sample, as measured before the first run.
+        seconds: time per sample, as measured before the first run; also the attribute `best_seconds`.
         on_batch: called after every run with its samples and its seconds.
     """
 
@@ -77,6 +77,7 @@ class Batcher:
         on_batch: Callable[[int, float], None] = lambda _size, _seconds: None,
     ) -> None:
         self.max_batch = max_batch
+        self.best_seconds = seconds
         self.queued = 0
         self._run = run
         self._executor = executor

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from abnn_serve.bundle.manifest import MANIFEST
 from abnn_serve.errors import AbnnError, BundleError, ConfigError, DeviceLostError, one_line
 from abnn_serve.runtime.predictor import Predictor
+from abnn_serve.runtime.rules.noise import NoiseRule
 from abnn_serve.runtime.session import Session
 from abnn_serve.runtime.settings import DEFAULT_BUNDLE, Settings
 from abnn_serve.service.batcher import RUN_SECONDS, Batcher
@@ -150,6 +151,7 @@ class Catalog:
     def _load(self, source: str) -> ServedModel:
         settings = replace(self._sources[source], bundle=bundle_path(source))
         predictor = Predictor.from_settings(settings)
+        check_noise_key(settings, predictor)
         run_seconds = warm_up(predictor.session)
         name = predictor.bundle.manifest.name
 
@@ -196,6 +198,19 @@ def check_video(settings: Settings, source: str, modality: Modality) -> None:
     if settings.video_bundle and source == str(settings.video_bundle) and modality != "video":
         raise ConfigError(
             f"ABNN_VIDEO_BUNDLE is {source}, which classifies {modality}s; set it to a video bundle, or unset it"
+        )
+
+
+def check_noise_key(settings: Settings, predictor: Predictor) -> None:
+    """Check that the noise of a bundle's answers has a key.
+
+    Raises:
+        ConfigError: the bundle answers with noise, which clients could predict without a key.
+    """
+    if isinstance(predictor.rule, NoiseRule) and not settings.noise_key:
+        raise ConfigError(
+            f"{predictor.bundle.manifest.name} answers with noise, and without a key clients could predict it; set "
+            "ABNN_NOISE_KEY_FILE to a file that was written with: head -c 32 /dev/urandom > FILE"
         )
 
 

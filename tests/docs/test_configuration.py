@@ -38,6 +38,7 @@ INFERENCE = {
     "ABNN_MAX_VIDEO_PIXELS": DEFAULTS.video_limits.max_pixels,
     "ABNN_MAX_VIDEO_SECONDS": DEFAULTS.video_limits.max_seconds,
     "ABNN_MAX_FRAMES": DEFAULTS.video_limits.max_frames,
+    "ABNN_NOISE_KEY_FILE": None,
     "ABNN_DECODE_SECONDS": DEFAULTS.video_limits.decode_seconds,
 }
 

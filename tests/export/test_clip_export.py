@@ -128,7 +128,7 @@ def test_a_variant_in_fp16_is_measured_by_video_and_attacked(
 ):
     data = load_data(videos["val"], CLIPS)
     stages = [as_stage("as served", video_bundle.read("model.onnx"))]
-    monkeypatch.setattr(export_module, "export_stages", lambda network, spec: stages)
+    monkeypatch.setattr(export_module, "export_stages", lambda network, spec, pixel_type: stages)
     bundle = export_bundle(abnn_clip_run, tmp_path / "half", data, precisions=("fp32", "fp16"))
     (variant,) = bundle.card.variants
     assert variant.clean.n == bundle.card.clean.n == 12

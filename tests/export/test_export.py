@@ -26,7 +26,7 @@ def exported_once(bundle, monkeypatch):
     """The graph that the run gave before: exporting takes most of the time, and gives the same bytes each time."""
     model = bundle.read("model.onnx")
     stages = [as_stage("as served", model)]
-    monkeypatch.setattr(export_module, "export_stages", lambda network, spec: stages)
+    monkeypatch.setattr(export_module, "export_stages", lambda network, spec, pixel_type: stages)
 
 
 def test_the_exported_graph_takes_uint8_and_gives_logits_for_any_batch(bundle):
@@ -92,7 +92,7 @@ def test_a_pass_that_breaks_parity_is_skipped(bundle, abnn_run, val_data, tmp_pa
         if tensor.name.endswith("classifier.bias"):
             tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) + 0.01, tensor.name))
     stages = [as_stage("as exported", good), as_stage("a rough pass", model.SerializeToString())]
-    monkeypatch.setattr(export_module, "export_stages", lambda network, spec: stages)
+    monkeypatch.setattr(export_module, "export_stages", lambda network, spec, pixel_type: stages)
     said, kept = [], []
     made = export_bundle(abnn_run, tmp_path / "b", val_data, on_stage=said.append, on_passes=kept.extend)
     assert made.read("model.onnx") == good

@@ -28,7 +28,7 @@ def export(bundle, abnn_run, val_data, tmp_path_factory):
     """Exports once more without torch's exporter, which would give the same graph."""
     with pytest.MonkeyPatch.context() as patch:
         stages = [as_stage("as served", bundle.read("model.onnx"))]
-        patch.setattr(export_module, "export_stages", lambda network, spec: stages)
+        patch.setattr(export_module, "export_stages", lambda network, spec, pixel_type: stages)
 
         def run(name, calibration, **options):
             out = tmp_path_factory.mktemp(name) / "shapes"

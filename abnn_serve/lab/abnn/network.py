@@ -161,7 +161,7 @@ Network = PixelNetwork | AdaptiveNetwork | MixtureNetwork
 
 
 class ServedNetwork(nn.Module):
-    """A pixel network with the served input: uint8 (N, [T,] H, W, 3) to float32 logits (N, classes)."""
+    """A pixel network with the served input: uint8 or float32 (N, [T,] H, W, 3), 0 to 255, to float32 logits."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

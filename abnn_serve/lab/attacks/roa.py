@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from abnn_serve.answer import rectangle
 from abnn_serve.card import Norm
 from abnn_serve.errors import ConfigError
 from abnn_serve.lab.attacks.base import Attack, Model, ascend, cross_entropy
@@ -66,9 +66,12 @@ class ROA(Attack):
         step_sizes = [self.step_size] * self.steps
         return ascend(model, x, y, start, region, loss=cross_entropy(y), step_sizes=step_sizes, early_stop=early_stop)
 
+    def _sides(self, height: int, width: int) -> tuple[int, int]:
+        return rectangle(self.eps, height, width)
+
     def _search_mask(self, model: Model, x: Tensor, y: Tensor) -> Tensor:
         """The mask of each sample's rectangle, bool (N, 1, H, W), or (N, 1, 1 or T, H, W) of clips."""
-        sides = rectangle(self.eps, *x.shape[-2:])
+        sides = self._sides(*x.shape[-2:])
         grid = torch.cartesian_prod(
             *(_grid(length - side, self.stride) for length, side in zip(x.shape[-2:], sides, strict=True))
         ).to(x.device)
@@ -97,10 +100,29 @@ class ROA(Attack):
         return nn.functional.avg_pool2d(squares, sides, stride=1)
 
 
-def rectangle(area: float, height: int, width: int) -> tuple[int, int]:
-    """Sides in pixels, at least 1, of a rectangle of the image's proportions with at most `area` of its area."""
-    side = math.sqrt(area)
-    return max(1, int(height * side + 1e-9)), max(1, int(width * side + 1e-9))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patch(ROA):
+    """ROA with a rectangle of a given size; `eps` is its share of the area.
+
+    Attributes:
+        height, width: of the rectangle in pixels.
+    """
+
+    height: int
+    width: int
+
+    @property
+    def name(self) -> str:
+        """Such as patch-5x5 t=40: size and steps."""
+        return f"patch-{self.height}x{self.width} t={self.steps}"
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.height, self.width
+
+    def _sides(self, height: int, width: int) -> tuple[int, int]:  # noqa: ARG002
+        return self.sides
 
 
 def _grid(last: int, stride: int) -> Tensor:

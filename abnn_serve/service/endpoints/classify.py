@@ -22,29 +22,31 @@ _MAX_TOP_K = 1000
 async def classify(request: Request) -> Response:
     """Classify one image, sent as the multipart file field `image` or as the raw body."""
     pipeline = RequestPipeline(request, request.query_params.get("model"))
+    pipeline.read_certify()
     top_k = read_top_k(request)
     spec = _upload_spec(pipeline, "image", media_type="image", max_files=1)
     async with pipeline.upload(partial(read_upload, request, spec)) as upload:
         top_k = read_top_k(request, upload)
         image = await pipeline.decode(pipeline.admission.decode(pipeline.predictor, upload.files[0]))
-        result = await pipeline.infer([image])
-    prediction = pipeline.predictor.prediction(result.logits[0], top_k)
+        (answer,) = await pipeline.answer([image])
+    prediction = pipeline.predictor.prediction(answer, top_k)
     return JSONResponse({**prediction_json(prediction), **model_identity(pipeline.predictor)})
 
 
 async def classify_batch(request: Request) -> Response:
     """Classify several images, sent as multipart file fields `images`; one outcome per image, in their order."""
     pipeline = RequestPipeline(request, request.query_params.get("model"))
+    pipeline.read_certify()
     spec = _upload_spec(pipeline, "images", media_type=None, max_files=pipeline.limits.max_parts)
     async with pipeline.upload(partial(read_upload, request, spec)) as upload:
         top_k = read_top_k(request, upload)
         decoded = await pipeline.decode(pipeline.admission.decode_all(pipeline.predictor, upload.files))
         images = [image for image in decoded if not isinstance(image, InputError)]
-        logits = iter((await pipeline.infer(images)).logits if images else ())
+        answers = iter(await pipeline.answer(images) if images else ())
     outcomes = [
         _error_json(image)
         if isinstance(image, InputError)
-        else prediction_json(pipeline.predictor.prediction(next(logits), top_k))
+        else prediction_json(pipeline.predictor.prediction(next(answers), top_k))
         for image in decoded
     ]
     return JSONResponse({"outcomes": outcomes, **model_identity(pipeline.predictor)})

@@ -18,6 +18,7 @@ async def classify_video(request: Request) -> Response:
     """Classify one video, sent as the multipart file field `video` or as the raw body."""
     request.state.field = "video"
     pipeline = RequestPipeline(request, request.query_params.get("model"), "video")
+    pipeline.read_certify()
     predictor = pipeline.predictor
     spec = UploadSpec(
         field="video",
@@ -33,6 +34,6 @@ async def classify_video(request: Request) -> Response:
             video = await pipeline.decode(pipeline.admission.run_large(decode))
         finally:
             cancelled.set()
-        result = await pipeline.infer(list(video.pixels))
-    prediction = predictor.video_prediction(result.logits, top_k)
+        answers = await pipeline.answer(list(video.pixels))
+    prediction = predictor.video_prediction(answers, top_k)
     return JSONResponse({**video_prediction_json(prediction, video), **model_identity(predictor)})

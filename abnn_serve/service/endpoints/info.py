@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from abnn_serve.codec import to_json
+from abnn_serve.runtime.rules.base import Rule
 from abnn_serve.service.catalog import ServedModel
 from abnn_serve.service.endpoints.classify import model_identity
 from abnn_serve.service.errors import BusyError
@@ -23,7 +24,14 @@ async def model(request: Request) -> Response:
 async def models(request: Request) -> Response:
     """List all models, the default first."""
     state: WorkerState = request.app.state.service
-    rows = [{**model_identity(model.predictor), "modality": model.modality} for model in state.catalog.all()]
+    rows = [
+        {
+            **model_identity(model.predictor),
+            "modality": model.modality,
+            "certifies": model.predictor.rule.certifies,
+        }
+        for model in state.catalog.all()
+    ]
     return JSONResponse({"models": rows})
 
 
@@ -48,8 +56,12 @@ async def metrics(request: Request) -> Response:
     return Response(body, headers={"Content-Type": media_type})
 
 
+def _kinds(rule: Rule) -> tuple[str, ...]:
+    return ("answer", "certificate") if rule.certifies else ("answer",)
+
+
 def _description(model: ServedModel) -> dict[str, Any]:
-    bundle, session = model.predictor.bundle, model.predictor.session
+    bundle, session, rule = model.predictor.bundle, model.predictor.session, model.predictor.rule
     return {
         **model_identity(model.predictor)["model"],
         "provider": session.provider,
@@ -58,6 +70,8 @@ def _description(model: ServedModel) -> dict[str, Any]:
         "threads": session.threads,
         "max_batch": model.batcher.max_batch,
         "input": to_json(bundle.manifest.input),
+        "answer": to_json(bundle.manifest.answer) if bundle.manifest.answer else None,
+        "passes": {name: rule.max_passes(certify=name == "certificate") for name in _kinds(rule)},
         "labels": list(bundle.labels.names),
         "stats_scope": bundle.manifest.stats_scope,
         "card": to_json(bundle.card),

@@ -39,6 +39,10 @@ _ERROR = record(code=_STRING, message=_STRING, field={"type": ["string", "null"]
 _TENSOR = record(name=_STRING, datatype=_STRING, shape=array(_INTEGER))
 _IMAGE = {"type": "string", "format": "binary", "description": ", ".join(image.FORMATS)}
 _VIDEO = {"type": "string", "format": "binary", "description": ", ".join(container.FORMATS)}
+_CERTIFICATE = {
+    **record(kind={"enum": ["masks", "noise"]}, certified=_BOOLEAN, passes=_INTEGER, confidence=_PROBABILITY),
+    "description": "With certify=true: what is proved of the answer, see docs/http.md",
+}
 _TOP_K = {"type": "integer", "minimum": 1, "maximum": 1000, "default": 5}
 
 
@@ -68,14 +72,14 @@ def _image_paths(state: WorkerState) -> Json:
     if not (names := _names(state, "image")):
         return {}
     images = {**array(_IMAGE), "minItems": 1, "maxItems": state.limits.max_parts}
-    outcome = {"oneOf": [record(**_PREDICTION), record(error=record(code=_STRING, message=_STRING))]}
+    outcome = {"oneOf": [_answer(), record(error=record(code=_STRING, message=_STRING))]}
     return {
         "/classify": {
             "post": operation(
                 "Classify one image",
-                record(**_PREDICTION, **_MODEL),
+                _answer(**_MODEL),
                 errors=_ERRORS,
-                parameters=_query(names),
+                parameters=_query(names) + _certify(state, "image"),
                 body={"multipart/form-data": form("image", _IMAGE, "image/*"), "image/*": {"schema": _IMAGE}},
                 curl="curl -F image=@cat.png localhost:3000/classify",
             )
@@ -85,7 +89,7 @@ def _image_paths(state: WorkerState) -> Json:
                 "Classify several images; one outcome per image",
                 record(outcomes=array(outcome), **_MODEL),
                 errors=_ERRORS,
-                parameters=_query(names),
+                parameters=_query(names) + _certify(state, "image"),
                 body={"multipart/form-data": form("images", images)},
                 curl="curl -F images=@cat.png -F images=@dog.jpg localhost:3000/classify_batch",
             )
@@ -96,15 +100,15 @@ def _image_paths(state: WorkerState) -> Json:
 def _video_paths(state: WorkerState) -> Json:
     if not (names := _names(state, "video")):
         return {}
-    clip = record(start=_NUMBER, end=_NUMBER, frames=array(_INTEGER), **_PREDICTION)
+    clip = _answer(start=_NUMBER, end=_NUMBER, frames=array(_INTEGER))
     frames = record(expected={"type": ["integer", "null"]}, found=_INTEGER, decoded=_INTEGER, lost=_INTEGER)
     return {
         "/classify_video": {
             "post": operation(
                 "Classify one video; also returns the classes and frames of each clip",
-                record(**_PREDICTION, clips=array(clip), frames=frames, seconds=_NUMBER, **_MODEL),
+                _answer(clips=array(clip), frames=frames, seconds=_NUMBER, **_MODEL),
                 errors=_ERRORS,
-                parameters=_query(names),
+                parameters=_query(names) + _certify(state, "video"),
                 body={"multipart/form-data": form("video", _VIDEO, "video/*"), "video/*": {"schema": _VIDEO}},
                 curl="curl -F video=@clip.mp4 localhost:3000/classify_video",
             )
@@ -116,7 +120,7 @@ def _info_paths(state: WorkerState) -> Json:
     description = record(
         **_MODEL["model"]["properties"], provider=_STRING, labels=array(_STRING), card={"type": "object"}
     )
-    row = record(**_MODEL, modality={"enum": ["image", "video"]})
+    row = record(**_MODEL, modality={"enum": ["image", "video"]}, certifies=_BOOLEAN)
     return {
         "/model": {
             "get": operation(
@@ -180,6 +184,19 @@ def _infer_body(spec: InputSpec, max_samples: int) -> Json:
 
 def _names(state: WorkerState, modality: str | None = None) -> list[str]:
     return [model.name for model in state.catalog.all() if modality in (None, model.modality)]
+
+
+def _answer(**properties: Json) -> Json:
+    """An answer with these further properties, and a certificate where it was requested."""
+    schema = record(**_PREDICTION, **properties)
+    return {**schema, "properties": {**schema["properties"], "certificate": _CERTIFICATE}}
+
+
+def _certify(state: WorkerState, modality: str) -> list[Json]:
+    """The parameter `certify`, if a model of this modality can."""
+    if not any(model.predictor.rule.certifies for model in state.catalog.all() if model.modality == modality):
+        return []
+    return [query_parameter("certify", {"type": "string", "enum": ["true", "false"], "default": "false"}, "true")]
 
 
 def _query(names: list[str]) -> list[Json]:

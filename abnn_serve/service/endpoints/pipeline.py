@@ -6,22 +6,28 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from starlette.requests import Request
 
+from abnn_serve.arrays import batch_slices
 from abnn_serve.runtime.predictor import Predictor
+from abnn_serve.runtime.rules.base import Passes, RuleAnswer
+from abnn_serve.runtime.rules.plain import NO_CERTIFICATE, PlainRule
 from abnn_serve.service.admission import Admission, UploadBytes
 from abnn_serve.service.batcher import BatchResult
 from abnn_serve.service.catalog import ServedModel
-from abnn_serve.service.errors import DeadlineError
+from abnn_serve.service.errors import BadRequestError, DeadlineError
 from abnn_serve.service.settings import ServiceSettings
 from abnn_serve.service.worker import WorkerState
 from abnn_serve.spec import Modality
 
 T = TypeVar("T")
+
+_LEAST_PORTION = 16  # passes of one request in the queue at a time, so that a certificate does not fill it
 
 
 class RequestPipeline:
@@ -41,6 +47,7 @@ class RequestPipeline:
         self._request = request
         self._model: ServedModel = self._state.catalog.get(name, modality)
         self._deadline = 0.0
+        self._certify = False
         request.state.stages = {}
         request.state.model = self._model.name
 
@@ -59,6 +66,20 @@ class RequestPipeline:
         """The worker's settings."""
         return self._state.limits
 
+    def read_certify(self) -> bool:
+        """Read `certify` from the query; call before `upload`, which then checks the deadline for its passes.
+
+        Raises:
+            BadRequestError: neither `true` nor `false`, or the model has no answer rule that certifies.
+        """
+        text = self._request.query_params.get("certify", "false")
+        if text not in ("true", "false"):
+            raise BadRequestError(f"certify is {text[:40]!r}, expected true or false", field="certify")
+        if text == "true" and not self.predictor.rule.certifies:
+            raise BadRequestError(NO_CERTIFICATE, field="certify")
+        self._certify = text == "true"
+        return self._certify
+
     @contextlib.asynccontextmanager
     async def upload(self, read: Callable[[UploadBytes], Awaitable[T]]) -> AsyncIterator[T]:
         """Yield what `read` returns; until the block ends, the request counts as in flight and has a deadline.
@@ -68,6 +89,7 @@ class RequestPipeline:
         """
         self.admission.check()
         self._model.batcher.check(1, self.limits.deadline_seconds)
+        self._check_passes(1, self.limits.deadline_seconds)
         with self.admission.upload_bytes() as counter:
             with self._timed("upload"):
                 upload = await read(counter)
@@ -88,18 +110,50 @@ class RequestPipeline:
             except TimeoutError:
                 raise DeadlineError("the input was not decoded before the deadline; retry later") from None
 
-    async def infer(self, samples: Sequence[NDArray[np.uint8]]) -> BatchResult:
-        """Compute the logits of samples that have the model's input shape.
+    async def answer(self, samples: Sequence[NDArray[np.uint8]]) -> list[RuleAnswer]:
+        """Answer samples that have the model's input shape by the model's rule, with certificates if requested.
 
         Raises:
-            BusyError, DeadlineError: as `Batcher.submit`.
+            BusyError, DeadlineError: as `Batcher.submit`; DeadlineError also if the passes cannot end in time.
         """
-        result = await self._model.batcher.submit(samples, self._deadline)
-        self._request.state.stages |= {"queue": result.queue_seconds, "compute": result.compute_seconds}
-        self._request.state.batch = result.batch
+        rule, batcher = self.predictor.rule, self._model.batcher
+        if isinstance(rule, PlainRule):
+            result = await batcher.submit(samples, self._deadline)
+            self._record([result])
+            return [RuleAnswer(logits=logits, passes=1) for logits in result.logits]
+        self._check_passes(len(samples), self._deadline - asyncio.get_running_loop().time())
+        passes = Passes(rule, samples, certify=self._certify)
+        results, logits = [], None
+        portion = max(batcher.max_batch, _LEAST_PORTION)
+        while (pixels := await self.admission.run_small(partial(passes.next, logits))) is not None:
+            portions = [
+                await batcher.submit(list(pixels[part]), self._deadline) for part in batch_slices(len(pixels), portion)
+            ]
+            logits = np.concatenate([result.logits for result in portions])
+            results += portions
+        self._record(results)
+        return passes.answers
+
+    def _check_passes(self, samples: int, seconds_left: float) -> None:
+        """Refuse a request whose passes would take longer than the deadline even on an idle server."""
+        rule = self.predictor.rule
+        passes = samples * rule.usual_passes(certify=self._certify)
+        needed = passes * self._model.batcher.best_seconds
+        if not isinstance(rule, PlainRule) and needed > seconds_left:
+            raise DeadlineError(
+                f"this request needs {passes:,} passes, which take at least {needed:.1f} s, but only "
+                f"{seconds_left:.1f} s remain before the deadline; send fewer samples, do not certify, or raise "
+                "ABNN_DEADLINE_SECONDS"
+            )
+
+    def _record(self, results: Sequence[BatchResult]) -> None:
+        self._request.state.stages |= {
+            "queue": sum(result.queue_seconds for result in results),
+            "compute": sum(result.compute_seconds for result in results),
+        }
+        self._request.state.batch = max(result.batch for result in results)
         for stage, seconds in self._request.state.stages.items():
             self._state.metrics.stages.labels(self._model.name, stage).observe(seconds)
-        return result
 
     @contextlib.contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import numpy as np
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -47,7 +48,7 @@ async def model_ready(request: Request) -> Response:
 
 
 async def infer(request: Request) -> Response:
-    """Logits of samples that have the model's input shape."""
+    """Logits of samples that have the model's input shape, by the model's answer rule."""
     _requested_model(request)
     if request.headers.get("content-encoding", "identity") != "identity":
         raise UnsupportedMediaTypeError(
@@ -61,11 +62,11 @@ async def infer(request: Request) -> Response:
         parse = partial(read_infer, body, request.headers.get(HEADER), spec.shape, limits.max_parts, name=spec.modality)
         run = pipeline.admission.run_small if len(body) <= _SMALL_BYTES else pipeline.admission.run_large
         infer_request = await pipeline.decode(run(parse))
-        result = await pipeline.infer(list(infer_request.samples))
+        answers = await pipeline.answer(list(infer_request.samples))
     response: dict[str, Any] = {"model_name": bundle.manifest.name, "model_version": bundle.manifest.version}
     if infer_request.id is not None:
         response["id"] = infer_request.id
-    body, headers = write_infer(response, result.logits, binary=infer_request.binary)
+    body, headers = write_infer(response, np.stack([answer.logits for answer in answers]), binary=infer_request.binary)
     return Response(body, headers=headers)
 
 

@@ -25,6 +25,8 @@ const ATTACKERS = {
 const $ = (id) => document.getElementById(id);
 let key = "";
 let modalities = {}; // by model name
+let certifying = new Set(); // names of the models that can prove something of an answer
+let proved = null; // the last answer with a certificate
 
 function element(tag, text, properties = {}) {
   return Object.assign(document.createElement(tag), { textContent: text, ...properties });
@@ -46,16 +48,73 @@ async function ask(path, options = {}) {
   const response = await fetch(path, { ...options, headers });
   const body = await response.json();
   if (response.status === 401) $("key-form").hidden = false;
-  if (!response.ok) throw new Error(body.error.message);
+  if (!response.ok) throw Object.assign(new Error(body.error.message), { code: body.error.code });
   return [body, response];
 }
 
 // Use the chosen model for inputs that it accepts; otherwise the service chooses.
-function query(kind) {
+function query(kind, certify = false) {
   const chosen = $("model").value, wanted = new URLSearchParams();
   if (kind) wanted.set("top_k", KINDS[kind].classes);
   if (chosen && (!kind || modalities[chosen] === kind)) wanted.set("model", chosen);
+  const answering = wanted.get("model") ?? Object.keys(modalities).find((name) => modalities[name] === kind);
+  if (certify && certifying.has(answering)) wanted.set("certify", "true");
   return `?${wanted}`;
+}
+
+// With a certificate if the model has one and it is ready before the deadline.
+async function classify(kind, form) {
+  const { path } = KINDS[kind];
+  try {
+    return await ask(path + query(kind, true), { method: "POST", body: form });
+  } catch (problem) {
+    if (problem.code !== "deadline_exceeded") throw problem;
+    return ask(path + query(kind), { method: "POST", body: form });
+  }
+}
+
+function proof({ kind, certified, patch, radius, confidence }) {
+  if (kind === "masks") {
+    const sticker = `of up to ${patch[1]} × ${patch[0]} pixels of the model's input`;
+    return certified ? `Proved: no sticker ${sticker} could have changed this answer.` : `Not proved: a sticker ${sticker} might change this answer.`;
+  }
+  return certified
+    ? `Proved with ${percent(confidence)} confidence: no change of an L2 norm below ${radius.toFixed(2)} (pixels from 0 to 1) could have changed this answer.`
+    : "Not proved: the classes of noisy copies are too close to each other.";
+}
+
+function showProof(body) {
+  proved = body.certificate ? body : null;
+  $("proof").hidden = !proved;
+  $("views").open = false;
+  $("views").hidden = !(body.certificate?.views ?? body.clips?.[0].certificate?.views);
+  if (!proved) return;
+  $("proof").textContent = proof(body.certificate);
+  $("proof").classList.toggle("proved", body.certificate.certified);
+}
+
+// The input as the model sees it, with one mask each, and the class that it gives.
+async function showViews() {
+  if (!$("views").open || !proved) return;
+  const views = proved.certificate.views ?? proved.clips[0].certificate.views;
+  const [{ input }] = await ask(`/model?${new URLSearchParams({ model: proved.model.name })}`);
+  $("masked").replaceChildren(...views.map((view) => {
+    const canvas = element("canvas", "", { width: input.width, height: input.height });
+    draw(canvas, input);
+    canvas.getContext("2d").fillStyle = "#808080";
+    canvas.getContext("2d").fillRect(view.left, view.top, view.width, view.height);
+    const item = element("li", "");
+    item.append(canvas, element("span", view.label, { className: view.label === proved.label ? "" : "bad" }));
+    return item;
+  }));
+}
+
+function draw(canvas, { width, height, fit }) {
+  const source = $("preview-clip").hidden ? $("preview") : $("preview-clip");
+  const [w, h] = [source.naturalWidth || source.videoWidth, source.naturalHeight || source.videoHeight];
+  const scale = fit === "crop" ? Math.max(width / w, height / h) : null;
+  const [wide, high] = scale ? [w * scale, h * scale] : [width, height];
+  canvas.getContext("2d").drawImage(source, (width - wide) / 2, (height - high) / 2, wide, high);
 }
 
 function showClasses({ top, clips = [] }) {
@@ -114,17 +173,18 @@ function say(text, bad = false) {
 async function send(blob, name) {
   const kind = VIDEO_NAMES.test(name) ? "video" : blob.type.split("/")[0];
   if (!KINDS[kind]) return say(`${name} is not an ${Object.values(KINDS).map(({ noun }) => noun).join(" or a ")}.`, true);
-  const { path, field, noun } = KINDS[kind];
+  const { field, noun } = KINDS[kind];
   preview(blob, name, kind, noun);
   say(`Classifying ${name}…`);
   const form = new FormData();
   form.append(field, blob, name);
   const started = performance.now();
   try {
-    const [body, response] = await ask(path + query(kind), { method: "POST", body: form });
+    const [body, response] = await classify(kind, form);
     const total = performance.now() - started;
     say(`${name}: ${body.label}, ${percent(body.probability)}.`);
     showClasses(body);
+    showProof(body);
     showTime(response, total);
     showWho(body);
     $("details").hidden = false;
@@ -135,7 +195,7 @@ async function send(blob, name) {
   } catch (problem) {
     say(`${name}: ${problem.message}`, true);
     $("classes").replaceChildren();
-    $("moments").hidden = $("details").hidden = true;
+    $("moments").hidden = $("details").hidden = $("proof").hidden = $("views").hidden = true;
   }
 }
 
@@ -211,10 +271,15 @@ function showCard({ card, name, input }) {
   rows.push(...worst.map(([threat, accuracy]) => chartRow(ATTACKERS[threat] ?? [threat, ""], accuracy, "")));
   const patches = card.attacks.filter(({ norm, threat_model }) => norm === "patch" && threat_model === "whitebox");
   rows.push(...patches.map(({ attack, eps, accuracy }) => chartRow(["White-box, patch", `a rectangle on ${Math.round(100 * eps)}% of the ${noun} (${attack})`], accuracy, "")));
+  const { rule, points } = card.certification ?? { points: [] };
+  const certified = points.filter(({ patch, radius }) => (patch ? `${patch}` === `${rule.masks.patch}` : radius > 0)); // other patches need other masks
+  rows.push(...certified.map(({ patch, radius, certified: accuracy }) => (
+    chartRow(["Any, proved", patch ? `any rectangle of ${patch[1]} × ${patch[0]} pixels` : `any change of an L2 norm below ${radius}`], accuracy, "")
+  )));
   const relied = card.worst.whitebox;
   $("worth-lead").textContent = relied
     ? `Under white-box attack, ${name} classifies ${percent(relied.correct / relied.n)} of the ${noun}s correctly.`
-    : `The robustness of ${name} has not been measured.`;
+    : certified.length ? `What ${name} proves of its answers holds against every attacker.` : `The robustness of ${name} has not been measured.`;
   $("chart-caption").textContent = `Measured on ${card.data}: the worst attack for each ${noun}`
     + (budgets.length ? `, Linf up to ${budgets.join(" or ")}` : "") + "; patches are separate. The line in a bar is the 95% interval.";
   $("chart").tBodies[0].replaceChildren(...rows);
@@ -228,6 +293,7 @@ async function offerModels() {
   $("model").append(...models.map(({ model }) => element("option", model.name, { value: model.name })));
   $("model-choice").hidden = models.length < 2;
   modalities = Object.fromEntries(models.map(({ model, modality }) => [model.name, modality]));
+  certifying = new Set(models.filter(({ certifies }) => certifies).map(({ model }) => model.name));
   offerSamples();
 }
 
@@ -243,6 +309,7 @@ async function describe() {
 
 $("file").addEventListener("change", ({ target }) => target.files[0] && send(target.files[0], target.files[0].name));
 $("model").addEventListener("change", describe);
+$("views").addEventListener("toggle", showViews);
 $("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
   key = $("key").value;

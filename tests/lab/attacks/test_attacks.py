@@ -6,11 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from abnn_serve.answer import rectangle
 from abnn_serve.errors import ConfigError
 from abnn_serve.lab.attacks.base import is_correct, margins
 from abnn_serve.lab.attacks.ensemble import Ensemble, worst_case
 from abnn_serve.lab.attacks.pgd import FGSM, PGD
-from abnn_serve.lab.attacks.roa import ROA, rectangle
+from abnn_serve.lab.attacks.roa import ROA
 from abnn_serve.lab.attacks.square import Square
 
 EVERY = [

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.drawing import draw_shape, png
+from tests.service.server import serving
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -47,6 +48,25 @@ def page(browser, server):
     yield page
     assert (page.problems, page.elsewhere) == ([], [])
     page.close()
+
+
+def test_what_is_proved_of_an_answer_is_said_with_the_masked_inputs(browser, masks_bundle, tmp_path):
+    with serving(masks_bundle.path, tmp_path / "log") as client:
+        page = browser.new_page()
+        page.goto(str(client.base_url))
+        page.get_by_role("button", name="ship", exact=True).click()
+        _answered(page)
+        assert (
+            "sticker of up to 5 \N{MULTIPLICATION SIGN} 5 pixels of the model's input"
+            in page.locator("#proof").inner_text()
+        )
+        assert page.locator("#masked li").count() == 0
+        page.get_by_text("The input behind each mask").click()
+        page.wait_for_selector("#masked canvas")
+        assert page.locator("#masked li").count() == 9
+        grey = "canvas => canvas.getContext('2d').getImageData(5, 5, 1, 1).data.join()"
+        assert page.locator("#masked canvas").first.evaluate(grey) == "128,128,128,255"
+        page.close()
 
 
 def _answered(page) -> None:
