@@ -21,7 +21,7 @@ from benchmarks.common.images import noise_pngs
 from benchmarks.common.report import Bar
 from benchmarks.common.servers import Server
 from benchmarks.trials.aimed_files import file_bars
-from benchmarks.trials.aimed_inputs import Hostile, key_in_trailer, pipelined, requests, trailers
+from benchmarks.trials.aimed_inputs import Hostile, key_in_trailer, pipelined, requests, trailers, valid
 from benchmarks.trials.aimed_watch import Observed, observing
 from benchmarks.trials.service import Result, serving
 
@@ -41,6 +41,8 @@ def aimed(options: argparse.Namespace, folder: Path) -> Result:
     bars: list[Bar] = []
     statuses: dict[str, str] = {}
     with serving(options, folder, ABNN_API_KEY_FILE=str(keys)) as server:
+        for name, request in valid().items():
+            statuses[name] = _posting(server, request, manifest.name, headers)()
         with observing(server, image, headers, _QUIET_SECONDS) as quiet:
             pass
         bars += quiet.bars("no attack", quiet)

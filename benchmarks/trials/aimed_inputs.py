@@ -22,7 +22,7 @@ _mov: Callable[..., bytes] = crafted.mov_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hostile:
-    """One hostile request, sent `copies` times at once.
+    """One request, sent `copies` times at once.
 
     Attributes:
         make: returns the body.
@@ -58,6 +58,14 @@ def requests(shape: tuple[int, ...]) -> dict[str, Hostile]:
         "S16 JPEG fill bytes": Hostile(make=lambda: crafted.after_first_segment(b"\xff" * 1_000_000)),
         "S16 JPEG segments": Hostile(make=lambda: crafted.after_first_segment(b"\xff\xe1\0\2" * 250_000)),
         "S16 PNG chunks": Hostile(make=lambda: crafted.png_with(crafted.png_chunk(b"abCd") * 80_000)),
+    }
+
+
+def valid() -> dict[str, Hostile]:
+    """Large valid requests, for the steady state of memory."""
+    return {
+        "valid image": Hostile(make=lambda: crafted.jpeg(2_500), copies=2),
+        "valid video": Hostile(make=_film, path=_VIDEO, copies=2),
     }
 
 

@@ -40,7 +40,7 @@ class Observed:
             1000 * (max(attacked, default=0.0) - float(np.median(calm)))
             for attacked, calm in ((self.alive, quiet.alive), (self.answers, quiet.answers))
         )
-        steady = 1.25 * self.steady
+        steady = 1.25 * quiet.steady
         return [
             Bar(name=f"{name}: peak, MB", value=self.peak / 1e6, limit=(steady + _UPLOAD_BYTES) / 1e6),
             Bar(name=f"{name}: /livez late, ms", value=max(0.0, loop), limit=_LOOP_MS),
