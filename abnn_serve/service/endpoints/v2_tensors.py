@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from abnn_serve.errors import InputShapeError
+from abnn_serve.service.endpoints.v2_json import WRONG_DATA, parse_data, parse_json
 from abnn_serve.service.errors import BadRequestError, TooManyPartsError
 
 HEADER = "Inference-Header-Content-Length"
@@ -51,10 +53,7 @@ def read_infer(
         TooManyPartsError: more than `max_samples` samples.
     """
     head, binary_data = _split(body, header_length)
-    try:
-        request = json.loads(head)
-    except (ValueError, RecursionError) as error:
-        raise BadRequestError(f"the request is not JSON: {str(error)[:80]}", field="body") from None
+    request, data = parse_json(head)
     if not isinstance(request, dict):
         raise BadRequestError("the request is not a JSON object", field="body")
     inputs = request.get("inputs")
@@ -64,7 +63,7 @@ def read_infer(
     request_id = request.get("id")
     if request_id is not None and (not isinstance(request_id, str) or len(request_id) > _MAX_ID):
         raise BadRequestError(f"id must be a string of at most {_MAX_ID} characters", field="id")
-    samples = _parse_tensor(tensor, binary_data, shape, max_samples)
+    samples = _parse_tensor(tensor, data, binary_data, shape, max_samples)
     return InferRequest(id=request_id, samples=samples, binary=_wants_binary(request))
 
 
@@ -91,7 +90,7 @@ def _split(body: bytes, header_length: str | None) -> tuple[bytes, bytes | None]
 
 
 def _parse_tensor(
-    tensor: dict[str, Any], binary_data: bytes | None, shape: tuple[int, ...], max_samples: int
+    tensor: dict[str, Any], data: bytes | None, binary_data: bytes | None, shape: tuple[int, ...], max_samples: int
 ) -> NDArray[np.uint8]:
     expected = f"expected UINT8 [n, {', '.join(map(str, shape))}]"
     if tensor.get("datatype") != "UINT8":
@@ -107,9 +106,13 @@ def _parse_tensor(
         )
     parameters = tensor.get("parameters")
     size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
-    values = _from_json(tensor.get("data")) if size is None else _from_binary(binary_data, size)
-    if values.size != np.prod(sizes):
-        raise InputShapeError(f"data has {values.size:,} values, but shape {sizes} needs {int(np.prod(sizes)):,}")
+    if size is None:
+        if data is None or tensor.get("data") != []:
+            raise InputShapeError(WRONG_DATA)
+        return parse_data(data, tuple(sizes))
+    values = _from_binary(binary_data, size)
+    if values.size != math.prod(sizes):
+        raise InputShapeError(f"data has {values.size:,} values, but shape {sizes} needs {math.prod(sizes):,}")
     return values.reshape(sizes)
 
 
@@ -120,20 +123,6 @@ def _from_binary(binary_data: bytes | None, size: Any) -> NDArray[np.uint8]:
             f"binary_data_size is {str(size)[:20]}, but {length} bytes follow the JSON", field="binary_data_size"
         )
     return np.frombuffer(binary_data, np.uint8)
-
-
-def _from_json(data: Any) -> NDArray[np.uint8]:
-    try:
-        values = np.asarray(data)
-    except (ValueError, OverflowError, RecursionError):
-        values = np.asarray(None)
-    if (
-        not isinstance(data, list)
-        or values.dtype.kind not in "iu"
-        or (values.size and not 0 <= values.min() <= values.max() <= 255)
-    ):
-        raise InputShapeError("data must be a list of whole numbers from 0 to 255, flat or nested evenly")
-    return values.astype(np.uint8).ravel()
 
 
 def _wants_binary(request: dict[str, Any]) -> bool:
