@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from abnn_serve.service.upload import MAX_FIELDS
+from abnn_serve.service.multipart import MAX_TEXTS
 
 Json = dict[str, Any]
 
@@ -63,8 +63,8 @@ def operation(
 
 
 def form(field: str, schema: Json, content_type: str | None = None) -> Json:
-    """A multipart body with one file field, and up to MAX_FIELDS text fields."""
-    fields = {**record(**{field: schema}), "additionalProperties": {"type": "string"}, "maxProperties": MAX_FIELDS + 1}
+    """A multipart body with one file field, and up to MAX_TEXTS text fields."""
+    fields = {**record(**{field: schema}), "additionalProperties": {"type": "string"}, "maxProperties": MAX_TEXTS + 1}
     return {"schema": fields, **({"encoding": {field: {"contentType": content_type}}} if content_type else {})}
 
 
