@@ -61,7 +61,8 @@ def aimed(options: argparse.Namespace, folder: Path) -> Result:
         bars.append(_shutdown(server))
     with serving(options, folder) as server:
         bars += _names(server)
-    return bars + file_bars(folder), {"statuses": statuses}
+    waits = [round(1000 * max(times), 1) for times in (quiet.alive, quiet.answers)]
+    return bars + file_bars(folder), {"statuses": statuses, "longest without an attack, ms": waits}
 
 
 def _connections() -> dict[str, list[bytes]]:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from multiprocessing.synchronize import Event
 
-import numpy as np
 import psutil
 
 from benchmarks.common.memory import resident_bytes
@@ -35,9 +34,12 @@ class Observed:
     failed: int = 0
 
     def bars(self, name: str, quiet: Observed) -> list[Bar]:
-        """The bars of docs/security.md; `quiet` was observed without an attack, on the same machine."""
+        """The bars of docs/security.md; `quiet` was observed without an attack, on the same machine.
+
+        A delay counts from the longest one without an attack, which other load on the machine causes.
+        """
         loop, answer = (
-            1000 * (max(attacked, default=0.0) - float(np.median(calm)))
+            1000 * (max(attacked, default=0.0) - max(calm, default=0.0))
             for attacked, calm in ((self.alive, quiet.alive), (self.answers, quiet.answers))
         )
         steady = 1.25 * quiet.steady

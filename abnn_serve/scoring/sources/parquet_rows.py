@@ -24,10 +24,14 @@ Value = tuple[bytes | str, Any]  # encoded bytes or, as text, the problem; and t
 
 
 def read_from(address: str, column: str, start: int, max_bytes: int) -> Iterator[Value]:
-    """Yield the rows from `start` on; holds only a few rows in memory, however large a row group is."""
+    """Yield the rows from `start` on, a problem without end if the file cannot be opened; holds few rows in memory."""
     with ExitStack() as stack:
-        whole = pq.ParquetFile(stack.enter_context(open_at(address)))
-        leaves = [_Leaf(stack, address, whole, name) for name in _leaves(whole.schema_arrow, column)]
+        try:
+            whole = pq.ParquetFile(stack.enter_context(open_at(address)))
+            leaves = [_Leaf(stack, address, whole, name) for name in _leaves(whole.schema_arrow, column)]
+        except Exception as error:  # the file has changed since the run was planned
+            yield from repeat((f"{address}: cannot be read any more: {one_line(error)}", None))
+            return
         first = 0
         for group in range(whole.num_row_groups):
             metadata = whole.metadata.row_group(group)

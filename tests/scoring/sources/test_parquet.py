@@ -60,3 +60,12 @@ def test_damaged_parquet_files_become_rows_with_a_problem(pictures, tmp_path):
     assert "not readable as Parquet" in bad[0].problem
     assert [row.id for row in bad[1:]] == [f"b.parquet#{i}" for i in range(20, 30)]
     assert all("row group 2 of the file is damaged" in row.problem for row in bad[1:])
+
+
+def test_rows_of_a_file_that_has_gone_since_the_plan_have_a_problem(pictures, tmp_path):
+    write_parquet(tmp_path / "a.parquet", pictures[:3], [0] * 3)
+    plan = open_source(str(tmp_path / "a.parquet"), LABELS)
+    pq.write_table(pa.table({"other": [1]}), tmp_path / "a.parquet")
+    assert ["cannot be read any more" in row.problem for row in read_rows(plan)] == [True] * 3
+    (tmp_path / "a.parquet").unlink()
+    assert ["cannot be read any more" in row.problem for row in read_rows(plan)] == [True] * 3
