@@ -7,6 +7,8 @@ with both outputs, and serving without drift costs nothing extra.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,20 +32,22 @@ class DriftMeter:
     """
 
     def __init__(self, session: Session) -> None:
-        bundle = session.bundle
+        if session.precision != "fp32":
+            raise ConfigError(
+                f"drift is not available for {session.precision}; set ABNN_PRECISION=fp32, or omit --drift"
+            )
+        self._open(session.bundle, session.max_batch, lambda model: _open_engine(session, model))
+
+    def _open(self, bundle: Bundle, max_batch: int, open_engine: Callable[[bytes], OnnxEngine | CudaEngine]) -> None:
         if DRIFT_FILE not in bundle.manifest.files:
             raise ConfigError(
                 f"{bundle.path} has no {DRIFT_FILE}, as it has no adaptive layers or was exported by an old version; "
                 "export it again, or omit --drift"
             )
-        if session.precision != "fp32":
-            raise ConfigError(
-                f"drift is not available for {session.precision}; set ABNN_PRECISION=fp32, or omit --drift"
-            )
         model = bundle.read("model.onnx") + bundle.read(DRIFT_FILE)
-        self._max_batch = session.max_batch
+        self._max_batch = max_batch
         try:
-            self._engine = _open_engine(session, model)
+            self._engine = open_engine(model)
             self._check(bundle)
         except DeviceError:
             raise
@@ -77,6 +81,13 @@ class DriftMeter:
             raise ValueError(
                 f"logits differ from the golden logits by {error:.2g}, the tolerance is {GOLDEN_TOLERANCE:g}"
             )
+
+
+class CpuDriftMeter(DriftMeter):
+    """A drift meter that runs one sample at a time in one thread on the CPU, whatever device serves the bundle."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._open(bundle, 1, lambda model: OnnxEngine(model, 1, ["CPUExecutionProvider"]))
 
 
 def _open_engine(session: Session, model: bytes) -> OnnxEngine | CudaEngine:

@@ -108,6 +108,11 @@ class Batcher:
             )
 
     @property
+    def is_idle(self) -> bool:
+        """Whether no sample is queued and no run is under way."""
+        return not self.queued and not self._is_running
+
+    @property
     def _is_running(self) -> bool:
         return self._worker is not None and not self._worker.done()
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from abnn_serve.bundle.manifest import MANIFEST
 from abnn_serve.errors import AbnnError, BundleError, ConfigError, DeviceLostError, one_line
+from abnn_serve.runtime.drift import DriftMeter
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.runtime.rules.noise import NoiseRule
 from abnn_serve.runtime.session import Session
@@ -24,6 +25,7 @@ from abnn_serve.service.batcher import RUN_SECONDS, Batcher
 from abnn_serve.service.errors import UnknownModelError
 from abnn_serve.service.metrics import Metrics
 from abnn_serve.service.model_store import PREFIX, find_in_store
+from abnn_serve.service.quality import open_drift_meter
 from abnn_serve.service.settings import ServiceSettings
 from abnn_serve.spec import InputSpec, Modality
 
@@ -37,6 +39,7 @@ class ServedModel:
 
     predictor: Predictor
     batcher: Batcher
+    drift: DriftMeter | None = None
 
     @property
     def name(self) -> str:
@@ -176,7 +179,8 @@ class Catalog:
             seconds=min(seconds / size for size, seconds in run_seconds.items()),
             on_batch=on_batch,
         )
-        return ServedModel(predictor=predictor, batcher=batcher)
+        drift = open_drift_meter(predictor.bundle) if self._service.drift_sample else None
+        return ServedModel(predictor=predictor, batcher=batcher, drift=drift)
 
 
 def find_sources(settings: Settings) -> dict[str, Settings]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30)
+_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+_DRIFTS = (0.5, 0.75, 1, 1.25, 1.5, 2, 2.5, 3, 4, 6, 10, 30)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -50,6 +52,30 @@ class Metrics:
         )
         self.reloads = Counter(
             "abnn_reloads", "New bundle versions on disk, by outcome", ["model", "outcome"], registry=registry
+        )
+        self.top_probability = Histogram(
+            "abnn_top_probability", "Probability of the predicted class", ["model"], buckets=_SHARES, registry=registry
+        )
+        self.margin = Histogram(
+            "abnn_margin",
+            "Difference of the two largest probabilities",
+            ["model"],
+            buckets=_SHARES,
+            registry=registry,
+        )
+        self.entropy = Histogram(
+            "abnn_entropy",
+            "Entropy of the probabilities as a share of its maximum",
+            ["model"],
+            buckets=_SHARES,
+            registry=registry,
+        )
+        self.predictions = Counter(
+            "abnn_predictions", "Answers by predicted class", ["model", "label"], registry=registry
+        )
+        self.abstentions = Counter("abnn_abstentions", "Answers below abstain_below", ["model"], registry=registry)
+        self.drift = Histogram(
+            "abnn_drift", "Mean drift of sampled inputs", ["model"], buckets=_DRIFTS, registry=registry
         )
 
     def exposition(self) -> tuple[bytes, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -30,6 +31,7 @@ class ServiceSettings:
         write_seconds: time for a client to read what the server has sent.
         drain_seconds: time after SIGTERM during which new requests are still accepted.
         reload_seconds: interval between checks for new bundle versions; 0 disables them.
+        drift_sample: share of the samples whose drift is measured while the sessions are idle; 0 measures none.
         workers: worker processes; each has its own sessions and limits.
         api_key_file: key file written by `abnn key`; None disables authentication.
         allowed_hosts: names that a request's Host header may have; empty allows any name, but without keys a request to
@@ -49,6 +51,7 @@ class ServiceSettings:
     write_seconds: int = 10
     drain_seconds: int = 1
     reload_seconds: int = 5
+    drift_sample: float = 0.0
     workers: int = 1
     api_key_file: Path | None = None
     allowed_hosts: tuple[str, ...] = ()
@@ -78,6 +81,8 @@ class ServiceSettings:
                 values[field.name] = tuple(_network(part) for part in _split(text))
             elif field.name == "allowed_hosts":
                 values[field.name] = tuple(part.lower() for part in _split(text))
+            elif field.name == "drift_sample":
+                values[field.name] = _share(name, text) if text else field.default
             elif text:
                 minimum = 0 if field.name in {"drain_seconds", "reload_seconds"} else 1
                 values[field.name] = read_count(environ, name, minimum)
@@ -91,6 +96,12 @@ def _read_key_file(environ: Mapping[str, str]) -> Path | None:
             "ABNN_API_KEY_FILE is blank, expected the path of a key file; unset the variable to serve without keys"
         )
     return Path(path) if path else None
+
+
+def _share(name: str, text: str) -> float:
+    if not re.fullmatch(r"0(\.\d+)?|1(\.0+)?", text):
+        raise ConfigError(f"{name} is {text!r}, expected a number from 0 to 1")
+    return float(text)
 
 
 def _split(text: str) -> list[str]:

@@ -21,6 +21,7 @@ from abnn_serve.service.auth import KeyRing
 from abnn_serve.service.catalog import Catalog
 from abnn_serve.service.hosts import HostCheck
 from abnn_serve.service.metrics import Metrics
+from abnn_serve.service.quality import QualitySignals
 from abnn_serve.service.settings import ServiceSettings
 
 log = logging.getLogger("abnn_serve")
@@ -39,6 +40,7 @@ class WorkerState:
     metrics: Metrics
     admission: Admission
     catalog: Catalog
+    quality: QualitySignals
     hosts: HostCheck
     keys: KeyRing | None = None
 
@@ -60,6 +62,7 @@ class WorkerState:
         self.metrics = Metrics(workers=self.limits.workers)
         self.admission = Admission(self.limits.max_queue, self.limits.max_buffered_bytes)
         self.catalog = Catalog(settings, self.limits, self.metrics, on_device_lost=self.shut_down)
+        self.quality = QualitySignals(self.metrics, self.limits.drift_sample, self.is_idle)
         self.ready = True
 
     def start(self) -> None:
@@ -67,6 +70,8 @@ class WorkerState:
         loop = asyncio.get_running_loop()
         if self.limits.reload_seconds:
             self._tasks.append(loop.create_task(self.catalog.watch(self.limits.reload_seconds)))
+        if self.limits.drift_sample:
+            self._tasks.append(loop.create_task(self.quality.measure_drift()))
         self._drain_on_sigterm(loop)
 
     def shut_down(self) -> None:
@@ -75,6 +80,10 @@ class WorkerState:
             self.ready = False
             log.error("the GPU no longer works in this process: shutting down")
             os.kill(os.getpid(), signal.SIGTERM)
+
+    def is_idle(self) -> bool:
+        """Whether no request is in flight and no session has work."""
+        return not self.admission.in_flight and all(model.batcher.is_idle for model in self.catalog.all())
 
     def update_gauges(self) -> None:
         """Update the metrics for requests in flight and queued samples."""
@@ -86,6 +95,7 @@ class WorkerState:
         for task in self._tasks:
             task.cancel()
         self.admission.close()
+        self.quality.close()
 
     def _drain_on_sigterm(self, loop: asyncio.AbstractEventLoop) -> None:
         """On SIGTERM, fail /readyz and close connections after their response; then let uvicorn shut down."""

@@ -30,7 +30,8 @@ async def classify(request: Request) -> Response:
         image = await pipeline.decode(pipeline.admission.decode(pipeline.predictor, upload.files[0]))
         (answer,) = await pipeline.answer([image])
     prediction = pipeline.predictor.prediction(answer, top_k)
-    return JSONResponse({**prediction_json(prediction), **model_identity(pipeline.predictor)})
+    (concluded,) = pipeline.conclude([prediction], [image])
+    return JSONResponse({**prediction_json(prediction), **concluded, **model_identity(pipeline.predictor)})
 
 
 async def classify_batch(request: Request) -> Response:
@@ -42,13 +43,11 @@ async def classify_batch(request: Request) -> Response:
         top_k = read_top_k(request, upload)
         decoded = await pipeline.decode(pipeline.admission.decode_all(pipeline.predictor, upload.files))
         images = [image for image in decoded if not isinstance(image, InputError)]
-        answers = iter(await pipeline.answer(images) if images else ())
-    outcomes = [
-        _error_json(image)
-        if isinstance(image, InputError)
-        else prediction_json(pipeline.predictor.prediction(next(answers), top_k))
-        for image in decoded
-    ]
+        answers = await pipeline.answer(images) if images else []
+    predictions = [pipeline.predictor.prediction(answer, top_k) for answer in answers]
+    concluded = pipeline.conclude(predictions, images) if images else []
+    rows = ({**prediction_json(p), **more} for p, more in zip(predictions, concluded, strict=True))
+    outcomes = [_error_json(image) if isinstance(image, InputError) else next(rows) for image in decoded]
     return JSONResponse({"outcomes": outcomes, **model_identity(pipeline.predictor)})
 
 

@@ -36,4 +36,5 @@ async def classify_video(request: Request) -> Response:
             cancelled.set()
         answers = await pipeline.answer(list(video.pixels))
     prediction = predictor.video_prediction(answers, top_k)
-    return JSONResponse({**video_prediction_json(prediction, video), **model_identity(predictor)})
+    (concluded,) = pipeline.conclude([prediction.overall], list(video.pixels))
+    return JSONResponse({**video_prediction_json(prediction, video), **concluded, **model_identity(predictor)})

@@ -34,6 +34,7 @@ _STRING, _NUMBER, _INTEGER, _BOOLEAN = ({"type": kind} for kind in ("string", "n
 _PROBABILITY = {"type": "number", "minimum": 0, "maximum": 1}
 _SCORE = record(label=_STRING, index=_INTEGER, probability=_PROBABILITY)
 _PREDICTION = {**_SCORE["properties"], "top": array(_SCORE)}
+_ABSTAIN_BELOW = {"type": "number", "minimum": 0, "maximum": 1}
 _MODEL = {"model": record(name=_STRING, version=_STRING, digest=_STRING), "provider": _STRING}
 _ERROR = record(code=_STRING, message=_STRING, field={"type": ["string", "null"]}, request_id=_STRING)
 _TENSOR = record(name=_STRING, datatype=_STRING, shape=array(_INTEGER))
@@ -127,7 +128,7 @@ def _info_paths(state: WorkerState) -> Json:
                 "Describe a model: where it runs, its labels and its robustness card",
                 description,
                 errors=(404,),
-                parameters=_query(_names(state))[1:],
+                parameters=_query(_names(state))[1:2],
             )
         },
         "/models": {"get": operation("List all models, the default first", record(models=array(row)))},
@@ -200,4 +201,8 @@ def _certify(state: WorkerState, modality: str) -> list[Json]:
 
 
 def _query(names: list[str]) -> list[Json]:
-    return [query_parameter("top_k", _TOP_K, 3), query_parameter("model", {"type": "string", "enum": names}, names[0])]
+    return [
+        query_parameter("top_k", _TOP_K, 3),
+        query_parameter("model", {"type": "string", "enum": names}, names[0]),
+        query_parameter("abstain_below", _ABSTAIN_BELOW, 0.6),
+    ]

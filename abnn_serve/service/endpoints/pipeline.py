@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from starlette.requests import Request
 
 from abnn_serve.arrays import batch_slices
-from abnn_serve.runtime.predictor import Predictor
+from abnn_serve.runtime.predictor import Prediction, Predictor
 from abnn_serve.runtime.rules.base import Passes, RuleAnswer
 from abnn_serve.runtime.rules.plain import NO_CERTIFICATE, PlainRule
 from abnn_serve.service.admission import Admission, UploadBytes
@@ -26,6 +27,7 @@ from abnn_serve.service.worker import WorkerState
 from abnn_serve.spec import Modality
 
 T = TypeVar("T")
+_NUMBER = r"[-+]?[0-9]{1,20}(\.[0-9]{1,20})?([eE][-+]?[0-9]{1,3})?"
 
 _LEAST_PORTION = 16  # passes of one request in the queue at a time, so that a certificate does not fill it
 
@@ -48,6 +50,7 @@ class RequestPipeline:
         self._model: ServedModel = self._state.catalog.get(name, modality)
         self._deadline = 0.0
         self._certify = False
+        self._abstain_below = read_abstain_below(request)
         request.state.stages = {}
         request.state.model = self._model.name
 
@@ -155,6 +158,20 @@ class RequestPipeline:
         for stage, seconds in self._request.state.stages.items():
             self._state.metrics.stages.labels(self._model.name, stage).observe(seconds)
 
+    def record_quality(self, logits: NDArray[np.float32], samples: Sequence[NDArray[np.uint8]]) -> None:
+        """Record the logits of answers, (n, classes), and the samples behind them, for the metrics of quality."""
+        self._state.quality.record(self._model, logits)
+        self._state.quality.sample(self._model, samples)
+
+    def conclude(self, predictions: Sequence[Prediction], samples: Sequence[NDArray[np.uint8]]) -> list[dict[str, Any]]:
+        """Record answers and the samples behind them; return further keys of each answer: `abstained`, if requested."""
+        self.record_quality(np.stack([prediction.logits for prediction in predictions]), samples)
+        if self._abstain_below is None:
+            return [{} for _ in predictions]
+        abstained = [prediction.top[0].probability < self._abstain_below for prediction in predictions]
+        self._state.metrics.abstentions.labels(self._model.name).inc(sum(abstained))
+        return [{"abstained": value} for value in abstained]
+
     @contextlib.contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
         started = time.perf_counter()
@@ -162,3 +179,19 @@ class RequestPipeline:
             yield
         finally:
             self._request.state.stages[stage] = time.perf_counter() - started
+
+
+def read_abstain_below(request: Request) -> float | None:
+    """Read `abstain_below` from the query; None if it is missing.
+
+    Raises:
+        BadRequestError: not a number from 0 to 1.
+    """
+    text = request.query_params.get("abstain_below")
+    if text is None:
+        return None
+    if not re.fullmatch(_NUMBER, text) or not 0 <= float(text) <= 1:
+        raise BadRequestError(
+            f"abstain_below is {text[:40]!r}, expected a number from 0 to 1, such as 0.6", field="abstain_below"
+        )
+    return float(text)

@@ -63,10 +63,12 @@ async def infer(request: Request) -> Response:
         run = pipeline.admission.run_small if len(body) <= _SMALL_BYTES else pipeline.admission.run_large
         infer_request = await pipeline.decode(run(parse))
         answers = await pipeline.answer(list(infer_request.samples))
+    logits = np.stack([answer.logits for answer in answers])
+    pipeline.record_quality(logits, list(infer_request.samples))
     response: dict[str, Any] = {"model_name": bundle.manifest.name, "model_version": bundle.manifest.version}
     if infer_request.id is not None:
         response["id"] = infer_request.id
-    body, headers = write_infer(response, np.stack([answer.logits for answer in answers]), binary=infer_request.binary)
+    body, headers = write_infer(response, logits, binary=infer_request.binary)
     return Response(body, headers=headers)
 
 
