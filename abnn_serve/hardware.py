@@ -31,12 +31,18 @@ def _cgroup_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
 
 def has_cuda_device() -> bool:
     """Whether the CUDA driver is installed and reports at least one device."""
+    return cuda_devices() > 0
+
+
+def cuda_devices() -> int:
+    """Number of GPUs that this process may use: 0 without a driver; CUDA_VISIBLE_DEVICES limits them."""
     try:
         driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
         count = ctypes.c_int(0)
-        return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+        found = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
     except OSError:
-        return False
+        return 0
+    return count.value if found else 0
 
 
 def cuda_driver_version() -> tuple[int, int] | None:

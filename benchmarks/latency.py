@@ -14,11 +14,14 @@ from __future__ import annotations
 
 import argparse
 import gc
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
 import torch
 
+from abnn_serve.doctor.libraries import gpu_memory_used
+from abnn_serve.hardware import resident_memory
 from abnn_serve.lab.device import exact_fp32
 from abnn_serve.runtime.providers import open_engine
 from benchmarks.common.command import add_out_option, new_parser, run
@@ -120,7 +123,7 @@ def _measure(options: argparse.Namespace) -> tuple[Samples, dict[str, dict[str, 
             if options.quick:
                 cases = {name: make() for name, make in makers.items()}
             else:
-                measured = {name: with_memory(make) for name, make in makers.items()}
+                measured = {name: with_memory(make, memory_of(options.device)) for name, make in makers.items()}
                 memory[shape] = {name: added for name, (_, added) in measured.items()}
                 cases = {name: call for name, (call, _) in measured.items()}
             quick = _QUICK_SECONDS_FIRST if (size, batch) == FIRST else _QUICK_SECONDS
@@ -128,6 +131,11 @@ def _measure(options: argparse.Namespace) -> tuple[Samples, dict[str, dict[str, 
     default = predictor_cases(options.device, options.threads)
     samples["default"] = interleaved(default, _QUICK_SECONDS if options.quick else _SECONDS)
     return samples, memory
+
+
+def memory_of(device: str) -> Callable[[], int | None]:
+    """Reads the bytes in use on the GPU, or held by this process."""
+    return resident_memory if device == "cpu" else gpu_memory_used
 
 
 def batches_of(device: str, size: int, *, quick: bool) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from abnn_serve.arrays import batch_slices
 from abnn_serve.errors import DeviceError, DeviceLostError, one_line
-from abnn_serve.runtime.cuda_library import clear_error, cuda_runtime, device_is_lost
+from abnn_serve.runtime.cuda_library import clear_error, cuda_runtime, device_is_lost, use_gpu
 from abnn_serve.runtime.engine import (
     CPU,
     GPU_LOCK,
@@ -37,7 +37,7 @@ _REMEDY = "install its CUDA and cuDNN libraries: pip install 'abnn_serve[cuda]',
 
 
 class CudaEngine:
-    """Runs a graph on CUDA. A batch is padded to the next of `bucket_sizes`.
+    """Runs a graph on a GPU, counted from 0. A batch is padded to the next of `bucket_sizes`.
 
     Fixed batch sizes let cuDNN choose its algorithms once; a CUDA graph needs fixed addresses. If ONNX Runtime cannot
     capture the graph, it runs in padded batches of `_PLAIN_BATCH`. Each engine has its own thread; GPU_LOCK serialises
@@ -50,10 +50,10 @@ class CudaEngine:
         DeviceError: ONNX Runtime cannot run the graph on CUDA, for example because CUDA or cuDNN libraries are missing.
     """
 
-    def __init__(self, model: bytes) -> None:
-        self.providers: Sequence[Any] = _providers(graphs=False)
+    def __init__(self, model: bytes, gpu: int = 0) -> None:
+        self.providers: Sequence[Any] = _providers(graphs=False, gpu=gpu)
         self._thread = GpuThread()
-        self._loaded = self._thread.run(_load, model)
+        self._loaded = self._thread.run(_load, model, gpu)
         self.graphs = self._loaded.graphs
         self.inputs, self.outputs = self._loaded.inputs, self._loaded.outputs
         self.placement = self._loaded.placement
@@ -79,21 +79,23 @@ class CudaEngine:
 class _Loaded:
     """A session and its buckets, for use in their engine's thread only."""
 
-    def __init__(self, model: bytes, *, graphs: bool) -> None:
+    def __init__(self, model: bytes, gpu: int, *, graphs: bool) -> None:
         with GPU_LOCK:
-            self.session = open_graph(model, 1, _providers(graphs=graphs))
+            if gpu:  # the first is CUDA's default
+                use_gpu(gpu)
+            self.session = open_graph(model, 1, _providers(graphs=graphs, gpu=gpu))
         require_provider(self.session, CUDA, _REMEDY)
         self.graphs = graphs
         self.inputs, self.outputs = ports(self.session)
         self.placement = placement(self.session)
         self.buckets: list[_Bucket] = []
         sizes = bucket_sizes(self.inputs[0].frames)
-        for size in sizes if graphs else [min(_PLAIN_BATCH, sizes[-1])]:
+        for size in reversed(sizes) if graphs else [min(_PLAIN_BATCH, sizes[-1])]:  # smaller ones reuse its memory
             with GPU_LOCK:  # per size, so that other engines can run in between
-                bucket = _Bucket(self.session, self.inputs[0], self.outputs, size)
+                bucket = _Bucket(self.session, self.inputs[0], self.outputs, size, gpu)
                 for _ in range(3):  # allocate, capture, replay
                     bucket.run(np.zeros(bucket.shape, np.uint8))
-            self.buckets.append(bucket)
+            self.buckets.insert(0, bucket)
 
     def run(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         """Compute all outputs for a batch of any size, in pieces of at most the largest bucket."""
@@ -113,12 +115,12 @@ class _Loaded:
         return parts[0] if len(parts) == 1 else [np.concatenate(column) for column in zip(*parts, strict=True)]
 
 
-def _load(model: bytes) -> _Loaded:
+def _load(model: bytes, gpu: int) -> _Loaded:
     """Load with CUDA graphs if ONNX Runtime can capture this graph, otherwise without."""
     reason = ""
     for graphs in (True, False) if can_replay() else (False,):
         try:
-            return _Loaded(model, graphs=graphs)
+            return _Loaded(model, gpu, graphs=graphs)
         except DeviceError:
             raise
         except Exception as error:  # ORT's exceptions have no common base class
@@ -144,18 +146,18 @@ def bucket_sizes(frames: int) -> list[int]:
 class _Bucket:
     """Buffers and CUDA graph of one batch size."""
 
-    def __init__(self, session: ort.InferenceSession, source: Port, sinks: Sequence[Port], size: int) -> None:
+    def __init__(self, session: ort.InferenceSession, source: Port, sinks: Sequence[Port], size: int, gpu: int) -> None:
         self.shape = (size, *(dimension or 1 for dimension in source.shape[1:]))
         self._session = session
         self._host = np.zeros(self.shape, source.dtype)
         _lock_pages(self._host)
-        self._input = ort.OrtValue.ortvalue_from_shape_and_type(self.shape, self._host.dtype.type, "cuda", 0)
+        self._input = ort.OrtValue.ortvalue_from_shape_and_type(self.shape, self._host.dtype.type, "cuda", gpu)
         self._binding = session.io_binding()
         self._binding.bind_ortvalue_input(source.name, self._input)
         self._outputs = []
         for sink in sinks:
             shape = (size, *_known_shape(sink))
-            output = ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, "cuda", 0)
+            output = ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, "cuda", gpu)
             self._binding.bind_ortvalue_output(sink.name, output)
             self._outputs.append(output)
         self._options = ort.RunOptions()
@@ -176,11 +178,14 @@ def _known_shape(sink: Port) -> list[int]:
     return shape
 
 
-def _providers(*, graphs: bool) -> list[Any]:
+def _providers(*, graphs: bool, gpu: int = 0) -> list[Any]:
     settings = {
+        "device_id": str(gpu),
         "use_tf32": "0",  # TF32 would not be the fp32 that was measured
         "cudnn_conv_algo_search": "HEURISTIC",  # an exhaustive search takes minutes for all buckets
         "cudnn_conv_use_max_workspace": "1",
+        "arena_extend_strategy": "kSameAsRequested",  # the default doubles what it holds
+        "fuse_conv_bias": "1",  # one kernel for a convolution and its bias
         "enable_cuda_graph": str(int(graphs)),
     }
     return [(CUDA, settings), CPU]

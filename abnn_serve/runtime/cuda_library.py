@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 
 import onnxruntime as ort
 
-from abnn_serve.hardware import cuda_driver_version, has_cuda_device
+from abnn_serve.hardware import cuda_devices, cuda_driver_version
 
 
 def preload_libraries() -> None:
@@ -37,9 +37,18 @@ def device_is_lost() -> bool:
         return False
 
 
-def cuda_problem(provider: str) -> tuple[str, str] | None:
-    """Why this machine cannot run an execution provider, and the remedy; None if no problem is known."""
-    if not has_cuda_device():
+def use_gpu(number: int) -> None:
+    """Make `number` the GPU of this thread's calls of the CUDA runtime, such as page-locking."""
+    with suppress(AttributeError, OSError):  # ONNX Runtime reports missing libraries
+        cuda_runtime().cudaSetDevice(number)
+
+
+def cuda_problem(provider: str, gpu: int = 0) -> tuple[str, str] | None:
+    """Why this machine cannot run an execution provider on a GPU, and the remedy; None if no problem is known."""
+    count = cuda_devices()
+    if count and gpu >= count:
+        return f"ABNN_GPU is {gpu} and this machine has {count} GPUs, counted from 0", f"set it to {count - 1} or less"
+    if not count:
         return "this machine has no CUDA device", "set ABNN_DEVICE=cpu, or install a driver and 'abnn_serve[cuda]'"
     if provider not in ort.get_available_providers():
         problem = f"this ONNX Runtime was built without {provider}"

@@ -94,4 +94,4 @@ def _open_engine(session: Session, model: bytes) -> OnnxEngine | CudaEngine:
     """Open `model` on the session's device, with the same arithmetic."""
     first = session.providers[0]
     on_cuda = (first if isinstance(first, str) else first[0]) == CUDA
-    return CudaEngine(model) if on_cuda else OnnxEngine(model, session.threads, session.providers)
+    return CudaEngine(model, session.gpu) if on_cuda else OnnxEngine(model, session.threads, session.providers)

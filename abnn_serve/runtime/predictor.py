@@ -127,7 +127,7 @@ class Predictor:
         bundle = load_bundle(settings.bundle, digest=settings.digest)
         if settings.require_signature:
             verify_signature(bundle, settings.require_signature)
-        session = Session(bundle, settings.device, settings.threads, settings.precision)
+        session = Session(bundle, settings.device, settings.threads, settings.precision, settings.gpu)
         return cls(session, settings.limits, settings.video_limits, drift=drift, noise_key=settings.noise_key)
 
     @property

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import logging
+import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Mapping
 from contextlib import redirect_stdout
@@ -28,7 +30,7 @@ _gpu_failures: list[str] = []
 _ARITHMETIC = ("Conv", "Gemm", "MatMul", "InstanceNormalization")
 
 
-def open_engine(model: bytes, device: Device, threads: int, precision: Precision = "fp32") -> Engine:
+def open_engine(model: bytes, device: Device, threads: int, precision: Precision = "fp32", gpu: int = 0) -> Engine:
     """Load a serialised graph on a device.
 
     Args:
@@ -36,6 +38,7 @@ def open_engine(model: bytes, device: Device, threads: int, precision: Precision
         device: `auto` uses CUDA if it is available, else the CPU with one warning.
         threads: threads per run on the CPU.
         precision: precision of the graph; `bf16` is OpenVINO's arithmetic on the fp32 graph.
+        gpu: number of the GPU, from 0.
 
     Raises:
         DeviceError: the device is unavailable, its libraries are missing, or it would run arithmetic on the CPU.
@@ -47,14 +50,14 @@ def open_engine(model: bytes, device: Device, threads: int, precision: Precision
         raise DeviceError(f"ABNN_PRECISION is 'bf16' but ABNN_DEVICE is {device!r}; set ABNN_DEVICE=openvino")
     if device == "cpu":
         return OnnxEngine(model, threads)
-    reason, remedy = cuda_problem(TENSORRT if device == "tensorrt" else CUDA) or ("", "")
+    reason, remedy = cuda_problem(TENSORRT if device == "tensorrt" else CUDA, gpu) or ("", "")
     if not reason and precision == "int8" and device != "tensorrt":
         reason, remedy = "int8 graphs run on CPUs only", "set ABNN_PRECISION=fp16 for this GPU, or ABNN_DEVICE=cpu"
     if reason and device != "auto":
         raise DeviceError(f"ABNN_DEVICE is {device!r} but {reason}; {remedy}")
     if not reason:
         try:
-            return _open_on_gpu(model, device, threads)
+            return _open_on_gpu(model, device, threads, gpu)
         except DeviceError as error:
             if device != "auto":
                 OnnxEngine(model, threads)  # raises its own error if no device can load the graph
@@ -66,10 +69,10 @@ def open_engine(model: bytes, device: Device, threads: int, precision: Precision
     return engine
 
 
-def _open_on_gpu(model: bytes, device: Device, threads: int) -> Engine:
+def _open_on_gpu(model: bytes, device: Device, threads: int, gpu: int) -> Engine:
     preload_libraries()
     with redirect_stdout(sys.stderr):  # ONNX Runtime prints to stdout, where predictions go
-        engine: Engine = CudaEngine(model) if device != "tensorrt" else _open_tensorrt(model, threads)
+        engine: Engine = CudaEngine(model, gpu) if device != "tensorrt" else _open_tensorrt(model, threads, gpu)
     problem = misplaced(engine.placement, TENSORRT if device == "tensorrt" else CUDA)
     if problem and device != "auto":
         raise DeviceError(f"ABNN_DEVICE is {device!r} but {problem}; set ABNN_DEVICE=cpu for this graph")
@@ -92,23 +95,23 @@ def misplaced(placement: Mapping[str, Mapping[str, int]], wanted: str) -> str | 
     return None
 
 
-def _open_tensorrt(model: bytes, threads: int) -> OnnxEngine:
+def _open_tensorrt(model: bytes, threads: int, gpu: int) -> OnnxEngine:
     try:
-        engine = OnnxEngine(model, threads, _tensorrt(model))
+        engine = OnnxEngine(model, threads, _tensorrt(model, gpu))
     except Exception as error:  # ORT's exceptions have no common base class
         raise DeviceError(f"TensorRT cannot run this graph: {one_line(error)}; {_TENSORRT_REMEDY}") from error
     require_provider(engine.session, TENSORRT, _TENSORRT_REMEDY)
     return engine
 
 
-def _tensorrt(model: bytes) -> list[Any]:
+def _tensorrt(model: bytes, gpu: int) -> list[Any]:
     """Providers with TensorRT first, with one profile for all batch sizes and a cache: building takes a minute."""
     port = OnnxEngine(model, 1).inputs[0]
     largest = max_batch(port.frames)
     dimensions = "x".join(str(dimension) for dimension in port.shape[1:])
-    cache = Path.home() / ".cache" / "abnn_serve" / "tensorrt"
-    cache.mkdir(parents=True, exist_ok=True)
+    cache = _cache_folder()
     settings = {
+        "device_id": str(gpu),
         "trt_engine_cache_enable": "1",
         "trt_engine_cache_path": str(cache),
         "trt_timing_cache_enable": "1",
@@ -117,7 +120,19 @@ def _tensorrt(model: bytes) -> list[Any]:
         "trt_profile_opt_shapes": f"{port.name}:{min(8, largest)}x{dimensions}",
         "trt_profile_max_shapes": f"{port.name}:{largest}x{dimensions}",
     }
-    return [(TENSORRT, settings), (CUDA, {"use_tf32": "0"}), CPU]
+    return [(TENSORRT, settings), (CUDA, {"device_id": str(gpu), "use_tf32": "0"}), CPU]
+
+
+def _cache_folder() -> Path:
+    """The user's cache, or a temporary folder where it cannot be written, as in a container with read-only files."""
+    try:
+        folder = Path.home() / ".cache" / "abnn_serve" / "tensorrt"
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
+    except (OSError, RuntimeError):  # RuntimeError: the user has no home
+        pass
+    return Path(tempfile.mkdtemp(prefix="abnn-tensorrt-"))
 
 
 @functools.cache

@@ -28,6 +28,7 @@ class Session:
         device: as for `open_engine`.
         threads: threads per run; None takes all cores that this process may use.
         precision: one of the bundle's precisions.
+        gpu: number of the GPU, from 0; None takes the first.
 
     Attributes:
         engine: runs the graph; `run` adds the input check and splits large batches.
@@ -43,7 +44,12 @@ class Session:
     """
 
     def __init__(
-        self, bundle: Bundle, device: Device = "auto", threads: int | None = None, precision: Precision = "fp32"
+        self,
+        bundle: Bundle,
+        device: Device = "auto",
+        threads: int | None = None,
+        precision: Precision = "fp32",
+        gpu: int | None = None,
     ) -> None:
         if precision not in bundle.manifest.precisions:
             raise ConfigError(
@@ -53,9 +59,10 @@ class Session:
         self.bundle = bundle
         self.precision = precision
         self.threads = threads or usable_cores()
+        self.gpu = gpu or 0
         sampling = bundle.manifest.input.sampling
         self.max_batch = max_batch(sampling.frames if sampling else 1)
-        self.engine: Engine = _open(bundle, device, self.threads, precision)
+        self.engine: Engine = _open(bundle, device, self.threads, precision, self.gpu)
         self.placement = self.engine.placement
         self.providers = self.engine.providers
         self.provider = "+".join(self.placement)
@@ -123,10 +130,10 @@ class Session:
         return max([GOLDEN_TOLERANCE, *(_VARIANT_SLACK * error for error in measured)])
 
 
-def _open(bundle: Bundle, device: Device, threads: int, precision: Precision) -> Engine:
+def _open(bundle: Bundle, device: Device, threads: int, precision: Precision, gpu: int) -> Engine:
     file = model_file(precision)
     try:
-        return open_engine(bundle.read(file), device, threads, precision)
+        return open_engine(bundle.read(file), device, threads, precision, gpu)
     except AbnnError:
         raise
     except Exception as error:  # the engines' exceptions have no common base class

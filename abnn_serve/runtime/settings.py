@@ -28,6 +28,7 @@ class Settings:
         require_signature: PEM files of public keys, one of which must have signed the bundle; empty accepts any bundle.
         device: `auto` uses CUDA if available, else the CPU; with any other value, an unavailable device is an error.
         precision: precision of the graph; the bundle must have it.
+        gpu: number of the GPU, from 0 in CUDA's order; None takes the first, or in a service one for each worker.
         threads: threads per inference, at least 1; None takes all cores that this process may use.
         limits: limits for one image.
         video_bundle: directory of the bundle that classifies videos; None for none.
@@ -40,6 +41,7 @@ class Settings:
     require_signature: tuple[Path, ...] = ()
     device: Device = "auto"
     precision: Precision = "fp32"
+    gpu: int | None = None
     threads: int | None = None
     limits: ImageLimits = field(default_factory=ImageLimits)
     video_bundle: Path | None = None
@@ -66,6 +68,7 @@ class Settings:
             require_signature=_key_files(environ),
             device=device,  # type: ignore[arg-type]
             precision=precision,  # type: ignore[arg-type]
+            gpu=read_count(environ, "ABNN_GPU", 0),
             threads=read_count(environ, "ABNN_THREADS"),
             limits=ImageLimits(
                 max_bytes=read_count(environ, "ABNN_MAX_UPLOAD_BYTES") or limits.max_bytes,

@@ -14,17 +14,19 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
-from abnn_serve.hardware import usable_cores
+from abnn_serve.hardware import cuda_devices, usable_cores
 from abnn_serve.runtime.settings import Settings
 from abnn_serve.service.admission import Admission
 from abnn_serve.service.auth import KeyRing
 from abnn_serve.service.catalog import Catalog
+from abnn_serve.service.gpus import take_gpu
 from abnn_serve.service.hosts import HostCheck
 from abnn_serve.service.metrics import Metrics
 from abnn_serve.service.quality import QualitySignals
 from abnn_serve.service.settings import ServiceSettings
 
 log = logging.getLogger("abnn_serve")
+_ON_GPU = ("auto", "cuda", "tensorrt")
 
 
 class WorkerState:
@@ -57,6 +59,8 @@ class WorkerState:
         settings, self.limits = Settings.from_environment(environ), ServiceSettings.from_environment(environ)
         if settings.threads is None:
             settings = replace(settings, threads=max(1, usable_cores() // self.limits.workers))
+        if settings.gpu is None and self.limits.workers > 1 and settings.device in _ON_GPU:
+            settings = replace(settings, gpu=_own_gpu())
         self.keys = KeyRing(self.limits.api_key_file) if self.limits.api_key_file else None
         self.hosts = HostCheck(self.limits)
         self.metrics = Metrics(workers=self.limits.workers)
@@ -111,3 +115,13 @@ class WorkerState:
                 loop.call_soon_threadsafe(later)
 
         signal.signal(signal.SIGTERM, drain)
+
+
+def _own_gpu() -> int | None:
+    """A GPU for this worker; None if there is no choice."""
+    gpus = cuda_devices()
+    if gpus < 2:
+        return None
+    gpu = take_gpu(gpus)
+    log.info("this worker uses GPU %d of %d", gpu, gpus)
+    return gpu

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
@@ -42,15 +41,10 @@ def medians(samples: dict[str, list[float]]) -> dict[str, float]:
     return {name: float(np.median(times)) for name, times in samples.items()}
 
 
-def with_memory(make: Callable[[], Call]) -> tuple[Call, float]:
-    """Make a case and call it once; also return the megabytes of resident memory that this added to the process."""
+def with_memory(make: Callable[[], Call], used: Callable[[], int | None]) -> tuple[Call, float]:
+    """Make a case and call it once; also return the megabytes that this added to `used`, which is in bytes."""
     gc.collect()
-    before = _resident_megabytes()
+    before = used() or 0
     call = make()
     call()
-    return call, _resident_megabytes() - before
-
-
-def _resident_megabytes() -> float:
-    fields = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
-    return int(fields["VmRSS"].split()[0]) / 1024
+    return call, ((used() or 0) - before) / 2**20

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from abnn_serve.doctor.libraries import gpu_memory_used
+from abnn_serve.hardware import resident_memory
 from benchmarks.common.report import gpu_record
-from benchmarks.latency import CUDA_RATIOS, RATIOS, batches_of
+from benchmarks.common.timing import with_memory
+from benchmarks.latency import CUDA_RATIOS, RATIOS, batches_of, memory_of
 
 
 @pytest.mark.parametrize(("device", "ratios"), [("cpu", RATIOS), ("cuda", CUDA_RATIOS)])
@@ -21,3 +24,10 @@ def test_a_record_of_a_gpu_run_names_the_gpu(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     assert gpu_record("cuda") == {"gpu": "NVIDIA H100 80GB HBM3, 580.65.06"}
     assert gpu_record("cpu") == {}
+
+
+def test_memory_of_a_gpu_run_is_the_gpu_s():
+    assert (memory_of("cpu"), memory_of("cuda")) == (resident_memory, gpu_memory_used)
+    held: list[bytearray] = []
+    _, added = with_memory(lambda: lambda: held.append(bytearray(b"x" * (64 << 20))), memory_of("cpu"))
+    assert 60 < added < 200

@@ -19,7 +19,11 @@ _SPECIAL = {  # functions whose results ONNX Runtime reads
 _DRIVER = """
 #include <stdlib.h>
 int cuInit(unsigned flags) { return 0; }
-int cuDeviceGetCount(int *count) { *count = 1; return 0; }
+int cuDeviceGetCount(int *count) {
+    const char *set = getenv("STUB_DEVICES");
+    *count = set ? atoi(set) : 1;
+    return 0;
+}
 int cuDriverGetVersion(int *version) {
     const char *set = getenv("STUB_DRIVER");
     *version = set ? atoi(set) : 13000;

@@ -5,7 +5,7 @@
    bytes than were captured, and calls that CUDA refuses while a stream is captured.
 
    Environment: STUB_PINS_NOTHING=1 fails cudaHostRegister, STUB_FAILS=NAME fails every call of that function,
-   STUB_DRIVER=12080 is the driver's CUDA version. stub_break() makes every later call fail, as a lost device does. */
+   STUB_DRIVER=12080 is the driver's CUDA version, STUB_DEVICES=2 the number of GPUs. stub_break() makes every later call fail, as a lost device does. */
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -111,8 +111,10 @@ int cudaGetDeviceProperties_v2(Properties12 *p, int device) {
     memcpy(p, &new, (char *)&new.of.constants - new.bytes);
     p->constants = new.of.constants; p->major = new.of.major; p->minor = new.of.minor; p->processors = new.of.processors; return 0;
 }
-int cudaGetDeviceCount(int *n) { *n = 1; return 0; }
-int cudaGetDevice(int *n) { *n = 0; return 0; }
+static __thread int current;
+int cudaGetDeviceCount(int *n) { const char *set = getenv("STUB_DEVICES"); *n = set ? atoi(set) : 1; return 0; }
+int cudaGetDevice(int *n) { *n = current; return 0; }
+int cudaSetDevice(int n) { current = n; return stub_note("cudaSetDevice"); }
 int cudaDeviceGetAttribute(int *v, int attribute, int device) {
     switch (attribute) { case 1: *v = 1024; break; case 10: *v = 32; break; case 16: *v = 132; break; case 39: *v = 2048; break;
         case 75: *v = 9; break; case 76: *v = 0; break; case 8: *v = 49152; break; case 97: *v = 232448; break; default: *v = 1; }
@@ -132,6 +134,7 @@ static int allocator_call(const char *name) { return strstr(name, "Async") ? stu
 static int take(const char *name, void **p, size_t n) {
     int error = allocator_call(name);
     char *block = NULL;
+    if (current) add("allocations on another GPU than the first", 1);
     if (error || posix_memalign((void **)&block, 256, n + 256)) return error ? error : OUT_OF_MEMORY;
     *(size_t *)block = n;
     memset(block + 256, 0, n);

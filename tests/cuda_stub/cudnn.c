@@ -11,7 +11,8 @@ const char *cudnnGetErrorString(int e) { return "error of the stub"; }
 void cudnnGetLastErrorString(char *m, size_t n) { if (n) *m = 0; }
 int cudnnBackendCreateDescriptor(int type, void **d) { Descriptor *x = calloc(1, sizeof *x); x->type = type; *d = x; return 0; }
 int cudnnBackendDestroyDescriptor(void *d) { return 0; }
-int cudnnBackendFinalize(void *d) { return 0; }
+enum { EXECUTION_PLAN = 5 };
+int cudnnBackendFinalize(Descriptor *d) { return d->type == EXECUTION_PLAN ? stub_note("cudnnBackendFinalize of a plan") : 0; }
 int cudnnBackendSetAttribute(Descriptor *d, int name, int type, int64_t count, const void *data) {
     Attribute *a = calloc(1, sizeof *a);
     a->name = name; a->count = count; a->data = malloc(count * size_of(type) + 1); memcpy(a->data, data, count * size_of(type));

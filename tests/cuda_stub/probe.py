@@ -125,8 +125,8 @@ def memory(file: str) -> list[int]:
     return held
 
 
-def opened(file: str, device: str, precision: str = "fp32") -> dict[str, Any]:
-    """The placement of an engine, or its error, and the warnings while opening it."""
+def opened(file: str, device: str, precision: str = "fp32", gpu: str = "0") -> dict[str, Any]:
+    """The placement of an engine, or its error, the warnings and the calls while opening it."""
     warnings: list[str] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: warnings.append(record.getMessage())  # type: ignore[method-assign]
@@ -134,8 +134,8 @@ def opened(file: str, device: str, precision: str = "fp32") -> dict[str, Any]:
     answer: dict[str, Any] = {"warnings": warnings}
     try:
         for _ in range(2):
-            engine = open_engine(Path(file).read_bytes(), device, 1, precision)  # type: ignore[arg-type]
-        answer |= {"placement": engine.placement, "graphs": getattr(engine, "graphs", None)}
+            engine = open_engine(Path(file).read_bytes(), device, 1, precision, int(gpu))  # type: ignore[arg-type]
+        answer |= {"placement": engine.placement, "graphs": getattr(engine, "graphs", None), "calls": counts()}
     except AbnnError as error:
         answer["error"] = [type(error).__name__, str(error)]
     return answer
@@ -146,7 +146,7 @@ def drift(folder: str) -> dict[str, Any]:
     bundle = load_bundle(folder)
     session = Session.__new__(Session)  # the stub computes nothing, so golden logits would differ
     session.bundle, session.precision, session.threads, session.max_batch = bundle, "fp32", 1, 64
-    session.providers = cuda._providers(graphs=False)
+    session.providers, session.gpu = cuda._providers(graphs=False), 0
     DriftMeter._check = lambda _self, _bundle: None  # type: ignore[method-assign]
     meter = DriftMeter(session)
     counts()

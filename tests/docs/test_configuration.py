@@ -31,6 +31,7 @@ INFERENCE = {
     "ABNN_VIDEO_BUNDLE": f"models/{DEFAULT_VIDEO_BUNDLE}",
     "ABNN_DEVICE": DEFAULTS.device,
     "ABNN_PRECISION": DEFAULTS.precision,
+    "ABNN_GPU": DEFAULTS.gpu,
     "ABNN_THREADS": DEFAULTS.threads,
     "ABNN_MAX_UPLOAD_BYTES": DEFAULTS.limits.max_bytes,
     "ABNN_MAX_PIXELS": DEFAULTS.limits.max_pixels,

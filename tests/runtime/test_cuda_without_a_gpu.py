@@ -16,15 +16,15 @@ BUNDLES = ("cifar10-abnn-robust", "cifar10-abnn", "motions-abnn")
 VARIANTS = ("fp32", "fp16", "drift")
 BUNDLE_GRAPHS = [f"{bundle} {variant}" for bundle in BUNDLES for variant in VARIANTS]
 LAUNCHES = {
-    "cifar10-abnn-robust fp32": 127,
-    "cifar10-abnn-robust fp16": 154,
-    "cifar10-abnn-robust drift": 205,
-    "cifar10-abnn fp32": 112,
-    "cifar10-abnn fp16": 139,
-    "cifar10-abnn drift": 190,
-    "motions-abnn fp32": 95,
-    "motions-abnn fp16": 118,
-    "motions-abnn drift": 157,
+    "cifar10-abnn-robust fp32": 114,
+    "cifar10-abnn-robust fp16": 106,
+    "cifar10-abnn-robust drift": 192,
+    "cifar10-abnn fp32": 105,
+    "cifar10-abnn fp16": 115,
+    "cifar10-abnn drift": 183,
+    "motions-abnn fp32": 88,
+    "motions-abnn fp16": 82,
+    "motions-abnn drift": 150,
 }
 NEW = ("cudaMalloc", "cudaMallocFromPoolAsync", "cudaMallocHost", "cudaHostAlloc", "cudaStreamBeginCapture")
 HANDLES = ("cudnnCreate", "cublasCreate_v2", "cublasLtCreate", "cudaStreamCreateWithFlags", "launches")
@@ -88,6 +88,7 @@ def test_no_request_captures_allocates_or_makes_a_handle_from_any_thread_before_
 
 def test_an_engine_that_goes_returns_its_memory(stub, graphs):
     during, *after = stub.ask("memory", graphs["cifar10-abnn-robust fp32"])
+    assert during < 90 << 20  # an arena that doubles took 128 MiB
     assert len(set(after)) == 1
     assert after[0] < 0.05 * during
 
@@ -183,3 +184,18 @@ def test_a_lost_device_is_told_from_other_errors(stub, graphs):
     kind, message = stub.ask("lost_device", graphs["motions-abnn fp32"])["error"]
     assert kind == "DeviceLostError"
     assert message.startswith("the GPU no longer works in this process: ")
+
+
+def test_an_engine_takes_all_its_memory_from_the_gpu_asked_for(stub, graphs):
+    calls = stub.ask("opened", graphs["motions-abnn fp32"], "cuda", "fp32", "1", STUB_DEVICES="2")["calls"]
+    assert calls["allocations on another GPU than the first"] == sum(
+        calls.get(name, 0) for name in ("cudaMalloc", "cudaMallocFromPoolAsync")
+    )
+
+
+def test_a_gpu_that_is_not_there_is_an_error_that_counts_them(stub, graphs):
+    kind, message = stub.ask("opened", graphs["motions-abnn fp32"], "cuda", "fp32", "2", STUB_DEVICES="2")["error"]
+    assert (kind, message) == (
+        "DeviceError",
+        "ABNN_DEVICE is 'cuda' but ABNN_GPU is 2 and this machine has 2 GPUs, counted from 0; set it to 1 or less",
+    )

@@ -21,7 +21,7 @@ def gpu_without_libraries(monkeypatch):
         pytest.skip("this machine has a CUDA device")
     if CUDA not in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime was built without CUDA")
-    monkeypatch.setattr(cuda_library, "has_cuda_device", lambda: True)
+    monkeypatch.setattr(cuda_library, "cuda_devices", lambda: 1)
     providers_module._warn_once.cache_clear()
     providers_module._gpu_failures.clear()
 
@@ -69,3 +69,14 @@ def test_arithmetic_elsewhere_than_asked_is_named(placement, wanted, problem):
     found = misplaced(placement, wanted)
     assert (found is None) == (problem is None)
     assert problem is None or problem in found
+
+
+def test_the_cache_of_tensorrt_is_temporary_where_the_home_cannot_be_written(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert providers_module._cache_folder() == tmp_path / ".cache" / "abnn_serve" / "tensorrt"
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    folder = providers_module._cache_folder()
+    assert folder.is_dir()
+    assert folder.name.startswith("abnn-tensorrt-")
+    folder.rmdir()

@@ -17,7 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import TopologicalSortPass
 
-from abnn_serve.export.passes.rules import constant, dims, tidy
+from abnn_serve.export.passes.rules import chain_up, constant, dims, tidy
 
 MAX_INPUTS = 32  # ONNX Runtime captures no larger Concat into a CUDA graph
 
@@ -57,15 +57,15 @@ def _match(node: ir.Node) -> _Code | None:
     if node.op_type != "Concat" or len(node.inputs) != 2:
         return None
     mean, deviation = node.inputs
-    chain = _up(deviation, "Sqrt", "Add", "Relu", "Sub")
+    chain = chain_up(deviation, "Sqrt", "Add", "Relu", "Sub")
     if mean is None or chain is None:
         return None
     _, add, _, difference = chain
     pooled, square = (
-        _up(mean, "Flatten", "GlobalAveragePool"),
-        _up(difference.inputs[0], "Flatten", "GlobalAveragePool"),
+        chain_up(mean, "Flatten", "GlobalAveragePool"),
+        chain_up(difference.inputs[0], "Flatten", "GlobalAveragePool"),
     )
-    product = _up(difference.inputs[1], "Mul")
+    product = chain_up(difference.inputs[1], "Mul")
     eps = constant(add.inputs[1])
     if not pooled or not square or not product or eps is None or eps.size != 1:
         return None
@@ -83,18 +83,6 @@ def _centred(code: ir.Value, size: int) -> tuple[NDArray[np.float32], ir.Value]:
     if center is None or center.shape != (size,):
         return np.zeros(size, np.float32), code
     return center, readers[0].outputs[0]
-
-
-def _up(value: ir.Value | None, *kinds: str) -> list[ir.Node] | None:
-    """The chain of nodes of these kinds that computes a value, last node first; None if it is another chain."""
-    nodes = []
-    for kind in kinds:
-        node = value.producer() if value is not None else None
-        if node is None or node.op_type != kind:
-            return None
-        nodes.append(node)
-        value = node.inputs[0]
-    return nodes
 
 
 def _depends_on(value: ir.Value, sources: set[ir.Value]) -> bool:
@@ -118,14 +106,9 @@ def _join(model: ir.Model, codes: list[_Code]) -> None:
     eps = tape.initializer(ir.tensor(np.asarray([codes[0].eps], np.float32)), name="codes.eps")
     sizes = tape.initializer(ir.tensor(np.asarray([2 * width for width in widths], np.int64)), name="codes.sizes")
 
-    def row(values: list[ir.Value]) -> ir.Value:
-        while len(values) > MAX_INPUTS:
-            pieces = [values[start : start + MAX_INPUTS] for start in range(0, len(values), MAX_INPUTS)]
-            values = [tape.op("Concat", piece, {"axis": 1}) for piece in pieces]
-        return tape.op("Flatten", [tape.op("Concat", values, {"axis": 1})])
-
-    moments = row([value for code in codes for value in (code.mean, code.square)])
-    means = row([code.mean for code in codes for _ in range(2)])
+    pairs = [value for code in codes for value in (code.mean, code.square)]
+    moments = tape.op("Flatten", [concatenate(tape, pairs)])
+    means = tape.op("Flatten", [concatenate(tape, [code.mean for code in codes for _ in range(2)])])
     variance = tape.op("Relu", [tape.op("Sub", [moments, tape.op("Mul", [means, means])])])
     deviation = tape.op("Sqrt", [tape.op("Add", [variance, eps])])
     centers = tape.initializer(ir.tensor(np.concatenate([code.center for code in codes])), name="codes.centers")
@@ -134,3 +117,12 @@ def _join(model: ir.Model, codes: list[_Code]) -> None:
     for code, part in zip(codes, parts, strict=True):
         part.shape, part.type = code.code.shape, code.code.type
         ir.convenience.replace_all_uses_with(code.code, part)
+
+
+def concatenate(tape: ir.tape.Tape, values: list[ir.Value]) -> ir.Value:
+    """Concatenate along axis 1, by Concats of at most MAX_INPUTS."""
+    while len(values) > MAX_INPUTS:
+        pieces = [values[start : start + MAX_INPUTS] for start in range(0, len(values), MAX_INPUTS)]
+        values = [tape.op("Concat", piece, {"axis": 1}) for piece in pieces]
+    joined: ir.Value = tape.op("Concat", values, {"axis": 1})
+    return joined

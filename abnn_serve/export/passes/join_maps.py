@@ -6,7 +6,8 @@
 
 A map of full rank has no V. Networks repeat their widths, so the joined code has a few runs of maps of equal shape: 20
 maps of rank 64 take 8 products instead of 40. This saves kernel launches on GPUs; on a CPU, where reading the maps
-takes the time, it gains nothing.
+takes the time, it gains nothing. In the conditional form it makes OpenVINO slower at 1x32x32, so there only graphs for
+GPUs are rewritten.
 """
 
 from __future__ import annotations
@@ -34,22 +35,27 @@ class _Map:
     Attributes:
         factors: (2K, r) and (r, 2C), or one (2K, 2C).
         bias: (2C,).
-        readers: the nodes that flatten gamma and beta.
+        halves: gamma and beta.
     """
 
     factors: tuple[Numbers, ...]
     bias: Numbers
-    readers: tuple[ir.Node, ir.Node]
+    halves: tuple[ir.Value, ir.Value]
 
     @property
     def shape(self) -> tuple[tuple[int, ...], ...]:
         return tuple(factor.shape for factor in self.factors)
 
 
-def join_maps(model: ir.Model) -> None:
-    """Rewrite every run of maps of equal shape whose codes are neighbours in a joined code, in place."""
+def join_maps(model: ir.Model, *, any_form: bool = False) -> None:
+    """Rewrite every run of maps of equal shape whose codes are neighbours in a joined code, in place.
+
+    Args:
+        model: after `join_codes`.
+        any_form: rewrite maps of the conditional form, too, whose gamma and beta are not only flattened.
+    """
     for split in [node for node in model.graph if node.op_type == "Split"]:
-        maps = [(code, _match(code)) for code in split.outputs]
+        maps = [(code, _match(code, any_form=any_form)) for code in split.outputs]
         runs = [list(run) for _, run in groupby(maps, key=lambda pair: pair[1].shape if pair[1] else None)]
         if any(_can_join(run) for run in runs):
             _join(model, split, runs)
@@ -57,8 +63,8 @@ def join_maps(model: ir.Model) -> None:
     tidy(model)
 
 
-def _match(code: ir.Value) -> _Map | None:
-    """The map that is the only reader of a code, if its two halves are only flattened; None otherwise."""
+def _match(code: ir.Value, *, any_form: bool) -> _Map | None:
+    """The map that is the only reader of a code, if its two halves are only flattened or in any form; else None."""
     factors: list[Numbers] = []
     bias: Numbers | None = None
     node = only_reader(code)
@@ -70,8 +76,10 @@ def _match(code: ir.Value) -> _Map | None:
         node = only_reader(node.outputs[0])
     if not 1 <= len(factors) <= 2 or bias is None or node is None or not _splits_in_half(node):
         return None
-    readers = [reader for half in node.outputs if (reader := only_reader(half)) and _flattens(reader)]
-    return _Map(tuple(factors), bias, (readers[0], readers[1])) if len(readers) == 2 else None
+    gamma, beta = node.outputs
+    if not any_form and not (_is_flattened(gamma) and _is_flattened(beta)):
+        return None
+    return _Map(tuple(factors), bias, (gamma, beta))
 
 
 def _splits_in_half(node: ir.Node) -> bool:
@@ -81,8 +89,10 @@ def _splits_in_half(node: ir.Node) -> bool:
     return sizes is None or sizes[0] == sizes[1]
 
 
-def _flattens(node: ir.Node) -> bool:
-    shape = constant(node.inputs[1]) if node.op_type == "Reshape" else None
+def _is_flattened(half: ir.Value) -> bool:
+    """Whether the only reader reshapes to one dimension."""
+    reader = only_reader(half)
+    shape = constant(reader.inputs[1]) if reader is not None and reader.op_type == "Reshape" else None
     return shape is not None and shape.tolist() == [-1]
 
 
@@ -123,6 +133,9 @@ def _multiply(tape: ir.tape.Tape, codes: ir.Value, maps: list[_Map], name: str) 
     bias = np.stack([each.bias for each in maps]).reshape(layers, 2, 1, channels)
     values = tape.op("Add", [tape.op("MatMul", [values, constant_of(outer, "outer")]), constant_of(bias, "bias")])
     rows = tape.op("Reshape", [values, constant_of(np.asarray([2 * layers, -1]), "rows")])
-    halves = tape.op_multi_out("Split", [rows], {"axis": 0, "num_outputs": 2 * layers}, num_outputs=2 * layers)
-    for reader, half in zip((reader for each in maps for reader in each.readers), halves, strict=True):
-        reader.replace_input_with(0, half)
+    parts = tape.op_multi_out("Split", [rows], {"axis": 0, "num_outputs": 2 * layers}, num_outputs=2 * layers)
+    by_sample = constant_of(np.asarray([-1, channels]), "by_sample")
+    for half, part in zip((half for each in maps for half in each.halves), parts, strict=True):
+        if not _is_flattened(half):  # a reader that flattens accepts any shape
+            part = tape.op("Reshape", [part, by_sample])  # noqa: PLW2901
+        ir.convenience.replace_all_uses_with(half, part)

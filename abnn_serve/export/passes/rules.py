@@ -55,6 +55,18 @@ def only_reader(value: ir.Value) -> ir.Node | None:
     return uses[0].node if len(uses) == 1 else None
 
 
+def chain_up(value: ir.Value | None, *kinds: str) -> list[ir.Node] | None:
+    """The chain of nodes of these kinds that computes a value, last node first; None if it is another chain."""
+    nodes = []
+    for kind in kinds:
+        node = value.producer() if value is not None else None
+        if node is None or node.op_type != kind:
+            return None
+        nodes.append(node)
+        value = node.inputs[0]
+    return nodes
+
+
 def add_constant(graph: ir.Graph, name: str, numbers: NDArray[Any]) -> ir.Value:
     """Add an initialiser to a graph."""
     value = ir.Value(name=name, const_value=ir.tensor(numbers))
