@@ -71,8 +71,13 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies every row's epochs; 0.05 for a trial run")
     parser.add_argument("--autoattack", action="store_true", help="also run AutoAttack, by far the slowest attack")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--compile", action="store_true", help="compile the networks for training")
+    parser.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        help="compile the networks for training (default with --preset gpu)",
+    )
     options = parser.parse_args()
+    options.compile = options.preset == "gpu" if options.compile is None else options.compile
     options.table = table = TABLES[options.what]
     options.out = options.out or Path("benchmarks/results", options.what)
     options.rows = options.rows or [row.name for row in table.rows if row.evaluated]

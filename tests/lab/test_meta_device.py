@@ -39,12 +39,16 @@ FORMS = ("plain", "conditional", "linear")
 SLOW = pytest.mark.slow  # all together take longer than 20 seconds
 
 
-def network_on_meta(form: str, name: str = "resnet8s-w4") -> nn.Module:
+def small_network(form: str, name: str = "resnet8s-w4") -> nn.Module:
     target, substitute = (PixelNetwork(build_network(name, num_classes=4)) for _ in range(2))
     if form == "plain":
-        return target.to(META)
+        return target
     plan = plan_pairs(target, substitute, torch.zeros(2, 3, 32, 32), form=form)
-    return apply_plan(target, substitute, plan).to(META)
+    return apply_plan(target, substitute, plan)
+
+
+def network_on_meta(form: str, name: str = "resnet8s-w4") -> nn.Module:
+    return small_network(form, name).to(META)
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -76,23 +76,34 @@ class Attack(ABC):
             return self.perturb(model, x, y, generator, early_stop=early_stop).detach()
 
 
-@contextmanager
-def evaluating(model: Model) -> Iterator[None]:
+class EvalMode:
+    """Puts one Module in eval mode and freezes its weights, as often as it is called, listing its modules only once."""
+
+    def __init__(self, model: Model) -> None:
+        self._modules = list(model.modules()) if isinstance(model, nn.Module) else []
+        self._weights = list(model.parameters()) if isinstance(model, nn.Module) else []
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Eval mode and frozen weights inside the context; both are restored after it."""
+        modules = [module for module in self._modules if module.training]
+        weights = [weight for weight in self._weights if weight.requires_grad]
+        try:
+            for module in modules:
+                module.training = False
+            for weight in weights:
+                weight.requires_grad_(False)  # noqa: FBT003
+            yield
+        finally:
+            for module in modules:
+                module.training = True
+            for weight in weights:
+                weight.requires_grad_(True)  # noqa: FBT003
+
+
+def evaluating(model: Model) -> AbstractContextManager[None]:
     """Put a Module in eval mode and freeze its weights; restore both afterwards."""
-    modules = list(model.modules()) if isinstance(model, nn.Module) else []
-    weights = list(model.parameters()) if isinstance(model, nn.Module) else []
-    modes, trainable = [module.training for module in modules], [weight.requires_grad for weight in weights]
-    try:
-        for module in modules:
-            module.training = False
-        for weight in weights:
-            weight.requires_grad_(False)  # noqa: FBT003
-        yield
-    finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
-        for weight, requires_grad in zip(weights, trainable, strict=True):
-            weight.requires_grad_(requires_grad)
+    return EvalMode(model)()
 
 
 def ascend(

@@ -62,7 +62,7 @@ class L2:
 
     def start(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Uniform in the ball: a random direction, at a distance whose distribution fills the volume."""
-        noise = torch.randn(x.shape, generator=generator).to(x)
+        noise = torch.randn(x.shape, generator=generator, device=generator.device).to(x)
         volume = uniform(_length(x), generator) ** (1 / x[0].numel())
         return self.project(x, x + noise / _length(noise) * volume * self.eps)
 
@@ -109,8 +109,11 @@ def ball(norm: Norm, eps: float) -> Linf | L2:
 
 
 def uniform(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Uniform noise in [0, 1) of x's shape, on x's device; drawn on the CPU, so that all devices draw the same."""
-    return torch.rand(x.shape, generator=generator).to(x)
+    """Uniform noise in [0, 1) of x's shape, on x's device.
+
+    It is drawn on the generator's device: attacks use the CPU's, so that all devices draw the same; training does not.
+    """
+    return torch.rand(x.shape, generator=generator, device=generator.device).to(x)
 
 
 def _length(change: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from abnn_serve.lab.attacks.base import Loss, Model, ascend, cross_entropy, evaluating
+from abnn_serve.lab.attacks.base import EvalMode, Loss, Model, ascend, cross_entropy
 from abnn_serve.lab.attacks.regions import Linf, uniform
 from abnn_serve.lab.training.distributed import ALONE, Workers
 from abnn_serve.lab.training.recipe import Recipe
@@ -26,6 +26,7 @@ def craft(
     step: int = 1,
     workers: Workers = ALONE,
     view: Callable[[Tensor], Tensor] = lambda images: images,
+    eval_mode: EvalMode | None = None,
 ) -> Tensor:
     """Adversarial examples for `x`, crafted in eval mode as `recipe` says; `x` itself for a recipe on clean data.
 
@@ -39,13 +40,14 @@ def craft(
         step: number of the batch; NuAT's attack alternates between two losses.
         workers: the processes that train together; `x` is this one's share of a batch.
         view: what the network sees of the images; the attack differentiates it.
+        eval_mode: of `network`, to use again in every step; None makes one.
     """
     if not recipe.attack_steps:
         return x
     eps = recipe.attack_eps * (min(1.0, progress / recipe.eps_ramp) if recipe.eps_ramp else 1.0)
     region = Linf(eps if recipe.attack_projected else math.inf)
     step_sizes = [recipe.relative_step_size * eps] * recipe.attack_steps
-    with evaluating(network):
+    with (eval_mode or EvalMode(network))():
         start = _start(recipe, x, recipe.attack_noise * eps, generator, workers)
         seen: Model = lambda images: network(view(images))  # noqa: E731
         loss = _loss(recipe, seen, x, y, progress, step)

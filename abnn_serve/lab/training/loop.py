@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from abnn_serve.arrays import batch_slices
 from abnn_serve.errors import NetworkError, TrainingError
 from abnn_serve.lab.abnn.network import Network, in_fast_layout
-from abnn_serve.lab.attacks.base import is_correct
+from abnn_serve.lab.attacks.base import EvalMode, is_correct
 from abnn_serve.lab.attacks.pgd import PGD
 from abnn_serve.lab.data.dataset import ImageData
 from abnn_serve.lab.device import describe_device
@@ -132,7 +132,8 @@ def _train_epoch(
     workers: Workers,
 ) -> dict[str, Any]:
     recipe = state.recipe
-    generator = torch.Generator().manual_seed(torch.initial_seed())
+    on_device = device if device.type == "cuda" else torch.device("cpu")
+    generator = torch.Generator(on_device).manual_seed(torch.initial_seed())
     set_training_mode(state.network, recipe.trained)
     losses: list[Tensor] = []
     correct = torch.zeros((), device=device)
@@ -152,12 +153,18 @@ def _train_epoch(
     average = torch.no_grad()(partial(logits_of, state.average))
     if teacher is not None:
         teacher = replace(teacher, logits=torch.no_grad()(partial(logits_of, teacher.logits)))
-    fill = fill_of(state.network)
+    fill, eval_mode = fill_of(state.network), EvalMode(forward)
     for step, (x, y) in enumerate(training_batches(data, recipe, rng, device), start=1):
         x, y = workers.share(x), workers.share(y)  # noqa: PLW2901
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            view = draw_view(recipe, forward, fill, x, y, generator, workers=workers)
-            x_adv = craft(recipe, forward, x, y, state.progress, generator, step=step, workers=workers, view=view)
+            view = draw_view(recipe, forward, fill, x, y, generator, workers=workers, eval_mode=eval_mode)
+            x_adv = craft(
+                *(recipe, forward, x, y, state.progress, generator),
+                step=step,
+                workers=workers,
+                view=view,
+                eval_mode=eval_mode,
+            )
         again = second_view(recipe, view, x, generator, workers)(x_adv) if recipe.consistency else None
         batch = Step(x=view(x), x_adv=view(x_adv), y=y, progress=state.progress, whole=x, x_again=again)
         loss_of = partial(step_loss, recipe, learner, batch, average, teacher)

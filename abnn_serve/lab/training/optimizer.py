@@ -43,6 +43,7 @@ class ConvMuon(torch.optim.Optimizer):
     def step(self) -> None:  # type: ignore[override]
         """One step from the gradients at hand."""
         for group in self.param_groups:
+            turned = {}
             for weight in group["params"]:
                 if weight.grad is None:
                     continue
@@ -54,20 +55,43 @@ class ConvMuon(torch.optim.Optimizer):
                 state["momentum_buffer"].mul_(group["momentum"]).add_(gradient)
                 change = gradient.add(state["momentum_buffer"], alpha=group["momentum"])
                 if group["orthogonal"]:
-                    change = orthogonal(change.flatten(1)).reshape(change.shape)
-                    weight.sub_(change.mul_(group["lr"] * state["norm"] / len(weight) ** 0.5))
-                    weight.mul_(state["norm"] / weight.norm())
+                    turned[weight] = change.flatten(1)
                 else:
                     weight.sub_(change, alpha=group["lr"])
+            for weight, matrix in zip(turned, orthogonal_all(list(turned.values())), strict=True):
+                norm = self.state[weight]["norm"]
+                weight.sub_(matrix.reshape(weight.shape).mul_(group["lr"] * norm / len(weight) ** 0.5))
+                weight.mul_(norm / weight.norm())
+
+
+def orthogonal_all(matrices: list[Tensor]) -> list[Tensor]:
+    """`orthogonal` of each matrix; on CUDA in one batch for each shape, which starts fewer kernels."""
+    if not matrices or matrices[0].device.type != "cuda":
+        return [orthogonal(matrix) for matrix in matrices]
+    return in_batches(matrices)
+
+
+def in_batches(matrices: list[Tensor]) -> list[Tensor]:
+    """`orthogonal` of each matrix, in one batch for each shape."""
+    shapes: dict[torch.Size, list[int]] = {}
+    for index, matrix in enumerate(matrices):
+        shapes.setdefault(matrix.shape, []).append(index)
+    turned = list(matrices)
+    for indices in shapes.values():
+        batch = orthogonal(torch.stack([matrices[index] for index in indices]))
+        for index, matrix in zip(indices, batch.unbind(), strict=True):
+            turned[index] = matrix
+    return turned
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """The matrix with its singular values brought near one by Newton-Schulz iterations."""
-    wide = matrix.size(0) <= matrix.size(1)
-    x: Tensor = matrix if wide else matrix.T
-    x = x / (x.norm() + 1e-7)
+    """A matrix, or each of a batch (..., m, n), with singular values brought near one by Newton-Schulz iterations."""
+    wide = matrix.size(-2) <= matrix.size(-1)
+    x: Tensor = matrix if wide else matrix.mT
+    norm = x.norm() if x.dim() == 2 else torch.linalg.matrix_norm(x, keepdim=True)
+    x = x / (norm + 1e-7)
     a, b, c = _QUINTIC
     for _ in range(_ITERATIONS):
-        gram = x @ x.T
+        gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x if wide else x.T
+    return x if wide else x.mT

@@ -12,7 +12,7 @@ from abnn_serve.answer import mask_set
 from abnn_serve.arrays import batch_slices
 from abnn_serve.lab.abnn.mixture import MixtureNetwork
 from abnn_serve.lab.abnn.network import AdaptiveNetwork, Network, PixelNetwork
-from abnn_serve.lab.attacks.base import Model, evaluating, is_correct
+from abnn_serve.lab.attacks.base import EvalMode, Model, is_correct
 from abnn_serve.lab.data.dataset import ImageData
 from abnn_serve.lab.training.batches import to_input
 from abnn_serve.lab.training.distributed import ALONE, Workers
@@ -51,6 +51,7 @@ def draw_view(
     generator: torch.Generator,
     *,
     workers: Workers = ALONE,
+    eval_mode: EvalMode | None = None,
 ) -> View:
     """The view of one step: masks of the recipe's mask set, and noise, drawn for each image.
 
@@ -63,10 +64,12 @@ def draw_view(
         fill: float (3,), of hidden pixels.
         x: float (N, 3, [T,] H, W) in [0, 1].
         y: int64 (N,).
-        generator: source of the random choices, on the CPU.
+        generator: source of the random choices.
         workers: the processes that train together; `x` is this one's share of a batch.
+        eval_mode: of `network`, to use again in every step; None makes one.
     """
-    hidden = _draw_masks(recipe, network, fill, x, y, generator, workers) if recipe.masking else None
+    judged = eval_mode or EvalMode(network)
+    hidden = _draw_masks(recipe, network, judged, fill, x, y, generator, workers) if recipe.masking else None
     return View(hidden=hidden, fill=fill, noise=_draw_noise(recipe, x, generator, workers))
 
 
@@ -108,17 +111,25 @@ def accuracy_under_views(network: Network, data: ImageData, recipe: Recipe, devi
 
 
 def _draw_masks(
-    recipe: Recipe, network: Model, fill: Tensor, x: Tensor, y: Tensor, generator: torch.Generator, workers: Workers
+    recipe: Recipe,
+    network: Model,
+    eval_mode: EvalMode,
+    fill: Tensor,
+    x: Tensor,
+    y: Tensor,
+    generator: torch.Generator,
+    workers: Workers,
 ) -> Tensor:
     """The union of each image's masks, bool (N, 1, [1,] H, W)."""
     masks = _masks(recipe, x)
     hidden = torch.zeros_like(masks[0]).expand(len(x), *masks.shape[1:])
     for _ in range(recipe.masks):
-        order = torch.rand((len(x) * workers.count, len(masks)), generator=generator).argsort(dim=1)
+        size = (len(x) * workers.count, len(masks))
+        order = torch.rand(size, generator=generator, device=generator.device).argsort(dim=1)
         candidates = workers.share(order)[:, : recipe.mask_choices].to(x.device)
         chosen = candidates[:, 0]
         if candidates.shape[1] > 1:
-            with torch.no_grad(), evaluating(network):
+            with torch.no_grad(), eval_mode():
                 losses = [
                     nn.functional.cross_entropy(
                         network(_hide(x, hidden | masks[each], fill)).float(), y, reduction="none"
@@ -133,7 +144,8 @@ def _draw_masks(
 def _draw_noise(recipe: Recipe, x: Tensor, generator: torch.Generator, workers: Workers) -> Tensor | None:
     if not recipe.noise:
         return None
-    whole = torch.randn((len(x) * workers.count, *x.shape[1:]), generator=generator)
+    size = (len(x) * workers.count, *x.shape[1:])
+    whole = torch.randn(size, generator=generator, device=generator.device)
     return recipe.noise * workers.share(whole).to(x)
 
 

@@ -26,10 +26,10 @@ def perturbed_weights(
         loss: a training loss at the current weights.
         workers: the processes that train together; all move the weights alike.
     """
-    weights = [p for p in network.parameters() if p.requires_grad and p.dim() > 1]
     if not size or progress < START:
         yield
         return
+    weights = [p for p in network.parameters() if p.requires_grad and p.dim() > 1]
     buffers = [buffer.clone() for buffer in network.buffers()]
     gradients = torch.autograd.grad(loss(), weights, allow_unused=True)
     workers.average(gradient for gradient in gradients if gradient is not None)
