@@ -57,7 +57,7 @@ def test_no_request_makes_a_handle_from_any_thread(oldest, graphs):  # noqa: F81
 def test_an_engine_that_goes_returns_its_memory(oldest, graphs):  # noqa: F811
     during, *after = oldest.ask("memory", graphs["cifar10-abnn-robust fp32"])
     assert len(set(after)) == 1
-    assert after[0] < 0.05 * during
+    assert after[0] < 0.1 * during  # without CUDA graphs there is one batch size, so less to return
 
 
 def test_an_engine_opens_where_pages_cannot_be_locked(oldest, graphs):  # noqa: F811
