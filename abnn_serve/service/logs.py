@@ -1,4 +1,4 @@
-"""JSON logs: one object per line, with the id of the request that it belongs to."""
+"""JSON logs: one object per line, with the request id and trace that it belongs to."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import sys
 
 from starlette.datastructures import Headers
 
+from abnn_serve.service import traces
+
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 request_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("request_id", default=None)
@@ -24,7 +26,7 @@ def request_id_of(headers: Headers) -> str:
 
 
 class JsonFormatter(logging.Formatter):
-    """Writes time, level, logger, message, request_id and traceback; `extra={"fields": {...}}` adds keys."""
+    """Writes time, level, logger, message, request_id, the trace and traceback; `extra={"fields": {...}}` adds keys."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -35,6 +37,8 @@ class JsonFormatter(logging.Formatter):
         }
         if (current_id := request_id.get()) is not None:
             line["request_id"] = current_id
+        if (trace := traces.current.get()) is not None:
+            line |= {"trace_id": trace.trace_id, "span_id": trace.span_id, "parent_id": trace.parent_id}
         line |= getattr(record, "fields", {})
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)

@@ -11,7 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from abnn_serve.errors import InputError
-from abnn_serve.service import logs
+from abnn_serve.service import logs, traces
 from abnn_serve.service.compatibility import incompatible
 from abnn_serve.service.errors import error_response, internal_error_response
 from abnn_serve.service.worker import WorkerState
@@ -47,6 +47,8 @@ class RequestMiddleware:
             self._state.admission.pending -= 1
         state["request_id"] = logs.request_id_of(headers)
         token = logs.request_id.set(state["request_id"])
+        state["trace"] = traces.trace_of(headers)
+        trace_token = traces.current.set(state["trace"])
         started, status = time.perf_counter(), 0
 
         async def send_with_headers(message: Message) -> None:
@@ -67,6 +69,7 @@ class RequestMiddleware:
         finally:
             self._record(scope, status, time.perf_counter() - started)
             logs.request_id.reset(token)
+            traces.current.reset(trace_token)
 
     async def _route(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
         path = scope["path"]
@@ -80,6 +83,8 @@ class RequestMiddleware:
     def _add_headers(self, headers: MutableHeaders, state: dict[str, Any]) -> None:
         headers["X-Request-ID"] = state["request_id"]
         headers["X-Content-Type-Options"] = "nosniff"
+        if trace := state.get("trace"):
+            headers["traceparent"] = trace.traceparent
         if stages := state.get("stages"):
             headers["Server-Timing"] = ", ".join(f"{name};dur={1000 * seconds:.3f}" for name, seconds in stages.items())
         if self._state.draining:
