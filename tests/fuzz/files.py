@@ -116,9 +116,14 @@ def read_list(data: bytes) -> object:
 
 
 def list_seeds() -> list[bytes]:
-    """Lists, and one that names files outside its folder (S23)."""
+    """Lists, one that names files outside its folder (S23), and one that is not Unicode."""
     lines = b'{"path": "a.png", "label": "cat"}\n{"path": "b/c.png", "label": null}\n'
-    return [b"path,label\na.png,cat\nb/c.png,7\n", lines, b"path\n/etc/shadow\nfile:///etc/passwd\n"]
+    return [
+        b"path,label\na.png,cat\nb/c.png,7\n",
+        lines,
+        b"path\n/etc/shadow\nfile:///etc/passwd\n",
+        b'{"path": "a.pn\xd4"}\n',
+    ]
 
 
 @functools.cache

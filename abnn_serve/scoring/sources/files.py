@@ -5,6 +5,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
@@ -68,9 +69,7 @@ def plan_list(
     Raises:
         DataError: not a list, or it names an address that is not allowed.
     """
-    table = _table(file, content)
-    paths = table["path"].to_pylist()
-    truths = table["label"].to_pylist() if "label" in table.column_names else [None] * len(paths)
+    paths, truths = _columns(file, content)
     class_index, folder = LabelMap(labels), posixpath.dirname(file.address)
     rows = []
     for number, (path, label) in enumerate(zip(paths, truths, strict=True)):
@@ -106,16 +105,19 @@ def read_list(file: SourceFile) -> bytes:
     return content
 
 
-def _table(file: SourceFile, content: bytes) -> pa.Table:
+def _columns(file: SourceFile, content: bytes) -> tuple[list[str | None], list[Any]]:
+    """The columns `path` and `label`; the labels are None where there is no such column."""
     try:
         if file.name.lower().endswith(".csv"):
             options = pa.csv.ConvertOptions(column_types={"path": pa.string()})
             table = pa.csv.read_csv(pa.BufferReader(content), convert_options=options)
         else:
             table = pa.json.read_json(pa.BufferReader(content))
-        names = table.column_names
+        columns = {name: table[name].to_pylist() for name in ("path", "label") if table.column_names.count(name) == 1}
+        is_text = "path" in columns and pa.types.is_string(table.schema.field("path").type)
+        names = ", ".join(table.column_names)
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise DataError(f"{file.address}: not readable as a list of files: {one_line(error)}") from error
-    if "path" not in names or not pa.types.is_string(table.schema.field("path").type):
-        raise DataError(f"{file.address} has the columns {', '.join(names)}, expected `path` and optionally `label`")
-    return table
+    if not is_text:
+        raise DataError(f"{file.address} has the columns {names}, expected `path` and optionally `label`")
+    return columns["path"], columns.get("label") or [None] * len(columns["path"])

@@ -49,6 +49,7 @@ def test_urls_are_listed_by_fsspec(pictures):
         ("bad.csv", "has the columns file, expected `path`"),
         ("broken.jsonl", "not readable as a list of files"),
         ("binary.csv", "not readable as a list of files"),
+        ("binary.jsonl", "not readable as a list of files"),
         ("what://bucket", "Protocol not known: what"),
     ],
 )
@@ -59,6 +60,7 @@ def test_a_source_that_cannot_be_scored_is_refused_by_name(name, message, tmp_pa
         Path(path).write_text("x")
     Path("bad.csv").write_text("file\na.png\n")
     Path("broken.jsonl").write_text('{"path": ')
+    Path("binary.jsonl").write_bytes(b'{"path": "a.pn\xd4"}\n')
     Path("binary.csv").write_bytes(b"pa\x80th,label\na.png,cat\n")
     with pytest.raises(DataError, match=message):
         open_source(name, LABELS)
