@@ -7,12 +7,14 @@
     ├── InputError               sample that cannot be classified; `code` and `status` are its HTTP error
     │   ├── UnreadableInputError     400
     │   ├── InputTooLargeError       413
+    │   ├── TooCostlyError           413
     │   ├── UnsupportedFormatError   415
     │   └── InputShapeError          422
     ├── BundleError              bundle that cannot be used
     │   ├── BundleIntegrityError     the files do not match the manifest
     │   ├── BundleSignatureError     unsigned, or not signed by a required key
     │   └── BundleVersionError       a newer abnn_serve wrote the bundle
+    ├── DecoderError             no decoding process is available
     ├── DataError                data set that cannot be read
     ├── ScoringError             offline scoring cannot start, resume or write
     ├── NetworkError             network that cannot be built or does not return logits
@@ -62,6 +64,13 @@ class InputTooLargeError(InputError):
     status = 413
 
 
+class TooCostlyError(InputError):
+    """Decoding the sample takes more time or memory than its size justifies."""
+
+    code = "too_costly"
+    status = 413
+
+
 class UnsupportedFormatError(InputError):
     """The format or codec is not supported, or the model takes another kind of input."""
 
@@ -90,6 +99,10 @@ class BundleSignatureError(BundleError):
 
 class BundleVersionError(BundleError):
     """A newer abnn_serve wrote the bundle."""
+
+
+class DecoderError(AbnnError):
+    """No decoding process is available, because none starts or all are busy."""
 
 
 class DataError(AbnnError):

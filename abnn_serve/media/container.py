@@ -164,7 +164,7 @@ def _video_stream(container: InputContainer) -> VideoStream:
 
 def _read(container: InputContainer, stream: VideoStream, limits: VideoLimits, interrupt: Interrupt) -> Packets:
     context = stream.codec_context
-    context.thread_type = "NONE"
+    context.thread_type, context.thread_count = "NONE", 1  # dav1d goes by the count alone
     context.options = {"max_pixels": str(limits.max_pixels)}
     if not context.width:
         raise UnreadableInputError(

@@ -16,6 +16,7 @@ from abnn_serve.errors import (
     UnsupportedFormatError,
     one_line,
 )
+from abnn_serve.media.headers.header import Header
 from abnn_serve.media.headers.image import read_header
 from abnn_serve.media.limits import ImageLimits
 from abnn_serve.spec import InputSpec
@@ -34,14 +35,20 @@ def open_image(data: bytes, limits: ImageLimits) -> Image.Image:
         UnsupportedFormatError: the format is not in FORMATS.
         UnreadableInputError: the file is empty, or its header is damaged.
     """
+    check_header(data, limits)
+    image = _open(data)
+    limits.check_size(*image.size)
+    return image
+
+
+def check_header(data: bytes, limits: ImageLimits) -> Header:
+    """Read an image's header without Pillow, in time that its bytes bound; errors as `open_image`."""
     limits.check_bytes(len(data))
     if not data:
         raise UnreadableInputError("the file is empty, expected an image")
     header = read_header(data)
     limits.check_size(header.width, header.height, header.pixels)
-    image = _open(data)
-    limits.check_size(*image.size)
-    return image
+    return header
 
 
 def to_pixels(image: Image.Image) -> Image.Image:
@@ -84,6 +91,19 @@ def quiet_pillow() -> None:
 def load_image(data: bytes, spec: InputSpec, limits: ImageLimits) -> NDArray[np.uint8]:
     """Decode an encoded image to a model's input, uint8 (spec.height, spec.width, 3); errors as `decode_image`."""
     return fit_image(decode_image(data, limits), spec)
+
+
+def load_if_plain(data: bytes, spec: InputSpec, limits: ImageLimits, max_pixels: int) -> NDArray[np.uint8] | Header:
+    """As `load_image` if the header proves that decoding is cheap, see `Header.is_plain`; else only the header.
+
+    Args:
+        data: the encoded file.
+        spec: the model's input.
+        limits: limits for the file.
+        max_pixels: images of more pixels are not cheap.
+    """
+    header = check_header(data, limits)
+    return load_image(data, spec, limits) if header.is_plain and header.pixels <= max_pixels else header
 
 
 def _open(data: bytes) -> Image.Image:

@@ -19,16 +19,16 @@ class ImageLimits:
         max_bytes: size of the encoded file, at least 1.
         max_pixels: width times height as declared in the header, 1 to 178,956,970. The area of a TIFF file's tiles and
             strips, and four times the canvas of an animated WebP, must not exceed it either.
+        decode_seconds: time for decoding in an isolated process, above 0.
     """
 
     max_bytes: int = 10_000_000
     max_pixels: int = 40_000_000
+    decode_seconds: float = 10.0
 
     def __post_init__(self) -> None:
-        for name in ("max_bytes", "max_pixels"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise ConfigError(f"{name} is {value!r}, expected a whole number of at least 1")
+        _check_counts(self, "max_bytes", "max_pixels")
+        _check_seconds(self, "decode_seconds")
         if self.max_pixels > _PILLOW_MAX_PIXELS:
             raise ConfigError(f"max_pixels is {self.max_pixels:,}, expected at most {_PILLOW_MAX_PIXELS:,}")
 
@@ -72,14 +72,8 @@ class VideoLimits:
     decode_seconds: float = 10.0
 
     def __post_init__(self) -> None:
-        for name in ("max_bytes", "max_pixels", "max_frames"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise ConfigError(f"{name} is {value!r}, expected a whole number of at least 1")
-        for name in ("max_seconds", "decode_seconds"):
-            value = getattr(self, name)
-            if not 0 < value < float("inf"):
-                raise ConfigError(f"{name} is {value!r}, expected a number of seconds above 0")
+        _check_counts(self, "max_bytes", "max_pixels", "max_frames")
+        _check_seconds(self, "max_seconds", "decode_seconds")
 
     def check_bytes(self, count: int) -> None:
         """Raise InputTooLargeError if the file has too many bytes."""
@@ -117,6 +111,20 @@ class VideoLimits:
             raise InputTooLargeError(
                 f"the video lasts {seconds:,.0f} s, the limit is {self.max_seconds:,.0f} s; shorten it"
             )
+
+
+def _check_counts(limits: ImageLimits | VideoLimits, *names: str) -> None:
+    for name in names:
+        value = getattr(limits, name)
+        if type(value) is not int or value < 1:
+            raise ConfigError(f"{name} is {value!r}, expected a whole number of at least 1")
+
+
+def _check_seconds(limits: ImageLimits | VideoLimits, *names: str) -> None:
+    for name in names:
+        value = getattr(limits, name)
+        if not 0 < value < float("inf"):
+            raise ConfigError(f"{name} is {value!r}, expected a number of seconds above 0")
 
 
 class Interrupt:

@@ -14,7 +14,9 @@ from abnn_serve.arrays import softmax
 from abnn_serve.bundle.signature import verify_signature
 from abnn_serve.bundle.store import Bundle, load_bundle
 from abnn_serve.errors import ConfigError, InputShapeError, UnsupportedFormatError
-from abnn_serve.media.image import fit_image, load_image, open_image, to_pixels
+from abnn_serve.media.headers.header import Header
+from abnn_serve.media.image import load_if_plain, load_image
+from abnn_serve.media.isolation.pool import DecoderPool
 from abnn_serve.media.limits import ImageLimits, VideoLimits
 from abnn_serve.media.video import VideoClips, decode_video
 from abnn_serve.runtime.drift import DriftMeter
@@ -97,12 +99,14 @@ class Predictor:
         *,
         drift: bool = False,
         noise_key: bytes = b"",
+        decoders: DecoderPool | None = None,
     ) -> None:
         self.session = session
         manifest = session.bundle.manifest
         self.rule = make_rule(manifest.answer, (manifest.input.height, manifest.input.width), noise_key)
         self.limits = limits or ImageLimits()
         self.video_limits = video_limits or VideoLimits()
+        self._decoders = decoders
         self._meter = DriftMeter(session) if drift else None
 
     @classmethod
@@ -122,13 +126,28 @@ class Predictor:
         return cls(Session(load_bundle(path), device, threads, precision))
 
     @classmethod
-    def from_settings(cls, settings: Settings, *, drift: bool = False) -> Predictor:
-        """Load and verify the bundle in `settings`; with `drift`, predictions include drift."""
+    def from_settings(
+        cls, settings: Settings, *, drift: bool = False, decoders: DecoderPool | None = None
+    ) -> Predictor:
+        """Load and verify the bundle in `settings`.
+
+        Args:
+            settings: bundle, device and limits.
+            drift: predictions include drift.
+            decoders: processes that decode images and videos; None decodes in this process.
+        """
         bundle = load_bundle(settings.bundle, digest=settings.digest)
         if settings.require_signature:
             verify_signature(bundle, settings.require_signature)
         session = Session(bundle, settings.device, settings.threads, settings.precision, settings.gpu)
-        return cls(session, settings.limits, settings.video_limits, drift=drift, noise_key=settings.noise_key)
+        return cls(
+            session,
+            settings.limits,
+            settings.video_limits,
+            drift=drift,
+            noise_key=settings.noise_key,
+            decoders=decoders,
+        )
 
     @property
     def bundle(self) -> Bundle:
@@ -140,22 +159,27 @@ class Predictor:
 
         Raises:
             InputError: as `media.image.load_image`, or the model classifies videos.
+            DecoderError: as `DecoderPool.image`.
         """
         self._require("image")
-        return load_image(data, self.bundle.manifest.input, self.limits)
+        decode = self._decoders.image if self._decoders else load_image
+        return decode(data, self.bundle.manifest.input, self.limits)
 
-    def decode_if_small(self, data: bytes, pixels: int) -> NDArray[np.uint8] | None:
-        """As `decode`, but returns None without decoding if the image header declares more than `pixels` pixels."""
+    def decode_if_plain(self, data: bytes, pixels: int) -> NDArray[np.uint8] | Header:
+        """As `decode`, in this process, if the header proves that decoding is cheap; else only the header.
+
+        Args:
+            data: the encoded image.
+            pixels: images of more pixels are not cheap.
+        """
         self._require("image")
-        image = open_image(data, self.limits)
-        if image.width * image.height > pixels:
-            return None
-        return fit_image(to_pixels(image), self.bundle.manifest.input)
+        return load_if_plain(data, self.bundle.manifest.input, self.limits, pixels)
 
     def decode_video(self, data: bytes, *, is_cancelled: Callable[[], bool] = lambda: False) -> VideoClips:
-        """Decode an encoded video to the model's clips; arguments and errors as `media.video.decode_video`."""
+        """Decode an encoded video to the model's clips; arguments and errors as `DecoderPool.video`."""
         self._require("video")
-        return decode_video(data, self.bundle.manifest.input, self.video_limits, is_cancelled=is_cancelled)
+        decode = self._decoders.video if self._decoders else decode_video
+        return decode(data, self.bundle.manifest.input, self.video_limits, is_cancelled=is_cancelled)
 
     def predict(
         self,

@@ -73,6 +73,7 @@ class Settings:
             limits=ImageLimits(
                 max_bytes=read_count(environ, "ABNN_MAX_UPLOAD_BYTES") or limits.max_bytes,
                 max_pixels=read_count(environ, "ABNN_MAX_PIXELS") or limits.max_pixels,
+                decode_seconds=read_count(environ, "ABNN_DECODE_SECONDS") or limits.decode_seconds,
             ),
             video_bundle=_video_bundle(environ),
             video_limits=VideoLimits(

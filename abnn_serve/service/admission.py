@@ -1,4 +1,4 @@
-"""Admission control: limits on requests in flight and upload bytes, and two thread pools for decoding."""
+"""Admission control: limits on requests in flight and upload bytes, and thread pools for decoding."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from abnn_serve.errors import InputError
+from abnn_serve.media.headers.header import Header
+from abnn_serve.media.isolation.budget import SMALL_PIXELS
+from abnn_serve.media.isolation.pool import PROCESSES
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.service.errors import BusyError
 
 T = TypeVar("T")
 
 SMALL_THREADS = 2
-SMALL_PIXELS = 2_000_000  # decoded in about ten milliseconds
-MAX_LARGE_QUEUE = 32  # one thread decodes large inputs, because each may take several hundred MB
+MAX_LARGE_QUEUE = 32  # large inputs are decoded one at a time, because each may take several hundred MB
 
 
 class UploadBytes:
@@ -48,7 +50,8 @@ class UploadBytes:
 class Admission:
     """Limits on what the worker holds at once; a request that exceeds one is rejected immediately.
 
-    Small and large inputs are decoded in separate thread pools, so a small image never waits for a large input.
+    Images whose header proves that decoding is cheap are decoded in threads, everything else in isolated processes.
+    Small and large inputs have separate queues, so a small image never waits for a large input.
 
     Args:
         max_requests: requests in flight; a request counts from the end of its upload.
@@ -62,6 +65,7 @@ class Admission:
         self.pending = 0  # passed to the application by the connection, but not yet started
         self._large_queued = 0
         self._small_pool = ThreadPoolExecutor(SMALL_THREADS, "small")
+        self._unusual_pool = ThreadPoolExecutor(PROCESSES, "unusual")  # its threads wait for decoding processes
         self._large_pool = ThreadPoolExecutor(1, "large")
 
     @contextlib.contextmanager
@@ -119,9 +123,13 @@ class Admission:
             self._large_queued -= 1
 
     async def decode(self, predictor: Predictor, data: bytes) -> NDArray[np.uint8]:
-        """Decode an encoded image to the model's input, in the pool for the size that its header declares."""
-        image = await self.run_small(lambda: predictor.decode_if_small(data, SMALL_PIXELS))
-        return image if image is not None else await self.run_large(lambda: predictor.decode(data))
+        """Decode an encoded image to the model's input, where and when its header says."""
+        image = await self.run_small(lambda: predictor.decode_if_plain(data, SMALL_PIXELS))
+        if not isinstance(image, Header):
+            return image
+        if image.pixels > SMALL_PIXELS:
+            return await self.run_large(lambda: predictor.decode(data))
+        return await asyncio.get_running_loop().run_in_executor(self._unusual_pool, predictor.decode, data)
 
     async def decode_all(self, predictor: Predictor, files: list[bytes]) -> list[NDArray[np.uint8] | InputError]:
         """Decode several images; each result, in input order, is the pixels or the error of that image."""
@@ -139,6 +147,7 @@ class Admission:
     def close(self) -> None:
         """Shut down the thread pools."""
         self._small_pool.shutdown(wait=False)
+        self._unusual_pool.shutdown(wait=False)
         self._large_pool.shutdown(wait=False)
 
 

@@ -72,7 +72,7 @@ class AbnnService:
         return {"outcomes": [self.classify(image, top_k) for image in images]}
 
     def __is_ready__(self) -> bool:
-        return state.ready and not state.draining
+        return state.can_answer
 
 
 AbnnService.add_asgi_middleware(RequestMiddleware, state=state)  # type: ignore[attr-defined]

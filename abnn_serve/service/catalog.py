@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from abnn_serve.bundle.manifest import MANIFEST
 from abnn_serve.errors import AbnnError, BundleError, ConfigError, DeviceLostError, one_line
+from abnn_serve.media.isolation.pool import DecoderPool
 from abnn_serve.runtime.drift import DriftMeter
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.runtime.rules.noise import NoiseRule
@@ -66,6 +67,7 @@ class Catalog:
     """All bundles of the service; the first is the default.
 
     Args:
+        decoders: processes that decode images and videos; None decodes in this process.
         on_device_lost: called, from the session's thread, when a run fails because its GPU no longer works.
 
     Raises:
@@ -77,9 +79,10 @@ class Catalog:
         settings: Settings,
         service: ServiceSettings,
         metrics: Metrics,
+        decoders: DecoderPool | None = None,
         on_device_lost: Callable[[], None] = lambda: None,
     ) -> None:
-        self._service = service
+        self._service, self._decoders = service, decoders
         self._on_device_lost = on_device_lost
         self._metrics = metrics
         self._executor = ThreadPoolExecutor(1, "session")
@@ -153,7 +156,7 @@ class Catalog:
 
     def _load(self, source: str) -> ServedModel:
         settings = replace(self._sources[source], bundle=bundle_path(source))
-        predictor = Predictor.from_settings(settings)
+        predictor = Predictor.from_settings(settings, decoders=self._decoders)
         check_noise_key(settings, predictor)
         run_seconds = warm_up(predictor.session)
         name = predictor.bundle.manifest.name

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
-from abnn_serve.errors import InputError
+from abnn_serve.errors import DecoderError, InputError
 
 log = logging.getLogger("abnn_serve")
 
@@ -133,6 +133,10 @@ async def _handle_input_error(request: Request, error: InputError) -> Response:
     return error_response(error, request.scope)
 
 
+async def _handle_decoder_error(request: Request, error: DecoderError) -> Response:
+    return error_response(BusyError(str(error)), request.scope)
+
+
 async def _handle_http_error(request: Request, error: HTTPException) -> Response:
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
     return _response(request.scope, error.status_code, code, str(error.detail), None, error.headers or {})
@@ -140,5 +144,6 @@ async def _handle_http_error(request: Request, error: HTTPException) -> Response
 
 HANDLERS: Mapping[Any, Callable[[Request, Any], Awaitable[Response]]] = {
     InputError: _handle_input_error,
+    DecoderError: _handle_decoder_error,
     HTTPException: _handle_http_error,
 }

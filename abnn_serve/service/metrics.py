@@ -43,6 +43,12 @@ class Metrics:
             "abnn_requests_inside", "Requests in flight", multiprocess_mode="livesum", registry=registry
         )
         self.queued = Gauge("abnn_samples_waiting", "Samples queued", multiprocess_mode="livesum", registry=registry)
+        self.decoder_deaths = Counter(
+            "abnn_decoder_deaths",
+            "Decoding processes that ended, by cause: time, memory, crash, system_call, killed, protocol, start",
+            ["cause"],
+            registry=registry,
+        )
         self.model = Gauge(
             "abnn_model_info",
             "1 for the version in service, 0 for replaced versions",

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from types import FrameType
@@ -15,6 +16,7 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from abnn_serve.hardware import cuda_devices, usable_cores
+from abnn_serve.media.isolation.pool import DecoderPool
 from abnn_serve.runtime.settings import Settings
 from abnn_serve.service.admission import Admission
 from abnn_serve.service.auth import KeyRing
@@ -27,6 +29,7 @@ from abnn_serve.service.settings import ServiceSettings
 
 log = logging.getLogger("abnn_serve")
 _ON_GPU = ("auto", "cuda", "tensorrt")
+_DECODING_SHARE = 0.8  # of the deadline; a video's process is killed a second later
 
 
 class WorkerState:
@@ -43,6 +46,7 @@ class WorkerState:
     admission: Admission
     catalog: Catalog
     quality: QualitySignals
+    decoders: DecoderPool
     hosts: HostCheck
     keys: KeyRing | None = None
 
@@ -65,9 +69,24 @@ class WorkerState:
         self.hosts = HostCheck(self.limits)
         self.metrics = Metrics(workers=self.limits.workers)
         self.admission = Admission(self.limits.max_queue, self.limits.max_buffered_bytes)
-        self.catalog = Catalog(settings, self.limits, self.metrics, on_device_lost=self.shut_down)
+        self.decoders = DecoderPool(on_death=lambda cause: self.metrics.decoder_deaths.labels(cause).inc())
+        with ThreadPoolExecutor(1) as starting:  # while the bundles are loaded
+            started = starting.submit(self.decoders.start)
+            self.catalog = Catalog(
+                _within_deadline(settings, self.limits),
+                self.limits,
+                self.metrics,
+                self.decoders,
+                on_device_lost=self.shut_down,
+            )
+            started.result()
         self.quality = QualitySignals(self.metrics, self.limits.drift_sample, self.is_idle)
         self.ready = True
+
+    @property
+    def can_answer(self) -> bool:
+        """Whether requests are accepted: every bundle is loaded, images can be decoded, and SIGTERM has not come."""
+        return self.ready and not self.draining and self.decoders.is_ready
 
     def start(self) -> None:
         """Start reloading bundles, and drain on SIGTERM. Call once, in the event loop that serves."""
@@ -100,6 +119,7 @@ class WorkerState:
             task.cancel()
         self.admission.close()
         self.quality.close()
+        self.decoders.close()
 
     def _drain_on_sigterm(self, loop: asyncio.AbstractEventLoop) -> None:
         """On SIGTERM, fail /readyz and close connections after their response; then let uvicorn shut down."""
@@ -125,3 +145,13 @@ def _own_gpu() -> int | None:
     gpu = take_gpu(gpus)
     log.info("this worker uses GPU %d of %d", gpu, gpus)
     return gpu
+
+
+def _within_deadline(settings: Settings, limits: ServiceSettings) -> Settings:
+    """Settings under which a file that takes too long is rejected as such before the request misses its deadline."""
+    seconds = _DECODING_SHARE * limits.deadline_seconds
+    return replace(
+        settings,
+        limits=replace(settings.limits, decode_seconds=min(settings.limits.decode_seconds, seconds)),
+        video_limits=replace(settings.video_limits, decode_seconds=min(settings.video_limits.decode_seconds, seconds)),
+    )

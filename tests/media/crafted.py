@@ -12,6 +12,8 @@ import av
 import numpy as np
 from PIL import Image
 
+from tests.drawing import encode_video
+
 _LONG = 4
 
 
@@ -66,6 +68,15 @@ def many_scans(scans: int, *, multi_picture: bool = False) -> bytes:
     return data[:2] + segment + data[2:] if multi_picture else data
 
 
+def slow_jpeg() -> bytes:
+    """A progressive JPEG of noise, 600x600 pixels in ninety scans: 5 MB, and 0.2 s of processor time."""
+    out = io.BytesIO()
+    Image.fromarray(noise(1, side=600)[0]).save(out, "JPEG", progressive=True, quality=50)
+    data = out.getvalue()
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + scan * 85 + b"\xff\xd9"
+
+
 def after_first_segment(segments: bytes) -> bytes:
     """A JPEG image with bytes after its first segment."""
     data = jpeg()
@@ -109,6 +120,15 @@ def mp4_with(data: bytes, boxes: Mapping[bytes, bytes]) -> bytes:
     for kind, body in boxes.items():
         data = _replace(data, 0, len(data), kind, body)
     return data
+
+
+def overlapping_packets(samples: int, side: int = 64) -> bytes:
+    """An MP4 file all of whose samples are the same bytes: those of four frames of noise."""
+    data = encode_video(noise(4, side), codec="mpeg4")
+    start, size = data.index(b"mdat") + 4, int.from_bytes(data[data.index(b"mdat") - 4 :][:4], "big") - 8
+    tables = {b"stsz": full_box(size, samples), b"stsc": full_box(1, 1, 1, 1)}
+    tables[b"stco"] = full_box(samples, *[start] * samples)
+    return mp4_with(data, tables | {b"stts": full_box(1, samples, 512), b"elst": full_box(1, 40 * samples, 0, 0x10000)})
 
 
 def full_box(*values: int) -> bytes:

@@ -51,6 +51,7 @@ def test_videos_have_a_bundle_and_limits_of_their_own():
     assert settings.video_limits == VideoLimits(
         max_bytes=1, max_pixels=2, max_frames=3, max_seconds=4, decode_seconds=5
     )
+    assert settings.limits.decode_seconds == 5
     assert (settings.for_video().bundle, settings.for_video().digest) == (Path("v"), None)
     with pytest.raises(ConfigError, match="no video bundle is configured; set ABNN_VIDEO_BUNDLE"):
         Settings(bundle=Path("b")).for_video()

@@ -22,7 +22,7 @@ from tests.cuda_stub.process import ROOT
 def test_a_run_on_a_lost_gpu_is_reported_and_other_errors_are_not(monkeypatch):
     settings = Settings(bundle=ROOT / "models" / "motions-abnn", device="cpu", threads=1)
     lost: list[bool] = []
-    catalog = Catalog(settings, ServiceSettings(), Metrics(workers=1), lambda: lost.append(True))
+    catalog = Catalog(settings, ServiceSettings(), Metrics(workers=1), on_device_lost=lambda: lost.append(True))
     served = catalog.get()
     images = np.zeros((1, *served.spec.shape), np.uint8)
 

@@ -27,5 +27,6 @@ def read_webp(data: bytes) -> Header:
         width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
     else:
         width, height = (int.from_bytes(body[at : at + 2], "little") & 0x3FFF for at in (6, 8))
-    is_plain = kind in (b"VP8 ", b"VP8L") and int.from_bytes(data[16:20], "little") + 20 <= len(data)
+    # not VP8L: it may declare a table of Huffman codes, ten kilobytes in memory, for every 16 pixels
+    is_plain = kind == b"VP8 " and int.from_bytes(data[16:20], "little") + 20 <= len(data)
     return Header(format="WEBP", width=width, height=height, pixels=width * height, is_plain=is_plain)

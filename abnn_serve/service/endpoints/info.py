@@ -18,7 +18,8 @@ from abnn_serve.service.worker import WorkerState
 async def model(request: Request) -> Response:
     """Describe one model: identity, placement, input, labels and robustness card."""
     state: WorkerState = request.app.state.service
-    return JSONResponse(_description(state.catalog.get(request.query_params.get("model"))))
+    description = _description(state.catalog.get(request.query_params.get("model")))
+    return JSONResponse({**description, "decoder_isolation": list(state.decoders.mechanisms)})
 
 
 async def models(request: Request) -> Response:
@@ -41,10 +42,10 @@ async def live(_: Request) -> Response:
 
 
 async def ready(request: Request) -> Response:
-    """Readiness: 200 once every bundle is verified and warmed up, until SIGTERM."""
+    """Readiness: 200 once every bundle is verified and warmed up, until SIGTERM, and while images can be decoded."""
     state: WorkerState = request.app.state.service
-    if not state.ready or state.draining:
-        raise BusyError("the server is starting up or shutting down; retry another instance")
+    if not state.can_answer:
+        raise BusyError("the server is starting up, shutting down or cannot decode; retry another instance")
     return JSONResponse({"ready": True})
 
 
