@@ -1,7 +1,12 @@
-"""Decodes rows to pixels in worker processes: in threads, decoding small images would contend for Python's lock."""
+"""Decodes rows to pixels in worker processes: in threads, decoding small images would contend for Python's lock.
+
+Each worker passes videos, and images that are large or unusual, on to an isolated process: the worker itself has files,
+network and credentials, so it decodes only what a header proves to be cheap.
+"""
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import multiprocessing as mp
 import os
@@ -11,6 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing.connection import wait
 from types import TracebackType
 from typing import Self, TypeVar
@@ -19,9 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from abnn_serve.errors import InputError, ScoringError, one_line
-from abnn_serve.media.image import load_image, quiet_pillow
+from abnn_serve.media.headers.header import Header
+from abnn_serve.media.image import load_if_plain, quiet_pillow
+from abnn_serve.media.isolation.budget import SMALL_PIXELS
+from abnn_serve.media.isolation.pool import DecoderPool
 from abnn_serve.media.limits import ImageLimits, VideoLimits
-from abnn_serve.media.video import decode_video
 from abnn_serve.scoring.plan import Row
 from abnn_serve.scoring.sources.filesystem import read_start
 from abnn_serve.spec import InputSpec
@@ -77,8 +85,11 @@ class Decoder:
 
     def _pixels(self, content: bytes) -> NDArray[np.uint8]:
         if self.spec.sampling:
-            return decode_video(content, self.spec, self.video_limits).pixels
-        return load_image(content, self.spec, self.limits)[None]
+            return isolated_decoder().video(content, self.spec, self.video_limits).pixels
+        image = load_if_plain(content, self.spec, self.limits, SMALL_PIXELS)
+        if isinstance(image, Header):
+            image = isolated_decoder().image(content, self.spec, self.limits)
+        return image[None]
 
     def _read(self, rows: Sequence[Row]) -> Iterator[tuple[bytes, str]]:
         """Yield the content and problem of each row; reads a few files ahead, so that only those are in memory."""
@@ -103,6 +114,14 @@ class Decoder:
             return read_start(row.content, limits.max_bytes + 1, row.within), ""
         except Exception as error:  # every file system has its own exceptions
             return b"", f"cannot be read: {getattr(error, 'strerror', None) or one_line(error)}"
+
+
+@cache
+def isolated_decoder() -> DecoderPool:
+    """The isolated process of this process, started when it is first needed."""
+    pool = DecoderPool(1)
+    atexit.register(pool.close)
+    return pool
 
 
 class DecodePool:

@@ -55,13 +55,16 @@ class ScoringConfig:
     def of(cls, plan: Plan, predictor: Predictor, columns: Columns) -> ScoringConfig:
         """The configuration of a run on `plan`."""
         is_video = predictor.bundle.manifest.input.modality == "video"
+        limits = asdict(predictor.video_limits if is_video else predictor.limits)
+        if not is_video:
+            del limits["decode_seconds"]  # so that runs of older versions, which had none for images, resume
         return cls(
             source=plan.digest,
             shard_rows=plan.shard_rows,
             parquet_column=plan.column,
             bundle=predictor.bundle.digest,
             precision=predictor.session.precision,
-            limits=asdict(predictor.video_limits if is_video else predictor.limits),
+            limits=limits,
             columns=asdict(columns),
         )
 
