@@ -23,9 +23,10 @@ from abnn_serve.doctor.replay import count_captures, neighbour_error, replay_in_
 from abnn_serve.doctor.report import Case, CaseReport
 from abnn_serve.errors import AbnnError, DeviceError, one_line
 from abnn_serve.hardware import resident_memory
-from abnn_serve.runtime.cuda_library import preload_libraries
+from abnn_serve.runtime.cuda_library import preload_libraries, use_gpu
 from abnn_serve.runtime.drift import DRIFT_FILE, DriftMeter
 from abnn_serve.runtime.session import Session
+from abnn_serve.runtime.settings import Settings
 
 _START_SECONDS = 120  # longest time to import, open and warm up
 _ON_GPU = ("cuda", "tensorrt")
@@ -79,10 +80,12 @@ def judge(report: CaseReport) -> CaseReport:
 
 def _measure(case: Case, threads: int, seconds: float) -> CaseReport:
     bundle, rng = load_bundle(case.bundle), np.random.default_rng(0)
+    gpu = Settings.from_environment().gpu
     if case.device in _ON_GPU:
         preload_libraries()
+        use_gpu(gpu or 0)
     before, started = _memory(case), time.perf_counter()
-    session = Session(bundle, case.device, threads, case.precision)  # type: ignore[arg-type]
+    session = Session(bundle, case.device, threads, case.precision, gpu)  # type: ignore[arg-type]
     report = CaseReport(
         case=case,
         open_seconds=time.perf_counter() - started,

@@ -57,21 +57,28 @@ def test_an_unknown_device_is_one_line():
     )
 
 
-def test_cuda_over_the_stub_opens_captures_and_fails_on_the_logits_that_nothing_computes(stub, tmp_path):
+def _doctor_over(stub, folder, **environment: str) -> subprocess.CompletedProcess[str]:
     # the real libraries, which need a driver, stay unloaded
-    (tmp_path / "sitecustomize.py").write_text(
+    (folder / "sitecustomize.py").write_text(
         "import onnxruntime\nonnxruntime.preload_dlls = lambda *_args, **_kwargs: None\n"
     )
-    done = _doctor(
-        *(ROOT / "models" / "motions-abnn", "--device", "cuda", "--json"),
-        LD_LIBRARY_PATH=str(stub.libraries),
-        PYTHONPATH=f"{tmp_path}:{ROOT}",
-    )
+    paths = {"LD_LIBRARY_PATH": str(stub.libraries), "PYTHONPATH": f"{folder}:{ROOT}"}
+    return _doctor(ROOT / "models" / "motions-abnn", "--device", "cuda", "--json", **paths, **environment)
+
+
+def test_cuda_over_the_stub_opens_captures_and_fails_on_the_logits_that_nothing_computes(stub, tmp_path):
+    done = _doctor_over(stub, tmp_path)
     assert done.returncode == 1
     (case,) = json.loads(done.stdout)["cases"]
     assert "fp32 logits on CUDAExecutionProvider differ from the golden logits by" in case["error"]
     assert "libcudnn 9.24.0" in case["libraries"]
     assert case["libraries"]["libcudnn 9.24.0"].startswith(str(stub.libraries))
+
+
+def test_the_gpu_of_the_settings_is_examined(stub, tmp_path):
+    done = _doctor_over(stub, tmp_path, STUB_DEVICES="2", ABNN_GPU="2")
+    assert done.returncode == 1
+    assert "ABNN_GPU is 2 and this machine has 2 GPUs, counted from 0; set it to 1 or less" in done.stderr
 
 
 def test_a_process_that_crashes_or_says_nothing_is_a_failed_case(monkeypatch, tmp_path):
