@@ -13,7 +13,20 @@ from abnn_serve.bundle.store import load_bundle
 from tests.drawing import draw_shape, png
 
 NAMES = ["--target", "x", "--val", "d", "--out", "o"]
-COMMANDS = ["train", "evaluate", "export", "sign", "verify", "show", "predict", "score", "serve", "bench", "doctor"]
+COMMANDS = [
+    "train",
+    "evaluate",
+    "certify",
+    "export",
+    "sign",
+    "verify",
+    "show",
+    "predict",
+    "score",
+    "serve",
+    "bench",
+    "doctor",
+]
 
 
 def _abnn(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -145,6 +158,15 @@ def test_predict_answers_what_it_can_and_reports_the_rest(picture, bundle, tmp_p
     assert "missing.png: cannot be read: No such file" in errors[1]
 
 
+def test_predict_prints_what_is_proved_of_an_answer(picture, masks_bundle, bundle):
+    shown = _abnn("predict", picture, picture, "--certify", "--bundle", masks_bundle.path)
+    assert shown.returncode == 0, shown.stderr
+    proof = "  (proof against any patch of 5 x 5 pixels of the model's input|nothing is proved)\n"
+    assert re.search(proof, shown.stdout)
+    _fails(_abnn("predict", picture, "--certify", "--bundle", bundle.path, ABNN_DEVICE="cpu"), "proves nothing of its")
+    assert "masks against patches of 5 x 5 pixels, k=3" in _abnn("show", masks_bundle.path).stdout
+
+
 def test_predict_reads_its_settings_from_the_environment(picture, bundle):
     shown = _abnn("predict", picture, ABNN_BUNDLE=str(bundle.path), ABNN_DEVICE="cpu")
     assert shown.returncode == 0
@@ -168,7 +190,7 @@ def test_cuda_where_there_is_none_is_one_line(picture, bundle):
 def test_bench_lists_what_there_is_and_hands_on_arguments_and_exit_status():
     _fails(
         _abnn("bench", "speed"),
-        "no benchmark named 'speed', expected one of agreement, hostile, latency, reproduce, roofline, scaling, score,",
+        "no benchmark named 'speed', expected one of agreement, certify, hostile, latency, reproduce, roofline, ",
     )
     shown = _abnn("bench", "latency", "--", "--help")
     assert shown.returncode == 0

@@ -42,6 +42,17 @@ def parquet(pictures, tmp_path) -> Path:
     return tmp_path / "rows.parquet"
 
 
+def test_rows_are_answered_by_the_rule_of_the_bundle(masks_bundle, folder, tmp_path):
+    predictor = Predictor.open(masks_bundle.path, device="cpu", threads=1)
+    score(predictor, str(folder), tmp_path / "out", columns=Columns(logits=True))
+    rows = [row for row in table(tmp_path / "out").to_pylist() if not row["error"]]
+    assert len(rows) == 30
+    images = [predictor.decode(Path(row["source"]).read_bytes()) for row in rows]
+    for row, expected in zip(rows, predictor.predict(images), strict=True):
+        assert row["label"] == expected.top[0].label
+        np.testing.assert_allclose(row["logits"], expected.logits, atol=1e-5)
+
+
 def test_every_row_is_answered_as_the_predictor_answers_it(served, folder, pictures, tmp_path):
     summary = score(served, str(folder), tmp_path / "out", columns=Columns(top_k=3, logits=True), shard_rows=7)
     found = table(tmp_path / "out").to_pylist()
