@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from typing import Any
@@ -13,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from abnn_serve.errors import InputError
 from abnn_serve.service import logs, traces
 from abnn_serve.service.compatibility import incompatible
-from abnn_serve.service.errors import error_response, internal_error_response
+from abnn_serve.service.errors import BusyError, error_response, internal_error_response
 from abnn_serve.service.worker import WorkerState
 
 log = logging.getLogger("abnn_serve.access")
@@ -62,6 +63,11 @@ class RequestMiddleware:
             await self._route(scope, headers, receive, send_with_headers)
         except InputError as error:
             await error_response(error, scope)(scope, receive, send_with_headers)
+        except asyncio.CancelledError:
+            if status or not self._state.draining:
+                raise
+            leaving = BusyError("the server is shutting down; retry another instance")
+            await error_response(leaving, scope)(scope, receive, send_with_headers)
         except Exception as error:
             if status:
                 raise  # the response has started and cannot be replaced

@@ -35,7 +35,7 @@ def test_every_error_has_a_row_with_its_status(error):
 def test_every_row_is_an_error_of_the_code():
     raised = {error.code for error in _classes()}
     by_phrase = {code for code in CODES if code.replace("_", " ") in {s.phrase.lower() for s in HTTPStatus}}
-    connections = read_page("abnn_serve/service/connections.py")
+    connections = read_page("abnn_serve/service/protocol.py")
     rejected = {(code, status) for status, code in re.findall(r'_reject\((\d+), "(\w+)"', connections)}
     assert rejected <= set(CODES.items())
     assert set(CODES) == raised | {code for code, _ in rejected} | {"not_found", "method_not_allowed", "internal_error"}

@@ -45,6 +45,18 @@ def serving_bento(tag: str, log: Path, folder: Path, environment: dict[str, str]
 
 
 @contextlib.contextmanager
+def serving_watched(
+    bundles: list[Path], log: Path, watch: Path, **environment: str
+) -> Iterator[tuple[httpx.Client, subprocess.Popen[bytes]]]:
+    """Run the service of `watched.py` until the block ends: a client, the process; `watch` gets the loop's figures."""
+    service = ["-m", "bentoml", "serve", "tests.service.watched:AbnnService"]
+    names = ",".join(map(str, bundles))
+    variables = {"ABNN_BUNDLE": names, "ABNN_THREADS": "1", "LOOP_WATCH": str(watch), **environment}
+    with _running(service, log, Path.cwd(), variables) as running:
+        yield running
+
+
+@contextlib.contextmanager
 def _running(
     arguments: list[str], log: Path, folder: Path, environment: dict[str, str], host: str = "127.0.0.1"
 ) -> Iterator[tuple[httpx.Client, subprocess.Popen[bytes]]]:
