@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -148,9 +149,11 @@ def test_a_task_whose_process_somebody_killed_is_tried_again(pool, deaths):
 
 
 def test_processes_killed_while_idle_are_replaced_and_until_then_the_pool_is_not_ready(pool, deaths):
-    for pid in pool.pids:
-        os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not pool.is_ready)
+    processes = [psutil.Process(pid) for pid in pool.pids]
+    for process in processes:
+        process.kill()
+    wait_until(lambda: all(process.status() == psutil.STATUS_ZOMBIE for process in processes))
+    assert not pool.is_ready
     wait_until(lambda: len(pool.pids) == 2)
     assert deaths == {"killed": 2}
     np.testing.assert_array_equal(pool.image(IMAGE, SPEC, LIMITS), load_image(IMAGE, SPEC, LIMITS))
