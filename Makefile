@@ -39,7 +39,7 @@ $(VENV)/.core: $(VENV)/.venv pyproject.toml
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.venv pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable '.[lab,attacks,openvino,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[lab,attacks,foreign,openvino,dev]'
 	touch $@ $(VENV)/.core
 
 clean:  ## remove the virtual environment and caches

@@ -246,6 +246,38 @@ class Certification:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CorruptionResult:
+    """Accuracy under one corruption at one severity, 1 to 5; `twin` is the undefended twin's, None without one."""
+
+    corruption: str
+    severity: int
+    accuracy: Accuracy
+    twin: Accuracy | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Corruptions:
+    """Accuracy under the corruptions of Hendrycks & Dietterich (2019).
+
+    Attributes:
+        constants: the data set whose constants were used, `CIFAR-10-C` or `ImageNet-C`.
+        seed: random seed of the corruptions.
+        results: one for each corruption and severity.
+        mean: mean accuracy over corruptions and severities, in [0, 1].
+        interval: 95% interval of `mean`, from its variation over images.
+        mce: mean over corruptions of this model's error, summed over severities, divided by the twin's; 1 equals the
+            twin, less is better; None without a twin.
+    """
+
+    constants: Literal["CIFAR-10-C", "ImageNet-C"]
+    seed: int
+    results: tuple[CorruptionResult, ...]
+    mean: float
+    interval: tuple[float, float]
+    mce: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RobustnessCard:
     """Everything measured on one model file, and the limits of the figures.
 
@@ -253,12 +285,14 @@ class RobustnessCard:
         model_sha256: of the measured `model.onnx`; for a run without a bundle, of its `weights.pt`.
         data, data_digest: name of the evaluation data, and the sha256 over its pixels, labels and class names.
         clean: accuracy on unperturbed images; None if not measured.
+        training: cost of the training; None for a model that abnn_serve did not train.
         attacks: a row for each attack and threat model; empty if robustness was not evaluated.
         worst: accuracy under the worst of the Linf and L2 attacks for each sample, by threat model; excludes patches.
         curves: white-box accuracy as the attack grows stronger.
         sanity: checks of the evaluation itself.
         variants: accuracy of the bundle's other precisions.
         drift: of the target's statistics; None if not recorded.
+        corruptions: accuracy under common corruptions; None if not measured.
         limits: sentences that qualify the figures.
         certification: accuracy with a proof; None if not measured.
     """
@@ -267,12 +301,13 @@ class RobustnessCard:
     data: str
     data_digest: str
     clean: Accuracy | None
-    training: TrainingCost
+    training: TrainingCost | None
     attacks: tuple[AttackResult, ...] = ()
     worst: dict[ThreatModel, Accuracy] = field(default_factory=dict)
     curves: tuple[Curve, ...] = ()
     sanity: tuple[SanityCheck, ...] = ()
     variants: tuple[Variant, ...] = ()
     drift: Drift | None = None
+    corruptions: Corruptions | None = field(default=None, metadata=OMITTED_IF_NONE)
     limits: tuple[str, ...] = ()
     certification: Certification | None = field(default=None, metadata=OMITTED_IF_NONE)

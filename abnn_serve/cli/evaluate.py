@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from abnn_serve.bundle.manifest import MANIFEST
-from abnn_serve.card import Accuracy, RobustnessCard, ThreatModel
+from abnn_serve.card import Accuracy, Corruptions, RobustnessCard, ThreatModel
 from abnn_serve.cli.extras import require_lab
+from abnn_serve.cli.options import read_minimums
 from abnn_serve.cli.progress import progress_bar
 from abnn_serve.cli.terminal import echo, printable
 from abnn_serve.errors import ConfigError
@@ -27,12 +28,12 @@ _THREATS = ", ".join(get_args(ThreatModel))
 
 
 def evaluate(
-    subject: Annotated[Path, typer.Argument(help="a finished run, or a bundle")],
+    subject: Annotated[Path, typer.Argument(help="a finished run, a bundle, or an ONNX file")],
     data: Annotated[str, typer.Option(help="held-out images or videos; for a bundle, the data its card names")],
     run: Annotated[Path | None, typer.Option(help="for a bundle: the run it was exported from, for gradients")] = None,
     twin: Annotated[Path | None, typer.Option(help="undefended run, for the threat model transfer")] = None,
     probe: Annotated[Path | None, typer.Option(help="probe of the substitute, for substitute-transfer")] = None,
-    attack: Annotated[list[str] | None, typer.Option(help=f"attack: {ATTACKS}; repeatable")] = None,
+    attack: Annotated[list[str] | None, typer.Option(help=f"attack: {ATTACKS}, or none; repeatable")] = None,
     threat: Annotated[list[str] | None, typer.Option(help=f"threat model: {_THREATS}; repeatable")] = None,
     images: Annotated[int, typer.Option("-n", help="images to attack, evenly spaced", min=2)] = 1000,
     eps: Annotated[str, typer.Option(help="Linf budget, such as 8/255 or 0.03")] = "8/255",
@@ -41,8 +42,22 @@ def evaluate(
     autoattack: Annotated[
         bool, typer.Option("--autoattack", help="also run AutoAttack in the white-box threat model; slow")
     ] = False,
+    corruptions: Annotated[
+        bool, typer.Option("--corruptions", help="also measure accuracy under fifteen corruptions at five severities")
+    ] = False,
     require: Annotated[
         list[str] | None, typer.Option(help="minimum such as 'whitebox>=0.30'; exit 1 below it; repeatable")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="for an ONNX file: class names, one a line; by default those of the data")
+    ] = None,
+    preprocess: Annotated[
+        str | None, typer.Option(help="for an ONNX file: imagenet, cifar10, none, 0-255, mean=..,std=.. or a JSON file")
+    ] = None,
+    output: Annotated[str | None, typer.Option(help="for an ONNX file with several outputs: the class scores")] = None,
+    size: Annotated[str | None, typer.Option(help="for an ONNX file with open sizes: such as 224 or 224x320")] = None,
+    gradients: Annotated[
+        Path | None, typer.Option(help="for an ONNX file: another that supplies gradients, such as an int8 file's fp32")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="folder for card.json and plots; RUN/evaluation by default")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
@@ -56,7 +71,7 @@ def evaluate(
     Example: abnn evaluate models/mine --run runs/abnn --twin runs/standard --data data/test.parquet
     """
     require_lab()
-    minimums = [_parse_minimum(text) for text in require or ()]
+    minimums = read_minimums(require or ())
     budget = _parse_eps(eps)
     from abnn_serve.evaluation.evaluate import evaluate as attack_and_write
     from abnn_serve.evaluation.subject import output_folder
@@ -78,6 +93,9 @@ def evaluate(
             if not console.is_terminal and at.done == at.samples:
                 console.print(status, markup=False)
 
+        def on_corruption(name: str, number: int) -> None:
+            bar.update(task, description="corruptions", total=15, completed=number, status=name)
+
         card = attack_and_write(
             subject,
             data,
@@ -91,10 +109,17 @@ def evaluate(
             seed=seed,
             quick=quick,
             autoattack=autoattack,
+            corruptions=corruptions,
+            labels=labels,
+            preprocess=preprocess,
+            output=output,
+            size=_parse_size(size),
+            gradients=gradients,
             out=folder,
             device=device,
-            on_start=lambda trials: _check_minimums(minimums, trials),
+            on_start=lambda trials: _check_minimums(minimums, trials, corruptions=corruptions),
             on_progress=on_progress,
+            on_corruption=on_corruption,
         )
     print_card(card)
     is_bundle = (subject / MANIFEST).is_file()
@@ -113,11 +138,28 @@ def print_card(card: RobustnessCard) -> None:
         table.add_row(threat, "worst case without patches", "", *_cells(accuracy), "")
     console = Console(width=140)
     console.print(table)
+    if card.corruptions:
+        console.print(corruption_table(card.corruptions))
     failed = [check for check in card.sanity if not check.passed]
     for check in failed:
         console.print(printable(f"FAILED: {check.name} ({check.detail})"), markup=False, highlight=False)
     passed = len(card.sanity) - len(failed)
     console.print(f"{passed} of {len(card.sanity)} sanity checks passed", markup=False, highlight=False)
+
+
+def corruption_table(corruptions: Corruptions) -> Table:
+    """Accuracy by corruption and severity, their mean, and mCE if there is a twin."""
+    severities = sorted({result.severity for result in corruptions.results})
+    relative = "" if corruptions.mce is None else f", mCE {corruptions.mce:.1%} of the twin's error"
+    low, high = corruptions.interval
+    title = (
+        f"{corruptions.constants}'s corruptions: mean {corruptions.mean:.1%} (95%: {low:.1%} to {high:.1%}){relative}"
+    )
+    table = Table("corruption", *(f"severity {severity}" for severity in severities), "mean", title=title)
+    for name in dict.fromkeys(result.corruption for result in corruptions.results):
+        shares = [result.accuracy.value for result in corruptions.results if result.corruption == name]
+        table.add_row(name, *(f"{share:.1%}" for share in [*shares, sum(shares) / len(shares)]))
+    return table
 
 
 def _cells(accuracy: Accuracy | None) -> tuple[str, str]:
@@ -127,16 +169,11 @@ def _cells(accuracy: Accuracy | None) -> tuple[str, str]:
     return f"{accuracy.value:.2%}", f"{low:.1%} to {high:.1%}"
 
 
-def _parse_minimum(text: str) -> tuple[str, float]:
-    match = re.fullmatch(r"\s*([a-z-]+)\s*>=\s*(0|1|[01]?\.[0-9]+)\s*", text)
-    if not match or not float(match[2]) <= 1:
-        raise ConfigError(f"--require is {text!r}, expected THREAT>=SHARE or clean>=SHARE, such as 'whitebox>=0.30'")
-    return match[1], float(match[2])
-
-
-def _check_minimums(minimums: list[tuple[str, float]], trials: Sequence[Trial]) -> None:
+def _check_minimums(minimums: list[tuple[str, float]], trials: Sequence[Trial], *, corruptions: bool) -> None:
     """ConfigError, before hours of attacks, for a minimum of a figure that no trial measures."""
     measured = {"clean", *(trial.threat_model for trial in trials if trial.attack.norm != "patch")}
+    if corruptions:
+        measured.add("corruptions")
     for name, _ in minimums:
         if name not in measured:
             raise ConfigError(
@@ -147,10 +184,21 @@ def _check_minimums(minimums: list[tuple[str, float]], trials: Sequence[Trial]) 
 
 def _check_accuracy(minimums: list[tuple[str, float]], card: RobustnessCard) -> None:
     assert card.clean is not None  # noqa: S101 - every evaluation measures it
-    measured = {"clean": card.clean} | {str(threat): accuracy for threat, accuracy in card.worst.items()}
+    measured = {"clean": card.clean.value} | {str(threat): accuracy.value for threat, accuracy in card.worst.items()}
+    if card.corruptions:
+        measured["corruptions"] = card.corruptions.mean
     for name, minimum in minimums:
-        if measured[name].value < minimum:
-            raise ConfigError(f"{name} accuracy is {measured[name].value:.4f}, --require asks for at least {minimum}")
+        if measured[name] < minimum:
+            raise ConfigError(f"{name} accuracy is {measured[name]:.4f}, --require asks for at least {minimum}")
+
+
+def _parse_size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,4})(?:x(\d{1,4}))?", text)
+    if not match:
+        raise ConfigError(f"--size is {text!r}, expected pixels such as 224, or height and width such as 224x320")
+    return int(match[1]), int(match[2] or match[1])
 
 
 def _parse_eps(text: str) -> float:

@@ -9,12 +9,14 @@ import typer
 from abnn_serve.cli.average import average
 from abnn_serve.cli.bench import bench
 from abnn_serve.cli.certify import certify
+from abnn_serve.cli.compare import compare
 from abnn_serve.cli.doctor import doctor
 from abnn_serve.cli.evaluate import evaluate
 from abnn_serve.cli.export import export
 from abnn_serve.cli.key import key
 from abnn_serve.cli.mix import mix
 from abnn_serve.cli.predict import predict
+from abnn_serve.cli.report import report
 from abnn_serve.cli.score import score
 from abnn_serve.cli.serve import serve
 from abnn_serve.cli.show import show, verify
@@ -40,6 +42,8 @@ for _command in (
     mix,
     evaluate,
     certify,
+    report,
+    compare,
     export,
     sign,
     verify,

@@ -1,8 +1,10 @@
-"""Parsers for option values: surgery plans and video sampling."""
+"""Parsers for option values: surgery plans, video sampling and required minimums."""
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,3 +35,17 @@ def read_sampling(text: str) -> Sampling:
         number = float(value) if value.replace(".", "", 1).isdecimal() else None
         values[name.strip()] = value if number is None else int(number) if number.is_integer() else number
     return from_json(Sampling, values, "--sampling", ConfigError)
+
+
+def read_minimums(texts: Sequence[str]) -> list[tuple[str, float]]:
+    """Parse texts such as `whitebox>=0.30` to names of figures and shares in [0, 1]."""
+    minimums = []
+    for text in texts:
+        match = re.fullmatch(r"\s*([a-z-]+)\s*>=\s*(0|1|[01]?\.[0-9]+)\s*", text)
+        if not match or not float(match[2]) <= 1:
+            raise ConfigError(
+                f"--require is {text!r}, expected THREAT>=SHARE, clean>=SHARE or corruptions>=SHARE, "
+                "such as 'whitebox>=0.30'"
+            )
+        minimums.append((match[1], float(match[2])))
+    return minimums

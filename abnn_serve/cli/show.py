@@ -57,15 +57,9 @@ def verify(
 
 def print_bundle(bundle: Bundle) -> None:
     """Print a bundle's identity, input, classes, training cost and robustness card, one item a line."""
-    manifest, card, cost = bundle.manifest, bundle.card, bundle.card.training
+    manifest, card = bundle.manifest, bundle.card
     spec = manifest.input
     size = sum(entry.bytes for entry in manifest.files.values())
-    earlier = "".join(
-        f", plus {seconds:,.0f} s for its {part}"
-        for part, seconds in (("initial weights", cost.init_seconds), ("substitute", cost.substitute_seconds))
-        if seconds is not None
-    )
-    epochs = f"{cost.epochs} epoch{'s' * (cost.epochs > 1)}" if cost.epochs else "average of finished runs"
     rows = [
         (
             "bundle",
@@ -84,10 +78,7 @@ def print_bundle(bundle: Bundle) -> None:
         ("adaptive", f"{len(manifest.pairs)} layers" if manifest.pairs else "none: a plain network"),
         ("answer", str(manifest.answer or "one plain pass")),
         ("parity", f"largest logit error {manifest.parity.max_error:.1e} on {manifest.parity.images:,} images"),
-        (
-            "training",
-            f"{cost.recipe}, {epochs}, {cost.passes_per_step}N, {cost.seconds:,.0f} s{earlier}; " + cost.hardware,
-        ),
+        *_training_rows(card),
         ("clean", str(card.clean) if card.clean else "not measured"),
         *((f"{a.threat_model}", f"{a.attack}, {a.norm} eps {a.eps:.4g}: {a.accuracy}") for a in card.attacks),
         *((threat, f"worst case without patches: {accuracy}") for threat, accuracy in card.worst.items()),
@@ -96,6 +87,7 @@ def print_bundle(bundle: Bundle) -> None:
             for v in card.variants
         ),
         *_certified_rows(card),
+        *_corruption_rows(card),
         *_drift_rows(card),
         *(("FAILED", f"{check.name} ({check.detail})") for check in card.sanity if not check.passed),
         *(("limit", limit) for limit in card.limits),
@@ -111,6 +103,30 @@ def _certified_rows(card: RobustnessCard) -> list[tuple[str, str]]:
     masks = card.certification.rule.masks
     own = [point for point in card.certification.points if masks is None or point.patch == masks.patch]
     return [("certified", f"{budget(point)}: {point.certified}") for point in own]
+
+
+def _training_rows(card: RobustnessCard) -> list[tuple[str, str]]:
+    cost = card.training
+    if cost is None:
+        return []
+    earlier = "".join(
+        f", plus {seconds:,.0f} s for its {part}"
+        for part, seconds in (("initial weights", cost.init_seconds), ("substitute", cost.substitute_seconds))
+        if seconds is not None
+    )
+    epochs = f"{cost.epochs} epoch{'s' * (cost.epochs > 1)}" if cost.epochs else "average of finished runs"
+    took = f"{cost.recipe}, {epochs}, {cost.passes_per_step}N, {cost.seconds:,.0f} s{earlier}; {cost.hardware}"
+    return [("training", took)]
+
+
+def _corruption_rows(card: RobustnessCard) -> list[tuple[str, str]]:
+    if card.corruptions is None:
+        return []
+    low, high = card.corruptions.interval
+    relative = "" if card.corruptions.mce is None else f"; mCE {card.corruptions.mce:.1%} of the twin's error"
+    count = card.corruptions.results[0].accuracy.n
+    mean = f"{card.corruptions.mean:.1%} (95%: {low:.1%} to {high:.1%})"
+    return [("corruptions", f"mean of {card.corruptions.constants}'s on {count:,} images: {mean}{relative}")]
 
 
 def _drift_rows(card: RobustnessCard) -> list[tuple[str, str]]:

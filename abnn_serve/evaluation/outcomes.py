@@ -99,12 +99,17 @@ class Evaluation:
     @property
     def worst(self) -> dict[ThreatModel, Accuracy]:
         """Accuracy per threat model under the worst of its Linf and L2 trials for each sample; patches are excluded."""
+        return {threat: Accuracy.of(flags) for threat, flags in self.worst_flags.items()}
+
+    @property
+    def worst_flags(self) -> dict[ThreatModel, NDArray[np.bool_]]:
+        """Samples that survive every Linf and L2 trial of a threat model, bool (N,)."""
         is_correct: dict[ThreatModel, NDArray[np.bool_]] = {}
         for outcome in self.outcomes:
             if outcome.trial.attack.norm != "patch":
                 threat = outcome.trial.threat_model
                 is_correct[threat] = is_correct.get(threat, self.clean) & outcome.is_correct
-        return {threat: Accuracy.of(flags) for threat, flags in is_correct.items()}
+        return is_correct
 
 
 class OutcomeStore:

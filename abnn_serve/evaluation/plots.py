@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from abnn_serve.card import Certification, Curve
+from abnn_serve.card import Certification, Corruptions, Curve
 from abnn_serve.files import atomic_write
 
 
@@ -56,6 +56,24 @@ def draw_certified(certification: Certification, path: Path) -> None:
     axis.set_title(f"{certification.plain.n:,} samples, {certification.rule}", fontsize=8)
     axis.legend(fontsize=8)
     axis.grid(alpha=0.3)
+    with atomic_write(path) as file:
+        figure.savefig(file, dpi=110, format="png")
+
+
+def draw_corruptions(corruptions: Corruptions, path: Path) -> None:
+    """Write a PNG of accuracy by corruption and severity, one cell each, with the mean of each corruption."""
+    names = list(dict.fromkeys(result.corruption for result in corruptions.results))
+    shares = np.array([100 * result.accuracy.value for result in corruptions.results]).reshape(len(names), -1)
+    table = np.column_stack([shares, shares.mean(axis=1)])
+    figure = Figure(figsize=(6.2, 0.32 * len(names) + 1.2), layout="constrained")
+    axis = figure.subplots()
+    axis.imshow(table, cmap="viridis", vmin=0, vmax=100, aspect="auto")
+    axis.set_xticks(range(table.shape[1]), [*(str(severity + 1) for severity in range(shares.shape[1])), "mean"])
+    axis.set_yticks(range(len(names)), names)
+    axis.set_xlabel("severity")
+    for (row, column), share in np.ndenumerate(table):
+        axis.text(column, row, f"{share:.0f}", ha="center", va="center", color="black" if share > 60 else "white")
+    axis.set_title(f"accuracy under corruptions, %; mean {100 * corruptions.mean:.1f}", fontsize=10)
     with atomic_write(path) as file:
         figure.savefig(file, dpi=110, format="png")
 

@@ -23,8 +23,8 @@ from abnn_serve.lab.device import exact_fp32
 from abnn_serve.lab.training.batches import to_input
 
 _ONLY_THESE = (
-    "Robust accuracies hold for the listed attacks, norms and budgets only. Corruptions, rotations, larger budgets and "
-    "future attacks were not measured."
+    "Robust accuracies hold for the listed attacks, norms and budgets only. {}otations, larger budgets and future "
+    "attacks were not measured."
 )
 _MASKED = (
     "Graybox and transfer figures assume an attacker without the substitute's gradient or without the weights. "
@@ -67,6 +67,8 @@ def measure(
         on_progress: called after each batch of the trials.
     """
     evaluation = run_trials(subject, data, trials, device=device, store=store, on_progress=on_progress)
+    if not trials:
+        return Report(evaluation=evaluation, curves=(), sanity=())
     subset = data.spread(curve_images)
     curves: tuple[Curve, ...] = ()
     if curve_images and subject.network is not None and subject.answer is None:  # a rule has a certified curve
@@ -80,13 +82,15 @@ def measure(
 
 
 def fill_card(card: RobustnessCard, report: Report, data: ImageData) -> RobustnessCard:
-    """`card` with the figures of `report`, whose samples are a part of `data`."""
+    """`card` with the figures of `report`, on a part of `data`; without trials, with its clean accuracy alone."""
     evaluation = report.evaluation
+    card = replace(card, clean=card.clean or Accuracy.of(evaluation.clean))
+    if not evaluation.outcomes:
+        return card
     n = len(evaluation.data)
     masked = any(threat != "whitebox" for threat in evaluation.worst)
     return replace(
         card,
-        clean=card.clean or Accuracy.of(evaluation.clean),
         attacks=tuple(outcome.row for outcome in evaluation.outcomes),
         worst=evaluation.worst,
         curves=report.curves,
@@ -95,17 +99,19 @@ def fill_card(card: RobustnessCard, report: Report, data: ImageData) -> Robustne
             f"Attacks were run on {n:,} of {len(data):,} images, evenly spaced."
             if data.frames == 1
             else f"Attacks were run on {n:,} of {len(data):,} clips: at most one per video, its middle clip.",
-            _ONLY_THESE,
+            _ONLY_THESE.format("R" if card.corruptions else "Corruptions, r"),
             *((_MASKED,) if masked else ()),
         ),
     )
 
 
 def draw_report(subject: Subject, report: Report, folder: Path) -> None:
-    """Write samples.png and, if there are curves, curves.png into `folder`."""
+    """Write samples.png, if there are trials, and curves.png, if there are curves, into `folder`."""
     if report.curves:
         draw_robustness(report.curves, folder / "curves.png")
     evaluation = report.evaluation
+    if not evaluation.outcomes:
+        return
     white = [outcome for outcome in evaluation.outcomes if outcome.trial.threat_model == "whitebox"]
     outcome = min(white or evaluation.outcomes, key=lambda o: (o.trial.attack.norm == "patch", o.is_correct.mean()))
     data, names = evaluation.data, evaluation.data.classes.names

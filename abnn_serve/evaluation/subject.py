@@ -12,9 +12,11 @@ from abnn_serve.bundle.manifest import MANIFEST
 from abnn_serve.bundle.store import Bundle, load_bundle
 from abnn_serve.card import RobustnessCard
 from abnn_serve.errors import ConfigError
+from abnn_serve.evaluation.foreign.open import ForeignModel
 from abnn_serve.evaluation.threats import ServedLogits, Subject
 from abnn_serve.lab.abnn.network import AdaptiveNetwork, Network, PixelNetwork, ServedNetwork, torch_logits
 from abnn_serve.lab.data.dataset import ImageData
+from abnn_serve.lab.data.load import agree, load_data
 from abnn_serve.lab.training.run import Run, new_card
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.runtime.session import Session
@@ -22,6 +24,7 @@ from abnn_serve.runtime.settings import Device
 from abnn_serve.spec import InputSpec, Labels
 
 _TOLERANCE = 1e-3  # on logits
+_CLEAN_IMAGES = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +34,8 @@ class OpenedSubject:
     Attributes:
         run: the run that holds the network; None for a bundle without one.
         bundle: the bundle that serves the network; None for a run alone.
+        foreign: the ONNX file that is evaluated; None for runs and bundles.
+        limits: sentences for the card.
         input, labels: what the network was trained for.
     """
 
@@ -39,6 +44,8 @@ class OpenedSubject:
     bundle: Bundle | None
     input: InputSpec
     labels: Labels
+    foreign: ForeignModel | None = None
+    limits: tuple[str, ...] = ()
 
     def check_data(self, data: ImageData) -> None:
         """ConfigError if `data` is the training data or, for a bundle, not the data of its card."""
@@ -54,6 +61,8 @@ class OpenedSubject:
         """The card to fill in: the bundle's own, or a new one for a run."""
         if self.bundle:
             return self.bundle.card
+        if self.foreign:
+            return self.foreign.card(data)
         assert self.run is not None  # noqa: S101
         weights = hashlib.sha256((self.run.path / "weights.pt").read_bytes()).hexdigest()
         return new_card(self.run, data, weights)
@@ -119,8 +128,37 @@ def _served(session: Session) -> ServedLogits:
     return lambda images: np.stack([answer.logits for answer in predictor.answers(images)])
 
 
+def open_foreign_subject(
+    foreign: ForeignModel, data: str, *, gradients: bool = True, twin: str | Path | None = None
+) -> tuple[OpenedSubject, ImageData]:
+    """The subject for an ONNX file, and the data, which decide whether its torch form and its preprocessing are right.
+
+    Args:
+        foreign: the file, as `open_foreign` returns it.
+        data: as for `load_data`.
+        gradients: convert the file to torch, for white-box attacks.
+        twin: an undefended run with the same input.
+
+    Raises:
+        ConfigError: other labels, accuracy as by chance, or a file that cannot be converted.
+        DataError: `data` cannot be read.
+    """
+    dataset = load_data(data, foreign.input)
+    labels = foreign.labels_for(dataset)
+    dataset = agree(labels, dataset)
+    foreign.check_accuracy(dataset.spread(_CLEAN_IMAGES))
+    plain = _plain("twin", twin) if twin else None
+    subject, limits = foreign.subject(dataset, gradients=gradients, twin=plain)
+    opened = OpenedSubject(
+        subject=subject, run=None, bundle=None, input=foreign.input, labels=labels, foreign=foreign, limits=limits
+    )
+    return opened, dataset
+
+
 def output_folder(path: str | Path, run: str | Path | None = None) -> Path:
-    """Where `evaluate` writes the results of a run, or of a bundle with or without its run, by default."""
+    """Where `evaluate` writes its results by default: in a run, or beside the working directory's bundles and files."""
+    if Path(path).suffix == ".onnx":
+        return Path(f"{Path(path).stem}-evaluation")
     if run or not (Path(path) / MANIFEST).is_file():
         return Path(run or path) / "evaluation"
     return Path(f"{Path(path).name}-evaluation")

@@ -67,7 +67,7 @@ def choose_trials(
         subject: decides which threat models are available.
         eps: Linf budget, in units of [0, 1] pixels; L2 attacks use 16 times as much, ROA 10% of the area.
         seed: random seed of every trial.
-        attacks: names from ATTACKS, to run in every threat model.
+        attacks: names from ATTACKS, to run in every threat model, or `none` alone.
         threats: names of threat models.
         quick: fewer attacks, and fewer queries for Square.
         autoattack: add AutoAttack in the white-box threat model.
@@ -77,10 +77,9 @@ def choose_trials(
     Raises:
         ConfigError: an unknown attack or threat model, or an attack that needs gradients in `blackbox`.
     """
-    if unknown := [name for name in attacks if name not in ATTACKS]:
-        raise ConfigError(f"no attack named {unknown[0]!r}, expected one of {', '.join(ATTACKS)}")
-    if unknown_threats := [threat for threat in threats if threat not in _USUAL]:
-        raise ConfigError(f"no threat model named {unknown_threats[0]!r}, expected one of {', '.join(_USUAL)}")
+    if list(attacks) == ["none"]:
+        return []
+    _check_names(attacks, threats)
     trials = []
     for threat in threats or subject.threat_models:
         requested = [ATTACKS[name](eps) for name in attacks]
@@ -118,6 +117,13 @@ def _usual(subject: Subject, threat: ThreatModel, eps: float, *, quick: bool) ->
     patch = Patch(eps=height * width / (subject.size[0] * subject.size[1]), height=height, width=width)
     patches: list[Attack] = [patch, replace(patch, steps=40, step_size=0.05)]
     return patches[1:] if quick else [*patches, *(ATTACKS[name](eps) for name in ("roa", "pgd", "pgd-margin"))]
+
+
+def _check_names(attacks: Sequence[str], threats: Sequence[ThreatModel]) -> None:
+    if unknown := [name for name in attacks if name not in ATTACKS]:
+        raise ConfigError(f"no attack named {unknown[0]!r}, expected one of {', '.join(ATTACKS)}, or none alone")
+    if unknown_threats := [threat for threat in threats if threat not in _USUAL]:
+        raise ConfigError(f"no threat model named {unknown_threats[0]!r}, expected one of {', '.join(_USUAL)}")
 
 
 def _on_halves(eps: float) -> list[Attack]:

@@ -89,6 +89,7 @@ class Subject:
         served_digest: sha256 of the served graph; "" without one.
         answer: the bundle's answer rule, through which `network` is attacked and judged; None for one plain pass.
         size: height and width of the input in pixels, for the rule.
+        served_judges: the served model judges every attack, and `network` only supplies gradients.
     """
 
     network: Network | None
@@ -98,6 +99,7 @@ class Subject:
     served_digest: str = ""
     answer: Answer | None = None
     size: tuple[int, int] = (0, 0)
+    served_judges: bool = False
 
     @property
     def threat_models(self) -> tuple[ThreatModel, ...]:
@@ -108,7 +110,7 @@ class Subject:
             "transfer": self.twin is not None,
             "substitute-transfer": self.probe is not None,
             "blackbox": self.served is not None,
-            "artifact": self.served is not None and self.network is not None,
+            "artifact": self.served is not None and self.network is not None and not self.served_judges,
         }
         return tuple(threat for threat, is_available in available.items() if is_available)
 
@@ -154,14 +156,23 @@ class Subject:
             return ServedModel(self.served)
         raise ConfigError("the subject has neither a network nor a served bundle; give a finished run or a bundle")
 
+    @property
+    def clean_judge(self) -> Model:
+        """The model whose classes give the clean accuracy."""
+        return ServedModel(self.served) if self.served_judges and self.served is not None else self.model
+
     def judge(self, threat: ThreatModel) -> Model:
         """The model whose classes decide whether an attack succeeded."""
+        if self.served_judges and self.served is not None:
+            return ServedModel(self.served)
         if threat in ("blackbox", "artifact") and self.served is not None:
             return ServedModel(self.served)
         return self.model
 
     def is_final(self, threat: ThreatModel) -> bool:
         """Whether the attacked model and the judge give the same classes: an attack may then stop at a success."""
+        if self.served_judges:
+            return threat == "blackbox"
         return threat in ("whitebox", "graybox", "blackbox") and not (self.answer and self.answer.noise)
 
     def check_whitebox(self, x: Tensor) -> None:

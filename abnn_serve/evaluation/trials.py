@@ -57,8 +57,8 @@ def run_trials(
         subject.attacked(trial.threat_model)
     if any(trial.threat_model == "whitebox" for trial in trials):
         subject.check_whitebox(to_input(data.spread(data.chunk(_GRADIENT_CHECK_IMAGES)).images, device))
-    clean = _clean_accuracy(subject.model, data, device)
-    identity = _identity(subject, data)
+    clean = _clean_accuracy(subject.clean_judge, data, device)
+    identity = identity_of(subject, data)
     outcomes = []
     for number, trial in enumerate(trials, start=1):
         batches: list[Outcome] = []
@@ -168,7 +168,7 @@ def project_to_budget(attack: Attack, x: torch.Tensor, x_adv: torch.Tensor, *, a
     return x + ((x_adv - x) * 255).trunc() / 255
 
 
-def _identity(subject: Subject, data: ImageData) -> str:
+def identity_of(subject: Subject, data: ImageData) -> str:
     """A digest of everything but the trial that decides a batch's outcome."""
     state = hashlib.sha256(f"{subject.served_digest} {data.digest} {_BATCH} {subject.answer}".encode())
     for network in (subject.network, subject.twin, subject.probe):

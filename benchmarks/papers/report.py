@@ -100,6 +100,7 @@ def _line(key: Key, result: Result, table: Table) -> str:
     name, seed = key
     card, cost = result.card, result.card.training
     attacked = [_accuracy(card, threat, attack) for _, threat, attack in table.columns]
+    assert cost is not None  # noqa: S101 - these cards are of trained runs
     init = f" + {cost.init_seconds:,.0f}" if cost.init_seconds else ""
     cells = [
         name,

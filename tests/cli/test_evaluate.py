@@ -108,6 +108,17 @@ def test_what_cannot_be_evaluated_is_one_line(options, message, abnn_run, shapes
     _fails(_abnn("evaluate", abnn_run.path, "--data", shapes["val"], "-n", 8, *options), message)
 
 
+def test_corruptions_are_printed_and_can_be_required(bundle, shapes, tmp_path):
+    copy = tmp_path / "shapes"
+    shutil.copytree(bundle.path, copy)
+    options = ("--data", shapes["val"], "-n", 8, "--attack", "none", "--corruptions", "--out", tmp_path / "out")
+    done = _abnn("evaluate", copy, *options, "--require", "corruptions>=1")
+    _fails(done, "corruptions accuracy is .* at least 1.0")
+    assert "CIFAR-10-C's corruptions: mean " in done.stdout
+    assert "JPEG compression" in done.stdout
+    assert "corruptions" in _abnn("show", copy).stdout
+
+
 def test_failed_sanity_checks_are_printed_with_their_figures(bundle, capsys):
     checks = (
         SanityCheck.of("queries alone do not beat gradients", passed=False, detail="Square leaves 20.0% accuracy"),

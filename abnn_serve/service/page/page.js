@@ -276,6 +276,11 @@ function showCard({ card, name, input }) {
   rows.push(...certified.map(({ patch, radius, certified: accuracy }) => (
     chartRow(["Any, proved", patch ? `any rectangle of ${patch[1]} × ${patch[0]} pixels` : `any change of an L2 norm below ${radius}`], accuracy, "")
   )));
+  if (card.corruptions) {
+    const { mean, constants, results } = card.corruptions;
+    const n = results[0].accuracy.n;
+    rows.push(chartRow(["Corruptions", `mean of ${constants}'s noise, blur, weather and compression`], { correct: Math.round(mean * n), n }, "plain"));
+  }
   const relied = card.worst.whitebox;
   $("worth-lead").textContent = relied
     ? `Under white-box attack, ${name} classifies ${percent(relied.correct / relied.n)} of the ${noun}s correctly.`

@@ -1,0 +1,61 @@
+"""A card in plain words."""
+
+from __future__ import annotations
+
+from abnn_serve.card import Accuracy, RobustnessCard
+
+THREATS: dict[str, tuple[str, str]] = {
+    "whitebox": ("White-box", "an attacker who has the model and its gradients: the figure to rely on"),
+    "graybox": ("Gray-box", "an attacker without the gradient of the substitute network"),
+    "transfer": ("Transfer", "images attacked on an undefended network of the same architecture"),
+    "substitute-transfer": ("Substitute transfer", "images attacked on the public substitute alone"),
+    "blackbox": ("Black-box", "an attacker who only sends queries"),
+    "artifact": ("Artifact", "white-box images as a client sends them, judged on the exported file"),
+}
+
+
+def percent(share: float) -> str:
+    """A share as 24.5%."""
+    return f"{100 * share:.1f}%"
+
+
+def between(interval: tuple[float, float]) -> str:
+    """An interval as `20.1% to 30.2%`."""
+    return f"{percent(interval[0])} to {percent(interval[1])}"
+
+
+def verdict(card: RobustnessCard) -> str:
+    """The card in one or two sentences."""
+    clean = f"{percent(card.clean.value)} of clean images are classified correctly" if card.clean else ""
+    threat = next((name for name in THREATS if name in card.worst), None)
+    if threat is None:
+        return f"{clean or 'Nothing has been measured'}; robustness against attacks has not been measured."
+    left = f"{percent(card.worst[threat].value)} under {THREATS[threat][0].lower()} attack ({budgets(card)})"
+    failed = [check.name for check in card.sanity if not check.passed]
+    doubt = f" The figures may mislead: {len(failed)} of {len(card.sanity)} sanity checks failed." if failed else ""
+    return f"{clean}, {left}.{doubt}" if clean else f"{left} are classified correctly.{doubt}"
+
+
+def budgets(card: RobustnessCard) -> str:
+    """The budgets of the Linf and L2 attacks, such as `Linf 8/255`."""
+    named = dict.fromkeys(budget(row.norm, row.eps) for row in card.attacks if row.norm != "patch")
+    return ", ".join(named)
+
+
+def budget(norm: str, eps: float) -> str:
+    """A budget such as `Linf 8/255`, `L2 0.5` or `10% of the area`."""
+    if norm == "patch":
+        return f"{eps:.0%} of the area"
+    levels = 255 * eps
+    return f"Linf {levels:.0f}/255" if norm == "Linf" and abs(levels - round(levels)) < 1e-3 else f"{norm} {eps:.3g}"
+
+
+def figures(card: RobustnessCard) -> dict[str, Accuracy]:
+    """The headline figures by name: clean, then the worst case of each threat model."""
+    clean = {"clean": card.clean} if card.clean else {}
+    return clean | {name: card.worst[name] for name in THREATS if name in card.worst}
+
+
+def describe(name: str) -> str:
+    """A figure's name in words."""
+    return "Clean images" if name == "clean" else f"{THREATS[name][0]}: {THREATS[name][1]}"
