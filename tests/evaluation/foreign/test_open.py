@@ -28,7 +28,8 @@ def test_a_file_is_attacked_through_its_gradients_and_judged_as_uint8_on_itself(
     assert card.training is None
     assert card.limits[0] == "Everything is judged on small.onnx in ONNX Runtime."
     assert "differ from ONNX Runtime's by at most" in card.limits[1]
-    assert all(check.passed for check in card.sanity if check.name != "an unbounded attack reaches 0%"), card.sanity
+    passed = {check.name for check in card.sanity if check.passed}
+    assert {"gradients match finite differences", "logits are not random", "logits are not probabilities"} <= passed
     (batch,) = (tmp_path / "o" / "batches").glob("*-000000.npz")
     with np.load(batch) as arrays:
         levels = arrays["images"] * 255
