@@ -43,7 +43,8 @@ def test_a_run_gets_its_card_in_the_folder(abnn_run, standard_run, shapes, tmp_p
     ]
     assert {row.eps for row in card.attacks} == {0.05}
     assert [curve.parameter for curve in card.curves] == ["eps", "steps"]
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"card.json", "curves.png", "samples.png", "batches"}
+    names = {"card.json", "curves.png", "samples.png", "flags.npz", "batches"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
     assert [at.trial for at in progress] == trials
     assert [(at.number, at.trials, at.done, at.samples) for at in progress] == [(i, 3, 12, 12) for i in (1, 2, 3)]
     assert progress[0].accuracy == card.attacks[0].accuracy.value
