@@ -107,7 +107,7 @@ def test_concurrent_requests_get_their_own_answers(client):
 
 def test_top_k_chooses_how_many_classes_are_named(client):
     assert len(_upload(client, PICTURE, params={"top_k": 2}).json()["top"]) == 2
-    for value in ("0", "-1", "many", "1001", "", "1" * 5000):
+    for value in ("0", "-1", "many", "1001", "", "1" * 3000):
         error = _error(_upload(client, PICTURE, params={"top_k": value}), 400, "bad_request")
         assert error["field"] == "top_k"
 
