@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 from collections.abc import Sequence
 from fractions import Fraction
@@ -74,6 +75,7 @@ def encode_video(
 ) -> bytes:
     """Encode frames, uint8 (H, W, 3 or 4), as a video file; `times` are in milliseconds."""
     out = io.BytesIO()
+    scheduling = os.sched_getscheduler(0), os.sched_getparam(0)
     with av.open(out, "w", format=container) as file:
         stream = file.add_stream(codec, rate=fps, options=options or {})
         stream.height, stream.width, stream.pix_fmt = *frames[0].shape[:2], pixels
@@ -86,6 +88,7 @@ def encode_video(
             picture.pts, picture.time_base = (times[i], Fraction(1, 1000)) if times else (i, Fraction(1, fps))
             file.mux(stream.encode(picture))
         file.mux(stream.encode(None))
+    os.sched_setscheduler(0, *scheduling)  # SVT-AV1 makes the process real-time where it may
     return out.getvalue()
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from abnn_serve.cli.options import read_minimums
+from abnn_serve.cli.terminal import echo
 from abnn_serve.errors import ConfigError
 from abnn_serve.files import atomic_write
 
@@ -45,4 +46,4 @@ def report(
         if path:
             with atomic_write(path) as file:
                 file.write(text.encode())
-            typer.echo(f"{path}: written")
+            echo(f"{path}: written")

@@ -50,14 +50,16 @@ def test_drift_is_that_of_what_the_adaptive_layers_take(bundle, run, data):
     np.testing.assert_allclose(drift, expected_drift(run.network(), data.images), rtol=2e-2)
 
 
-def test_half_precision_scales_feature_maps_and_squares_them_in_float32(bundle):
+def test_half_precision_scales_feature_maps_and_takes_their_statistics_in_float32(bundle):
     graph = onnx.shape_inference.infer_shapes(onnx.load_from_string(bundle.read("model.fp16.onnx"))).graph
     types = {value.name: value.type.tensor_type for value in graph.value_info}
     maps = {value for value, kind in types.items() if len(kind.shape.dim) == 4}
     products = [node for node in graph.node if node.op_type == "Mul" and node.output[0] in maps]
-    squares = {types[node.output[0]].elem_type for node in products if node.input[0] == node.input[1]}
-    scaled = {types[node.output[0]].elem_type for node in products if node.input[0] != node.input[1]}
-    assert (squares, scaled) == ({onnx.TensorProto.FLOAT}, {onnx.TensorProto.FLOAT16})
+    assert {types[node.output[0]].elem_type for node in products} == {onnx.TensorProto.FLOAT16}
+    assert not [node for node in products if node.input[0] == node.input[1]]
+    statistics = [node for node in graph.node if node.op_type == "LayerNormalization"]
+    assert {a.i for node in statistics for a in node.attribute if a.name == "stash_type"} <= {onnx.TensorProto.FLOAT}
+    assert {types[node.output[1]].elem_type for node in statistics} == {onnx.TensorProto.FLOAT}
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8", "fp16"])
