@@ -300,6 +300,7 @@ def test_the_installed_uvicorn_passes_the_check_and_looks_up_the_guard(monkeypat
 
 @pytest.mark.parametrize("hook", ["on_headers_complete", "on_message_begin", "on_response_complete", "_should_upgrade"])
 def test_a_uvicorn_without_a_hook_is_refused(hook, monkeypatch):
+    monkeypatch.setattr(auto, "AutoHTTPProtocol", HttpToolsProtocol)  # another test may have installed the guard
     monkeypatch.delattr(HttpToolsProtocol, hook)
     with pytest.raises(ConfigError, match=rf"uvicorn \S+ is not .*HttpToolsProtocol has no method {hook}; pip install"):
         check_uvicorn()
