@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
@@ -74,6 +76,7 @@ def evaluate(
     minimums = read_minimums(require or ())
     budget = _parse_eps(eps)
     from abnn_serve.evaluation.evaluate import evaluate as attack_and_write
+    from abnn_serve.evaluation.reports.source import COMMAND
     from abnn_serve.evaluation.subject import output_folder
 
     folder = out or output_folder(subject, run)
@@ -123,6 +126,7 @@ def evaluate(
         )
     print_card(card)
     is_bundle = (subject / MANIFEST).is_file()
+    (folder / COMMAND).write_text(shlex.join(["abnn", *sys.argv[1:]]) + "\n", encoding="utf-8")
     echo(f"{folder}: wrote card.json and plots" + (f"; {subject}: replaced the card" if is_bundle else ""))
     _check_accuracy(minimums, card)
 

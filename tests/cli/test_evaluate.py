@@ -29,6 +29,7 @@ def test_a_run_gets_the_card_of_the_public_function_and_a_table(abnn_run, standa
     assert [row.threat_model for row in card.attacks] == ["whitebox", "graybox", "transfer"]
     assert all(row.accuracy.n == 16 for row in card.attacks)
     assert card.sanity
+    assert (tmp_path / "results" / "command.txt").read_text().startswith("abnn evaluate ")
     assert (tmp_path / "results" / "samples.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "results" / "card.json").stat().st_size < 100_000
     from_python = evaluate(

@@ -15,6 +15,7 @@ from abnn_serve.errors import ConfigError
 from abnn_serve.files import atomic_write
 
 FLAGS = "flags.npz"
+COMMAND = "command.txt"  # the command line of `abnn evaluate`, beside its card
 _PICTURES = ("samples.png", "curves.png", "corruptions.png")
 
 
@@ -55,7 +56,7 @@ def read_card(path: Path) -> CardSource:
             f"{path} holds no readable card ({error}); give a bundle, an evaluation's folder or a card.json"
         ) from None
     card = from_json(RobustnessCard, value, str(file), ConfigError)
-    command = file.with_name("command.txt")
+    command = file.with_name(COMMAND)
     return CardSource(
         name=(path if path.is_dir() else file.parent).resolve().name,
         card=card,
