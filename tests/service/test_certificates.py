@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -104,6 +105,36 @@ def test_the_protocol_answers_by_the_rule(client, masks_bundle, val_data):
     shown = client.post("/v2/models/masks/infer", json={"inputs": [tensor]}).json()["outputs"][0]
     expected = np.stack([prediction.logits for prediction in predictor.predict(val_data.images[:3])])
     np.testing.assert_allclose(np.reshape(shown["data"], shown["shape"]), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["masks", "noise"])
+@pytest.mark.parametrize("binary", [False, True])
+def test_the_protocol_gives_proofs_as_tensors_beside_the_logits(
+    client, masks_bundle, noise_bundle, val_data, name, binary
+):
+    bundle = {"masks": masks_bundle, "noise": noise_bundle}[name]
+    predictor = Predictor.from_settings(Settings(bundle=bundle.path, device="cpu", threads=1, noise_key=KEY))
+    expected = [p.certificate for p in predictor.predict(val_data.images[:3], certify=True)]
+    pixels = {
+        "name": "image",
+        "datatype": "UINT8",
+        "shape": [3, 32, 32, 3],
+        "data": val_data.images[:3].ravel().tolist(),
+    }
+    request = {"inputs": [pixels], "parameters": {"binary_data_output": binary}}
+    response = client.post(f"/v2/models/{name}/infer?certify=true", json=request)
+    assert response.status_code == 200, response.text
+    head = int(response.headers.get("Inference-Header-Content-Length", len(response.content)))
+    outputs = {output["name"]: output for output in json.loads(response.content[:head])["outputs"]}
+    assert list(outputs) == ["logits", "certified"] + ["radius"] * (name == "noise")
+    certified, radius = outputs["certified"], outputs.get("radius", {})
+    assert (certified["datatype"], certified["shape"]) == ("BOOL", [3])
+    if binary:
+        tail = response.content[head + outputs["logits"]["parameters"]["binary_data_size"] :]
+        certified["data"], radius["data"] = np.frombuffer(tail, "?", 3), np.frombuffer(tail[3:], "<f4")
+    assert list(certified["data"]) == [certificate.certified for certificate in expected]
+    if name == "noise":
+        np.testing.assert_allclose(radius["data"], [certificate.radius for certificate in expected], atol=1e-6)
 
 
 def test_a_model_tells_its_rule_and_its_passes(client):

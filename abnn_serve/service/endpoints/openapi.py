@@ -138,7 +138,7 @@ def _info_paths(state: WorkerState) -> Json:
 
 
 def _v2_paths(state: WorkerState) -> Json:
-    outputs = array(record(**_TENSOR["properties"], data=array(_NUMBER)))
+    outputs = array(record(**_TENSOR["properties"], data=array({"type": ["number", "boolean"]})))
     return {
         "/v2": {
             "get": operation(
@@ -160,6 +160,7 @@ def _v2_paths(state: WorkerState) -> Json:
                     f"Logits of samples that have the model's input shape; binary data may follow, see {HEADER}",
                     record(model_name=_STRING, model_version=_STRING, outputs=outputs),
                     errors=_ERRORS,
+                    parameters=_certify(state, model.modality) if model.predictor.rule.certifies else [],
                     body={"application/json": _infer_body(model.spec, state.limits.max_parts)},
                     is_v2=True,
                 )

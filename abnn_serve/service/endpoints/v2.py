@@ -6,10 +6,12 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from abnn_serve.runtime.rules.base import RuleAnswer
 from abnn_serve.service.catalog import ServedModel
 from abnn_serve.service.endpoints import info
 from abnn_serve.service.endpoints.pipeline import RequestPipeline
@@ -48,13 +50,14 @@ async def model_ready(request: Request) -> Response:
 
 
 async def infer(request: Request) -> Response:
-    """Logits of samples that have the model's input shape, by the model's answer rule."""
+    """Logits of samples that have the model's input shape, by the model's answer rule; `certify` adds its proofs."""
     _requested_model(request)
     if request.headers.get("content-encoding", "identity") != "identity":
         raise UnsupportedMediaTypeError(
             "compressed requests are not supported; send the body uncompressed", field="content-encoding"
         )
     pipeline = RequestPipeline(request, request.path_params["name"])
+    pipeline.read_certify()
     bundle, limits = pipeline.predictor.bundle, pipeline.limits
     read = partial(read_body, request, pipeline.predictor.limits.max_bytes, limits.upload_seconds)
     async with pipeline.upload(read) as body:
@@ -68,8 +71,20 @@ async def infer(request: Request) -> Response:
     response: dict[str, Any] = {"model_name": bundle.manifest.name, "model_version": bundle.manifest.version}
     if infer_request.id is not None:
         response["id"] = infer_request.id
-    body, headers = write_infer(response, logits, binary=infer_request.binary)
+    outputs = {OUTPUT: logits, **_proofs(answers)}
+    body, headers = write_infer(response, outputs, binary=infer_request.binary)
     return Response(body, headers=headers)
+
+
+def _proofs(answers: list[RuleAnswer]) -> dict[str, NDArray[Any]]:
+    """Tensors of requested certificates: `certified`, bool (n,), and of smoothing `radius`, float32 (n,)."""
+    certificates = [answer.certificate for answer in answers if answer.certificate]
+    proofs: dict[str, NDArray[Any]] = {}
+    if certificates:
+        proofs["certified"] = np.array([certificate.certified for certificate in certificates])
+    if radii := [certificate.radius for certificate in certificates if certificate.radius is not None]:
+        proofs["radius"] = np.array(radii, np.float32)
+    return proofs
 
 
 def _requested_model(request: Request) -> ServedModel:

@@ -68,17 +68,29 @@ def read_infer(
 
 
 def write_infer(
-    response: dict[str, Any], logits: NDArray[np.float32], *, binary: bool, name: str = OUTPUT
+    response: dict[str, Any], outputs: dict[str, NDArray[Any]], *, binary: bool
 ) -> tuple[bytes, dict[str, str]]:
-    """Body and headers of a response; `response` holds its keys besides `outputs`."""
-    tensor: dict[str, Any] = {"name": name, "datatype": "FP32", "shape": list(logits.shape)}
+    """Body and headers of a response.
+
+    Args:
+        response: its keys besides `outputs`.
+        outputs: float32 or bool tensors by name.
+        binary: send their values after the JSON.
+    """
+    tensors, parts = [], []
+    for name, values in outputs.items():
+        datatype, dtype = ("BOOL", "?") if values.dtype == bool else ("FP32", "<f4")
+        tensor: dict[str, Any] = {"name": name, "datatype": datatype, "shape": list(values.shape)}
+        if binary:
+            parts.append(values.astype(dtype).tobytes())
+            tensor["parameters"] = {"binary_data_size": len(parts[-1])}
+        else:
+            tensor["data"] = values.ravel().tolist()
+        tensors.append(tensor)
+    head = json.dumps({**response, "outputs": tensors}).encode()
     if not binary:
-        tensor["data"] = [float(value) for value in logits.ravel()]
-        return json.dumps({**response, "outputs": [tensor]}).encode(), {"Content-Type": "application/json"}
-    data = logits.astype("<f4").tobytes()
-    tensor["parameters"] = {"binary_data_size": len(data)}
-    head = json.dumps({**response, "outputs": [tensor]}).encode()
-    return head + data, {"Content-Type": "application/octet-stream", HEADER: str(len(head))}
+        return head, {"Content-Type": "application/json"}
+    return head + b"".join(parts), {"Content-Type": "application/octet-stream", HEADER: str(len(head))}
 
 
 def _split(body: bytes, header_length: str | None) -> tuple[bytes, bytes | None]:

@@ -150,9 +150,9 @@ def test_any_json_is_read_or_refused_on_purpose(changes, size):
 
 def test_logits_come_as_json_or_as_bytes_behind_it():
     logits = np.array([[1.5, -2]], np.float32)
-    text, headers = write_infer({"id": "7"}, logits, binary=False)
+    text, headers = write_infer({"id": "7"}, {"logits": logits}, binary=False)
     assert json.loads(text)["outputs"] == [{"name": "logits", "datatype": "FP32", "shape": [1, 2], "data": [1.5, -2.0]}]
-    mixed, headers = write_infer({}, logits, binary=True)
+    mixed, headers = write_infer({}, {"logits": logits}, binary=True)
     length = int(headers["Inference-Header-Content-Length"])
     assert json.loads(mixed[:length])["outputs"][0]["parameters"] == {"binary_data_size": 8}
     np.testing.assert_array_equal(np.frombuffer(mixed[length:], np.float32), logits[0])
