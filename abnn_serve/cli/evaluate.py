@@ -41,6 +41,9 @@ def evaluate(
     eps: Annotated[str, typer.Option(help="Linf budget, such as 8/255 or 0.03")] = "8/255",
     seed: Annotated[int, typer.Option(help="random seed", min=0)] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="fewer attacks, images and queries")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="AutoAttack too, a process for each core, and an estimate of the time first")
+    ] = False,
     autoattack: Annotated[
         bool, typer.Option("--autoattack", help="also run AutoAttack in the white-box threat model; slow")
     ] = False,
@@ -63,6 +66,9 @@ def evaluate(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="folder for card.json and plots; RUN/evaluation by default")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    jobs: Annotated[
+        int | None, typer.Option(help="processes, each with one thread; the results are the same for any number", min=1)
+    ] = None,
 ) -> None:
     """Attack a classifier under every available threat model, and write the results to its card.
 
@@ -90,7 +96,7 @@ def evaluate(
                 task,
                 description=f"{at.number}/{at.trials}",
                 total=at.trials * at.samples,
-                completed=(at.number - 1) * at.samples + at.done,
+                completed=at.finished,
                 status=status,
             )
             if not console.is_terminal and at.done == at.samples:
@@ -111,6 +117,7 @@ def evaluate(
             eps=budget,
             seed=seed,
             quick=quick,
+            full=full,
             autoattack=autoattack,
             corruptions=corruptions,
             labels=labels,
@@ -120,6 +127,8 @@ def evaluate(
             gradients=gradients,
             out=folder,
             device=device,
+            jobs=jobs,
+            on_estimate=lambda seconds: console.print(f"the attacks take about {_duration(seconds)}", markup=False),
             on_start=lambda trials: _check_minimums(minimums, trials, corruptions=corruptions),
             on_progress=on_progress,
             on_corruption=on_corruption,
@@ -194,6 +203,11 @@ def _check_accuracy(minimums: list[tuple[str, float]], card: RobustnessCard) -> 
     for name, minimum in minimums:
         if measured[name] < minimum:
             raise ConfigError(f"{name} accuracy is {measured[name]:.4f}, --require asks for at least {minimum}")
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{round(seconds)} s" if minutes < 2 else f"{minutes} min" if minutes < 100 else f"{seconds / 3600:.1f} h"
 
 
 def _parse_size(text: str | None) -> tuple[int, int] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,17 +12,19 @@ from abnn_serve.card import RobustnessCard, ThreatModel
 from abnn_serve.errors import ConfigError
 from abnn_serve.evaluation.bundle_checks import with_attacked_drift, with_robust_accuracy
 from abnn_serve.evaluation.corruptions.measure import measure_corruptions
-from abnn_serve.evaluation.foreign.open import open_foreign
+from abnn_serve.evaluation.estimate import measure_seconds
+from abnn_serve.evaluation.opening import OnnxOptions, open_any
 from abnn_serve.evaluation.outcomes import Progress, Trial
 from abnn_serve.evaluation.plots import draw_corruptions
-from abnn_serve.evaluation.report import draw_report, fill_card, measure
+from abnn_serve.evaluation.report import Report, draw_report, fill_card, measure
 from abnn_serve.evaluation.reports.source import write_flags
-from abnn_serve.evaluation.subject import open_foreign_subject, open_subject, output_folder
+from abnn_serve.evaluation.subject import OpenedSubject, output_folder
 from abnn_serve.evaluation.suites import choose_trials
+from abnn_serve.evaluation.threats import Subject
+from abnn_serve.evaluation.workers import share_work
 from abnn_serve.files import atomic_write
-from abnn_serve.lab.data.load import agree, load_data
+from abnn_serve.hardware import usable_cores
 from abnn_serve.lab.device import pick_device
-from abnn_serve.runtime.settings import Device
 
 _QUICK_IMAGES = 200
 
@@ -40,6 +43,7 @@ def evaluate(
     eps: float = 8 / 255,
     seed: int = 0,
     quick: bool = False,
+    full: bool = False,
     autoattack: bool = False,
     corruptions: bool = False,
     labels: str | Path | None = None,
@@ -49,7 +53,9 @@ def evaluate(
     gradients: str | Path | None = None,
     out: str | Path | None = None,
     device: str = "auto",
+    jobs: int | None = None,
     on_start: Callable[[Sequence[Trial]], None] = lambda _: None,
+    on_estimate: Callable[[float], None] = lambda _: None,
     on_progress: Callable[[Progress], None] = lambda _: None,
     on_corruption: Callable[[str, int], None] = lambda *_: None,
 ) -> RobustnessCard:
@@ -77,6 +83,8 @@ def evaluate(
         eps: Linf budget, in units of [0, 1] pixels.
         seed: random seed.
         quick: fewer attacks and queries, at most 200 images and no curves.
+        full: also AutoAttack, if it is installed and the subject has gradients and no answer rule; one process for each
+            core, unless `jobs` is given; and an estimate of the time before the first attack.
         autoattack: also run AutoAttack, in the white-box threat model.
         corruptions: also measure accuracy under the fifteen corruptions of Hendrycks & Dietterich (2019).
         labels: for an ONNX file, its class names in a text file, one a line, or in a JSON list; by default those of
@@ -89,9 +97,12 @@ def evaluate(
         out: folder for the results; by default `evaluation` in the run's folder, or NAME-evaluation in the working
             directory for a bundle without a run.
         device: `auto`, `cpu` or `cuda`, for the attacks and for a bundle's session.
+        jobs: processes that share the work, each with one thread; the results are the same for any number. Call it
+            under `if __name__ == "__main__":` then. By default this process does everything, with all its threads.
         on_start: called once with the trials, when the data has been read and before the first attack.
+        on_estimate: called once with the seconds that the attacks will take, if `full`.
         on_progress: called after each batch.
-        on_corruption: called after each corruption with its name and its number, from 1.
+        on_corruption: called after each corruption with its name and the number of finished corruptions.
 
     Returns:
         the card, as written.
@@ -101,79 +112,103 @@ def evaluate(
             or threat model; a run, twin or probe that does not fit.
         DataError: `data` cannot be read, or its classes are not the network's.
     """
-    if images < 2:
-        raise ConfigError(f"images is {images}, expected at least 2")
-    if list(attacks) == ["none"] and not corruptions:
-        raise ConfigError("nothing to measure: attack 'none' needs --corruptions, or name an attack")
+    _check_arguments(attacks, images=images, quick=quick, full=full, corruptions=corruptions, jobs=jobs)
+    if full and jobs is None:
+        jobs = usable_cores()
     torch_device = pick_device(device)
-    session_device: Device = "cpu" if torch_device == "cpu" else "auto" if device == "auto" else "cuda"
-    if Path(path).suffix == ".onnx":
-        if run or probe:
-            raise ConfigError("--run and --probe are for runs and bundles; for an ONNX file omit them")
-        foreign = open_foreign(
-            Path(path),
-            labels=Path(labels) if labels else None,
-            preprocess=preprocess,
-            output=output,
-            size=size,
-            gradients=Path(gradients) if gradients else None,
-        )
-        needs_gradients = list(attacks) != ["none"] and list(threats) != ["blackbox"]
-        opened, dataset = open_foreign_subject(foreign, data, gradients=needs_gradients, twin=twin)
-    elif labels or preprocess or output or size or gradients:
-        raise ConfigError("--labels, --preprocess, --output, --size and --gradients are for ONNX files; omit them")
-    else:
-        opened = open_subject(path, run=run, twin=twin, probe=probe, device=session_device)
-        dataset = None
-    trials = choose_trials(
-        opened.subject, eps=eps, seed=seed, attacks=attacks, threats=threats, quick=quick, autoattack=autoattack
+    opened, dataset = open_any(
+        path,
+        data,
+        run=run,
+        twin=twin,
+        probe=probe,
+        onnx=OnnxOptions(labels=labels, preprocess=preprocess, output=output, size=size, gradients=gradients),
+        needs_gradients=list(attacks) != ["none"] and list(threats) != ["blackbox"],
+        device="cpu" if torch_device == "cpu" else "auto" if device == "auto" else "cuda",
     )
-    dataset = dataset or agree(opened.labels, load_data(data, opened.input))
+    trials = choose_trials(
+        opened.subject,
+        eps=eps,
+        seed=seed,
+        attacks=attacks,
+        threats=threats,
+        quick=quick,
+        autoattack=autoattack or (full and not attacks and _can_autoattack(opened.subject, threats)),
+    )
     opened.check_data(dataset)
     subset = dataset.spread(min(images, _QUICK_IMAGES) if quick else images)
     on_start(trials)
     folder = Path(out) if out else output_folder(path, run)
     folder.mkdir(parents=True, exist_ok=True)
-    report = measure(
-        opened.subject,
-        subset,
-        trials,
-        eps=eps,
-        curve_images=0 if quick else curve_images,
-        device=torch_device,
-        store=folder / "batches",
-        on_progress=on_progress,
-    )
     card = opened.card(dataset)
-    if corruptions:
-        measured = measure_corruptions(
+    with share_work(opened.subject, opened.reopen, jobs) as workers:
+        if full and trials:
+            on_estimate(measure_seconds(opened.subject, subset, trials, device=torch_device, jobs=jobs or 1))
+        report = measure(
             opened.subject,
             subset,
-            seed=seed,
+            trials,
+            eps=eps,
+            curve_images=0 if quick else curve_images,
             device=torch_device,
             store=folder / "batches",
-            on_progress=on_corruption,
+            workers=workers,
+            on_progress=on_progress,
         )
-        card = replace(card, corruptions=measured)
-        draw_corruptions(measured, folder / "corruptions.png")
+        if corruptions:
+            measured = measure_corruptions(
+                opened.subject,
+                subset,
+                seed=seed,
+                device=torch_device,
+                store=folder / "batches",
+                workers=workers,
+                on_progress=on_corruption,
+            )
+            card = replace(card, corruptions=measured)
+            draw_corruptions(measured, folder / "corruptions.png")
     card = fill_card(card, report, dataset)
     card = replace(card, limits=(*opened.limits, *card.limits))
+    card = _written(card, opened, report, folder)
+    draw_report(opened.subject, report, folder)
+    return card
+
+
+def _written(card: RobustnessCard, opened: OpenedSubject, report: Report, folder: Path) -> RobustnessCard:
+    """Write the card, a bundle's into it too, and which samples survived."""
+    evaluation = report.evaluation
     if opened.bundle:
-        if trials:
+        if evaluation.outcomes:
             card = replace(
                 card,
-                variants=with_robust_accuracy(opened.bundle, report.evaluation),
-                drift=with_attacked_drift(opened.bundle, report.evaluation),
+                variants=with_robust_accuracy(opened.bundle, evaluation),
+                drift=with_attacked_drift(opened.bundle, evaluation),
             )
         with_card(opened.bundle, card)
     with atomic_write(folder / "card.json") as file:
         file.write(pack_json(card))
-    if trials:
-        write_flags(
-            folder,
-            subset.digest,
-            {"clean": report.evaluation.clean}
-            | {str(threat): flags for threat, flags in report.evaluation.worst_flags.items()},
-        )
-    draw_report(opened.subject, report, folder)
+    if evaluation.outcomes:
+        worst = {str(threat): flags for threat, flags in evaluation.worst_flags.items()}
+        write_flags(folder, evaluation.data.digest, {"clean": evaluation.clean} | worst)
     return card
+
+
+def _check_arguments(
+    attacks: Sequence[str], *, images: int, quick: bool, full: bool, corruptions: bool, jobs: int | None
+) -> None:
+    if images < 2:
+        raise ConfigError(f"images is {images}, expected at least 2")
+    if jobs is not None and jobs < 1:
+        raise ConfigError(f"jobs is {jobs}, expected at least 1")
+    if quick and full:
+        raise ConfigError("--quick and --full exclude each other; choose one")
+    if list(attacks) == ["none"] and not corruptions:
+        raise ConfigError("nothing to measure: attack 'none' needs --corruptions, or name an attack")
+
+
+def _can_autoattack(subject: Subject, threats: Sequence[ThreatModel]) -> bool:
+    """AutoAttack is installed, and the subject has gradients and no rule that multiplies its thousands of passes."""
+    is_installed = importlib.util.find_spec("pyautoattack") is not None
+    return (
+        is_installed and subject.network is not None and not subject.answer and (not threats or "whitebox" in threats)
+    )

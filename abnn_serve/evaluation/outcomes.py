@@ -78,13 +78,17 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far an evaluation is: `done` of `samples` in trial `number` (from 1) of `trials`; `accuracy` is on `done`."""
+    """How far an evaluation is: `done` of `samples` in trial `number` (from 1) of `trials`; `accuracy` is on `done`.
+
+    `finished` counts the samples of all trials: with several processes, a trial may begin before another ends.
+    """
 
     trial: Trial
     number: int
     trials: int
     done: int
     samples: int
+    finished: int
     accuracy: float
 
 

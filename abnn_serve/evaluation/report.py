@@ -18,6 +18,7 @@ from abnn_serve.evaluation.sanity import check_evaluation, check_network
 from abnn_serve.evaluation.suites import eps_curve, steps_curve
 from abnn_serve.evaluation.threats import Subject
 from abnn_serve.evaluation.trials import run_trials
+from abnn_serve.evaluation.workers import Workers
 from abnn_serve.lab.data.dataset import ImageData
 from abnn_serve.lab.device import exact_fp32
 from abnn_serve.lab.training.batches import to_input
@@ -52,6 +53,7 @@ def measure(
     curve_images: int = 200,
     device: str = "cpu",
     store: Path | None = None,
+    workers: Workers | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> Report:
     """Run the trials, the curves and the sanity checks.
@@ -63,16 +65,21 @@ def measure(
         eps: Linf budget of the steps curve and of the sanity checks, in units of [0, 1] pixels.
         curve_images: samples for the curves, evenly spaced; 0 omits the curves.
         device: torch device.
-        store: directory that keeps the trials' finished batches: after a kill, the same call resumes from them.
+        store: directory that keeps finished batches of trials and curves: after a kill, the same call resumes from
+            them.
+        workers: run the batches; by default this process.
         on_progress: called after each batch of the trials.
     """
-    evaluation = run_trials(subject, data, trials, device=device, store=store, on_progress=on_progress)
+    evaluation = run_trials(subject, data, trials, device=device, store=store, workers=workers, on_progress=on_progress)
     if not trials:
         return Report(evaluation=evaluation, curves=(), sanity=())
     subset = data.spread(curve_images)
     curves: tuple[Curve, ...] = ()
     if curve_images and subject.network is not None and subject.answer is None:  # a rule has a certified curve
-        curves = eps_curve(subject, subset, device=device), steps_curve(subject, subset, eps=eps, device=device)
+        curves = (
+            eps_curve(subject, subset, device=device, store=store, workers=workers),
+            steps_curve(subject, subset, eps=eps, device=device, store=store, workers=workers),
+        )
     single_pass = subject.network if subject.network is not None else subject.model
     sanity = check_network(single_pass, data.spread(data.chunk(_SANITY_IMAGES)), eps=eps)
     certified = check_certificates(subject, evaluation) if subject.network is not None else ()

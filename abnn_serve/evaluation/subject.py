@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from abnn_serve.bundle.manifest import MANIFEST
 from abnn_serve.bundle.store import Bundle, load_bundle
 from abnn_serve.card import RobustnessCard
 from abnn_serve.errors import ConfigError
-from abnn_serve.evaluation.foreign.open import ForeignModel
+from abnn_serve.evaluation.foreign.open import COMPARED, ForeignModel
 from abnn_serve.evaluation.threats import ServedLogits, Subject
 from abnn_serve.lab.abnn.network import AdaptiveNetwork, Network, PixelNetwork, ServedNetwork, torch_logits
 from abnn_serve.lab.data.dataset import ImageData
@@ -37,6 +39,7 @@ class OpenedSubject:
         foreign: the ONNX file that is evaluated; None for runs and bundles.
         limits: sentences for the card.
         input, labels: what the network was trained for.
+        reopen: opens the subject again in another process, with one thread; can be pickled.
     """
 
     subject: Subject
@@ -44,6 +47,7 @@ class OpenedSubject:
     bundle: Bundle | None
     input: InputSpec
     labels: Labels
+    reopen: Callable[[], Subject]
     foreign: ForeignModel | None = None
     limits: tuple[str, ...] = ()
 
@@ -75,6 +79,7 @@ def open_subject(
     twin: str | Path | None = None,
     probe: str | Path | None = None,
     device: Device = "cpu",
+    threads: int | None = None,
 ) -> OpenedSubject:
     """Load the network to attack, and the networks that its attackers have.
 
@@ -84,11 +89,13 @@ def open_subject(
         twin: the undefended run of the same architecture.
         probe: the run of a classifier made from the substitute alone.
         device: device of a bundle's session, which answers black-box queries.
+        threads: of that session; None takes all cores.
 
     Raises:
         ConfigError: the bundle was not exported from `run`, or `twin` or `probe` is an ABNN run.
     """
     path = Path(path)
+    reopen = partial(_reopened, path, run=run, twin=twin, probe=probe, device=device)
     plain = {name: _plain(name, source) for name, source in (("twin", twin), ("probe", probe)) if source}
     if not (path / MANIFEST).is_file():
         if run:
@@ -96,9 +103,11 @@ def open_subject(
         finished = Run(path)
         config = finished.config
         subject = Subject(network=finished.network(), twin=plain.get("twin"), probe=plain.get("probe"))
-        return OpenedSubject(subject=subject, run=finished, bundle=None, input=config.input, labels=config.labels)
+        return OpenedSubject(
+            subject=subject, run=finished, bundle=None, input=config.input, labels=config.labels, reopen=reopen
+        )
     bundle = load_bundle(path)
-    session = Session(bundle, device)
+    session = Session(bundle, device, threads)
     network = Run(run).network() if run else None
     if network is not None:
         _check_same(network, bundle, Path(str(run)))
@@ -117,7 +126,14 @@ def open_subject(
         bundle=bundle,
         input=bundle.manifest.input,
         labels=bundle.labels,
+        reopen=reopen,
     )
+
+
+def _reopened(
+    path: Path, *, run: str | Path | None, twin: str | Path | None, probe: str | Path | None, device: Device
+) -> Subject:
+    return open_subject(path, run=run, twin=twin, probe=probe, device=device, threads=1).subject
 
 
 def _served(session: Session) -> ServedLogits:
@@ -150,9 +166,22 @@ def open_foreign_subject(
     plain = _plain("twin", twin) if twin else None
     subject, limits = foreign.subject(dataset, gradients=gradients, twin=plain)
     opened = OpenedSubject(
-        subject=subject, run=None, bundle=None, input=foreign.input, labels=labels, foreign=foreign, limits=limits
+        subject=subject,
+        run=None,
+        bundle=None,
+        input=foreign.input,
+        labels=labels,
+        reopen=partial(_reopened_foreign, foreign.reopen, dataset.spread(COMPARED), gradients=gradients, twin=twin),
+        foreign=foreign,
+        limits=limits,
     )
     return opened, dataset
+
+
+def _reopened_foreign(
+    reopen: Callable[[], ForeignModel], data: ImageData, *, gradients: bool, twin: str | Path | None
+) -> Subject:
+    return reopen().subject(data, gradients=gradients, twin=_plain("twin", twin) if twin else None)[0]
 
 
 def output_folder(path: str | Path, run: str | Path | None = None) -> Path:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from abnn_serve.card import Accuracy, Curve, ThreatModel
 from abnn_serve.errors import ConfigError
 from abnn_serve.evaluation.outcomes import Trial
 from abnn_serve.evaluation.threats import Subject
 from abnn_serve.evaluation.trials import run_trials
+from abnn_serve.evaluation.workers import Workers
 from abnn_serve.lab.abnn.mixture import MixtureNetwork
 from abnn_serve.lab.attacks.autoattack import AutoAttack
 from abnn_serve.lab.attacks.base import Attack
@@ -130,20 +132,36 @@ def _on_halves(eps: float) -> list[Attack]:
     return [OnHalf(eps=eps, attack=ATTACKS["pgd-margin"](eps), half=half) for half in ("robust", "clean")]
 
 
-def eps_curve(subject: Subject, data: ImageData, *, device: str = "cpu", steps: int = 20) -> Curve:
-    """White-box accuracy under PGD at ten values of eps from 0 to 1."""
+def eps_curve(
+    subject: Subject,
+    data: ImageData,
+    *,
+    device: str = "cpu",
+    steps: int = 20,
+    store: Path | None = None,
+    workers: Workers | None = None,
+) -> Curve:
+    """White-box accuracy under PGD at ten values of eps from 0 to 1; `store` and `workers` as for `run_trials`."""
     budgets = [0.0, *(level / 255 for level in (1, 2, 4, 8, 12, 16, 32, 64, 255))]
     trials = [Trial(threat_model="whitebox", attack=PGD(eps=eps, steps=steps, loss="margin")) for eps in budgets]
-    outcomes = run_trials(subject, data, trials, device=device).outcomes
+    outcomes = run_trials(subject, data, trials, device=device, store=store, workers=workers).outcomes
     points = tuple((eps, Accuracy.of(outcome.is_correct)) for eps, outcome in zip(budgets, outcomes, strict=True))
     return Curve(parameter="eps", attack=trials[0].attack.name, points=points)
 
 
-def steps_curve(subject: Subject, data: ImageData, *, device: str = "cpu", eps: float = 8 / 255) -> Curve:
-    """White-box accuracy under PGD with 1 to 50 steps at budget `eps`."""
+def steps_curve(
+    subject: Subject,
+    data: ImageData,
+    *,
+    device: str = "cpu",
+    eps: float = 8 / 255,
+    store: Path | None = None,
+    workers: Workers | None = None,
+) -> Curve:
+    """White-box accuracy under PGD with 1 to 50 steps at budget `eps`; `store` and `workers` as for `run_trials`."""
     numbers = (1, 2, 5, 10, 20, 50)
     trials = [Trial(threat_model="whitebox", attack=PGD(eps=eps, steps=steps, loss="margin")) for steps in numbers]
-    outcomes = run_trials(subject, data, trials, device=device).outcomes
+    outcomes = run_trials(subject, data, trials, device=device, store=store, workers=workers).outcomes
     points = tuple(
         (float(steps), Accuracy.of(outcome.is_correct)) for steps, outcome in zip(numbers, outcomes, strict=True)
     )

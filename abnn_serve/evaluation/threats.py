@@ -114,6 +114,12 @@ class Subject:
         }
         return tuple(threat for threat, is_available in available.items() if is_available)
 
+    def move(self, device: str) -> None:
+        """Put the networks on a torch device, in eval mode."""
+        for network in (self.network, self.twin, self.probe):
+            if network is not None:
+                network.to(device).eval()
+
     def attacked(self, threat: ThreatModel) -> Model:
         """The model that the attack differentiates or queries; ConfigError if the threat model is unavailable."""
         if threat not in self.threat_models:

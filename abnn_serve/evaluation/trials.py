@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from abnn_serve.arrays import batch_slices
 from abnn_serve.evaluation.outcomes import Evaluation, Outcome, OutcomeStore, Progress, Trial
 from abnn_serve.evaluation.threats import ServedModel, Subject
+from abnn_serve.evaluation.workers import ThisProcess, Workers
 from abnn_serve.lab.attacks.autoattack import AutoAttackWarning
 from abnn_serve.lab.attacks.base import Attack, Model, evaluating
 from abnn_serve.lab.attacks.regions import Linf, ball
@@ -23,7 +25,9 @@ from abnn_serve.lab.data.dataset import ImageData
 from abnn_serve.lab.device import exact_fp32
 from abnn_serve.lab.training.batches import to_input
 
-_BATCH = 250  # images; for clips, frames
+# images, or frames of clips: also what a kill loses, in each process
+_BATCH = 50
+_BATCH_ON_GPU = 250
 _GRADIENT_CHECK_IMAGES = 16
 
 
@@ -35,6 +39,7 @@ def run_trials(
     *,
     device: str = "cpu",
     store: Path | None = None,
+    workers: Workers | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> Evaluation:
     """Run every trial on all of `data`.
@@ -45,63 +50,78 @@ def run_trials(
         trials: attacks in threat models that `subject` allows.
         device: torch device.
         store: directory that keeps finished batches: after a kill, the same call resumes from them.
+        workers: run the batches; by default this process.
         on_progress: called after each batch.
 
     Raises:
         ConfigError: an unavailable threat model, or a white-box trial on a network that detaches its substitute.
     """
-    for network in (subject.network, subject.twin, subject.probe):
-        if network is not None:
-            network.to(device).eval()
+    subject.move(device)
     for trial in trials:
         subject.attacked(trial.threat_model)
     if any(trial.threat_model == "whitebox" for trial in trials):
         subject.check_whitebox(to_input(data.spread(data.chunk(_GRADIENT_CHECK_IMAGES)).images, device))
+    size = data.chunk(_batch_size(device))
     clean = _clean_accuracy(subject.clean_judge, data, device)
-    identity = identity_of(subject, data)
-    outcomes = []
-    for number, trial in enumerate(trials, start=1):
-        batches: list[Outcome] = []
-        for batch in _run(trial, subject, data, device, OutcomeStore(store, trial, identity) if store else None):
-            batches.append(batch)
-            is_correct = np.concatenate([batch.is_correct for batch in batches])
-            on_progress(
-                Progress(
-                    trial=trial,
-                    number=number,
-                    trials=len(trials),
-                    done=len(is_correct),
-                    samples=len(data),
-                    accuracy=float(is_correct.mean()),
-                )
+    identity = f"{identity_of(subject, data)} {size}"
+    stores = [OutcomeStore(store, trial, identity) if store else None for trial in trials]
+    units = [(number, batch) for number in range(len(trials)) for batch in batch_slices(len(data), size)]
+    finished: dict[tuple[int, int], Outcome] = {}
+
+    def keep(number: int, start: int, outcome: Outcome) -> None:
+        finished[number, start] = outcome
+        parts = [part for (of, _), part in finished.items() if of == number]
+        on_progress(
+            Progress(
+                trial=trials[number],
+                number=number + 1,
+                trials=len(trials),
+                done=sum(len(part.is_correct) for part in parts),
+                samples=len(data),
+                finished=sum(len(part.is_correct) for part in finished.values()),
+                accuracy=float(np.concatenate([part.is_correct for part in parts]).mean()),
             )
-        outcomes.append(Outcome.join(batches))
+        )
+
+    missing = []
+    for number, batch in units:
+        kept = stores[number]
+        outcome = kept.load(batch.start) if kept else None
+        if outcome is None:
+            missing.append((number, batch))
+        else:
+            keep(number, batch.start, outcome)
+    parts = [partial(_attack, trials[number], data.part(batch), device, batch.start) for number, batch in missing]
+    for position, outcome in (workers or ThisProcess(subject)).run(parts):
+        number, batch = missing[position]
+        if kept := stores[number]:
+            kept.save(batch.start, outcome)
+        keep(number, batch.start, outcome)
+    outcomes = [
+        Outcome.join([finished[number, batch.start] for batch in batch_slices(len(data), size)])
+        for number in range(len(trials))
+    ]
     return Evaluation(data=data, clean=clean, outcomes=tuple(outcomes))
+
+
+def _batch_size(device: str) -> int:
+    return _BATCH_ON_GPU if device.startswith("cuda") else _BATCH
 
 
 def _clean_accuracy(model: Model, data: ImageData, device: str) -> NDArray[np.bool_]:
     with torch.no_grad():
         classes = [
             model(to_input(data.images[batch], device)).argmax(dim=1).cpu().numpy()
-            for batch in batch_slices(len(data), data.chunk(_BATCH))
+            for batch in batch_slices(len(data), data.chunk(_batch_size(device)))
         ]
     is_correct: NDArray[np.bool_] = np.concatenate(classes) == data.labels
     return is_correct
 
 
-def _run(trial: Trial, subject: Subject, data: ImageData, device: str, store: OutcomeStore | None) -> Iterator[Outcome]:
-    """The trial's batches in order, from `store` where it has them."""
-    for batch in batch_slices(len(data), data.chunk(_BATCH)):
-        outcome = store.load(batch.start) if store else None
-        if outcome is None:
-            outcome = _attack(trial, subject, data.part(batch), device, batch.start)
-            if store:
-                store.save(batch.start, outcome)
-        yield outcome
-
-
-def _attack(trial: Trial, subject: Subject, data: ImageData, device: str, offset: int) -> Outcome:
+def _attack(trial: Trial, data: ImageData, device: str, offset: int, subject: Subject) -> Outcome:
+    """The outcome of a trial on a batch that begins at sample `offset`."""
     started = time.perf_counter()
+    subject.move(device)
     attacked, judge = subject.attacked(trial.threat_model), subject.judge(trial.threat_model)
     x, y = to_input(data.images, device), torch.from_numpy(data.labels).to(device)
     with torch.no_grad():
@@ -170,7 +190,7 @@ def project_to_budget(attack: Attack, x: torch.Tensor, x_adv: torch.Tensor, *, a
 
 def identity_of(subject: Subject, data: ImageData) -> str:
     """A digest of everything but the trial that decides a batch's outcome."""
-    state = hashlib.sha256(f"{subject.served_digest} {data.digest} {_BATCH} {subject.answer}".encode())
+    state = hashlib.sha256(f"{subject.served_digest} {data.digest} {subject.answer}".encode())
     for network in (subject.network, subject.twin, subject.probe):
         for name, value in sorted(network.state_dict().items()) if network is not None else ():
             state.update(name.encode())

@@ -17,6 +17,7 @@ from abnn_serve.evaluation.corruptions.constants import CORRUPTIONS, SEVERITIES,
 from abnn_serve.evaluation.corruptions.corrupt import corrupt
 from abnn_serve.evaluation.threats import ServedModel, Subject
 from abnn_serve.evaluation.trials import identity_of
+from abnn_serve.evaluation.workers import ThisProcess, Workers
 from abnn_serve.files import atomic_write
 from abnn_serve.lab.attacks.base import Model, evaluating
 from abnn_serve.lab.data.dataset import ImageData
@@ -35,6 +36,7 @@ def measure_corruptions(
     seed: int = 0,
     device: str = "cpu",
     store: Path | None = None,
+    workers: Workers | None = None,
     on_progress: Callable[[str, int], None] = lambda *_: None,
 ) -> Corruptions:
     """Classify `data` under fifteen corruptions at five severities, by the served model where there is one.
@@ -45,28 +47,41 @@ def measure_corruptions(
         seed: random seed of the corruptions.
         device: torch device.
         store: directory that keeps finished corruptions: after a kill, the same call resumes from them.
-        on_progress: called with a corruption's name and its number, from 1, when it is finished.
+        workers: run the corruptions; by default this process.
+        on_progress: called with a corruption's name and the number of finished corruptions.
 
     Returns:
         the part of the card.
     """
+    subject.move(device)
+    identity = identity_of(subject, data)
+    finished: dict[str, NDArray[np.bool_]] = {}
+
+    def keep(name: str, flags: NDArray[np.bool_]) -> None:
+        finished[name] = flags
+        on_progress(name, len(finished))
+
+    paths = {name: _path(store, f"{identity} {name} {seed}") for name in CORRUPTIONS}
+    for name, path in paths.items():
+        if path and path.is_file():
+            keep(name, np.load(path, allow_pickle=False))
+    missing = [name for name in CORRUPTIONS if name not in finished]
+    parts = [partial(_flags, data, name, seed, device) for name in missing]
+    for position, flags in (workers or ThisProcess(subject)).run(parts):
+        name = missing[position]
+        if path := paths[name]:
+            with atomic_write(path) as file:
+                np.save(file, flags)
+        keep(name, flags)
+    return _summary(np.stack([finished[name] for name in CORRUPTIONS]), data, seed)
+
+
+def _flags(data: ImageData, name: str, seed: int, device: str, subject: Subject) -> NDArray[np.bool_]:
+    """Which samples the subject, and its twin if there is one, classify correctly, bool (severities, models, N)."""
+    subject.move(device)
     models = [subject.model if subject.served is None else ServedModel(subject.served)]
     if subject.twin is not None:
         models.append(subject.twin)
-    for model in models:
-        if isinstance(model, torch.nn.Module):
-            model.to(device)
-    identity = identity_of(subject, data)
-    flags = []
-    for number, name in enumerate(CORRUPTIONS, start=1):
-        compute = partial(_flags, models, data, name, seed, device)
-        flags.append(_resumed(store, f"{identity} {name} {seed}", compute))
-        on_progress(name, number)
-    return _summary(np.stack(flags), data, seed)
-
-
-def _flags(models: list[Model], data: ImageData, name: str, seed: int, device: str) -> NDArray[np.bool_]:
-    """Which samples each model classifies correctly, bool (severities, models, N)."""
     return np.stack([_at_severity(models, data, name, severity, seed, device) for severity in SEVERITIES])
 
 
@@ -87,19 +102,12 @@ def _classes(model: Model, images: NDArray[np.uint8], device: str) -> NDArray[np
     return classes
 
 
-def _resumed(store: Path | None, key: str, compute: Callable[[], NDArray[np.bool_]]) -> NDArray[np.bool_]:
-    """The flags kept in `store` under `key`, or computed and kept there."""
+def _path(store: Path | None, key: str) -> Path | None:
+    """The file of `store` that keeps the flags of one corruption."""
     if store is None:
-        return compute()
+        return None
     store.mkdir(parents=True, exist_ok=True)
-    path = store / f"{hashlib.sha256(key.encode()).hexdigest()[:20]}-corruption.npy"
-    if path.is_file():
-        kept: NDArray[np.bool_] = np.load(path, allow_pickle=False)
-        return kept
-    flags = compute()
-    with atomic_write(path) as file:
-        np.save(file, flags)
-    return flags
+    return store / f"{hashlib.sha256(key.encode()).hexdigest()[:20]}-corruption.npy"
 
 
 def _summary(flags: NDArray[np.bool_], data: ImageData, seed: int) -> Corruptions:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from abnn_serve.card import Accuracy, RobustnessCard
@@ -16,7 +18,7 @@ from abnn_serve.lab.abnn.network import PixelNetwork
 from abnn_serve.lab.data.dataset import ImageData
 from abnn_serve.spec import InputSpec, Labels
 
-_COMPARED = 16
+COMPARED = 16  # images on which torch and ONNX Runtime are compared
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,9 +29,11 @@ class ForeignModel:
         classifier: the file in ONNX Runtime.
         labels: class names; None if the user gave none, which are then those of the data.
         gradients: another ONNX file that supplies the gradients, such as the fp32 original of an int8 file.
+        reopen: opens the file again in another process; can be pickled.
     """
 
     classifier: OnnxClassifier
+    reopen: Callable[[], ForeignModel]
     labels: Labels | None = None
     gradients: OnnxClassifier | None = None
 
@@ -73,7 +77,7 @@ class ForeignModel:
         converted = None
         if gradients:
             source = self.gradients or self.classifier
-            converted = to_torch(source, data.spread(_COMPARED).images)
+            converted = to_torch(source, data.spread(COMPARED).images)
             limits.append(_how_converted(converted, source))
         subject = Subject(
             network=converted.network if converted else None,
@@ -116,6 +120,9 @@ def open_foreign(
     settings = read_preprocess(preprocess) if preprocess else Preprocess()
     other = open_classifier(gradients, settings, size=size) if gradients else None
     return ForeignModel(
+        reopen=partial(
+            open_foreign, path, labels=labels, preprocess=preprocess, output=output, size=size, gradients=gradients
+        ),
         classifier=open_classifier(path, settings, output=output, size=size),
         labels=read_labels(labels) if labels else None,
         gradients=other,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from abnn_serve.card import Norm
 from abnn_serve.errors import ConfigError
-from abnn_serve.lab.attacks.base import Attack, Model, as_images
+from abnn_serve.lab.attacks.base import Attack, Model, Passes, as_images
 
 
 class AutoAttackWarning(UserWarning):
@@ -33,6 +33,11 @@ class AutoAttack(Attack):
     @property
     def name(self) -> str:
         return "AutoAttack"
+
+    @property
+    def passes(self) -> Passes:
+        """100 steps of APGD-CE and, for each of nine classes, of APGD-T and of FAB-T; 5,000 queries of Square."""
+        return Passes(gradients=1900, queries=5000)
 
     def perturb(self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator, *, early_stop: bool) -> Tensor:  # noqa: ARG002
         """See `Attack`; always stops early."""

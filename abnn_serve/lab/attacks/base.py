@@ -20,6 +20,17 @@ Loss = Callable[[Tensor, Tensor], Tensor]  # logits (n, classes) and sample indi
 LossName = Literal["ce", "margin"]
 
 
+@dataclass(frozen=True, slots=True)
+class Passes:
+    """Passes of the model for one sample, at most: `gradients`, forward and backward, and `queries`, forward alone."""
+
+    gradients: int = 0
+    queries: int = 0
+
+    def __add__(self, other: Passes) -> Passes:
+        return Passes(self.gradients + other.gradients, self.queries + other.queries)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attack(ABC):
     """An untargeted attack within a budget; `attack(model, x, y)` returns the adversarial images.
@@ -38,6 +49,11 @@ class Attack(ABC):
     @abstractmethod
     def name(self) -> str:
         """Name in reports."""
+
+    @property
+    @abstractmethod
+    def passes(self) -> Passes:
+        """Its cost for a sample that it does not break."""
 
     @property
     def norm(self) -> Norm:

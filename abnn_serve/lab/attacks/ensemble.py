@@ -9,7 +9,7 @@ from torch import Tensor
 
 from abnn_serve.card import Norm
 from abnn_serve.errors import ConfigError
-from abnn_serve.lab.attacks.base import Attack, Model, is_correct
+from abnn_serve.lab.attacks.base import Attack, Model, Passes, is_correct
 from abnn_serve.lab.attacks.pgd import PGD
 from abnn_serve.lab.attacks.square import Square
 
@@ -39,6 +39,11 @@ class Ensemble(Attack):
     def norm(self) -> Norm:
         """The attacks' norm."""
         return self.attacks[0].norm
+
+    @property
+    def passes(self) -> Passes:
+        """The sum of the attacks'."""
+        return sum((attack.passes for attack in self.attacks), Passes())
 
     @property
     def parameters(self) -> dict[str, float | int | str | bool | None]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from abnn_serve.card import Norm
 from abnn_serve.errors import ConfigError
 from abnn_serve.lab.abnn.mixture import MixtureNetwork
-from abnn_serve.lab.attacks.base import Attack, Model
+from abnn_serve.lab.attacks.base import Attack, Model, Passes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +34,10 @@ class OnHalf(Attack):
     @property
     def norm(self) -> Norm:
         return self.attack.norm
+
+    @property
+    def passes(self) -> Passes:
+        return self.attack.passes
 
     @property
     def parameters(self) -> dict[str, float | int | str | bool | None]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from abnn_serve.card import Norm
 from abnn_serve.errors import ConfigError
-from abnn_serve.lab.attacks.base import Attack, Loss, LossName, Model, ascend, cross_entropy, margin, margins
+from abnn_serve.lab.attacks.base import Attack, Loss, LossName, Model, Passes, ascend, cross_entropy, margin, margins
 from abnn_serve.lab.attacks.regions import ball
 
 
@@ -22,6 +22,10 @@ class FGSM(Attack):
     @property
     def name(self) -> str:
         return "FGSM"
+
+    @property
+    def passes(self) -> Passes:
+        return Passes(gradients=1)
 
     def perturb(self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator, *, early_stop: bool) -> Tensor:  # noqa: ARG002
         return ascend(
@@ -65,6 +69,10 @@ class PGD(Attack):
         """Such as PGD-40-margin x9: steps, loss and restarts."""
         loss = "" if self.loss == "ce" else f"-{self.loss}"
         return f"PGD-{self.steps}{loss}" + (f" x{self.restarts}" if self.restarts > 1 else "")
+
+    @property
+    def passes(self) -> Passes:
+        return Passes(gradients=self.steps * self.restarts, queries=self.restarts)
 
     @property
     def step_sizes(self) -> list[float]:

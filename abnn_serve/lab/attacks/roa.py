@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from abnn_serve.answer import rectangle
 from abnn_serve.card import Norm
 from abnn_serve.errors import ConfigError
-from abnn_serve.lab.attacks.base import Attack, Model, ascend, cross_entropy
+from abnn_serve.lab.attacks.base import Attack, Model, Passes, ascend, cross_entropy
 from abnn_serve.lab.attacks.regions import Occlusion
 
 _GREY = 0.5
@@ -59,6 +59,11 @@ class ROA(Attack):
     @property
     def norm(self) -> Norm:
         return "patch"
+
+    @property
+    def passes(self) -> Passes:
+        """Without the exhaustive search, whose queries depend on the image's size."""
+        return Passes(gradients=self.steps + 1, queries=self.candidates)
 
     def perturb(self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator, *, early_stop: bool) -> Tensor:
         region = Occlusion(self._search_mask(model, x, y))

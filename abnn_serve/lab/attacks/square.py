@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from abnn_serve.errors import ConfigError
-from abnn_serve.lab.attacks.base import Attack, Model, as_images, margins
+from abnn_serve.lab.attacks.base import Attack, Model, Passes, as_images, margins
 from abnn_serve.lab.attacks.regions import ball
 
 # The paper's schedule: the squares' area is halved at each of these counts of 10,000 queries.
@@ -38,6 +38,10 @@ class Square(Attack):
     def name(self) -> str:
         """Such as Square-1000, with the number of queries."""
         return f"Square-{self.queries}"
+
+    @property
+    def passes(self) -> Passes:
+        return Passes(queries=self.queries)
 
     @property
     def needs_gradient(self) -> bool:

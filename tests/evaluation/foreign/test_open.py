@@ -30,8 +30,8 @@ def test_a_file_is_attacked_through_its_gradients_and_judged_as_uint8_on_itself(
     assert "differ from ONNX Runtime's by at most" in card.limits[1]
     passed = {check.name for check in card.sanity if check.passed}
     assert {"gradients match finite differences", "logits are not random", "logits are not probabilities"} <= passed
-    (batch,) = (tmp_path / "o" / "batches").glob("*-000000.npz")
-    with np.load(batch) as arrays:
+    batches = {len(np.load(path)["right"]): path for path in (tmp_path / "o" / "batches").glob("*-000000.npz")}
+    with np.load(batches[16]) as arrays:  # the others are of curves
         levels = arrays["images"] * 255
         pixels = levels.round().astype(np.uint8).transpose(0, 2, 3, 1)
         np.testing.assert_allclose(levels, levels.round(), atol=1e-3)

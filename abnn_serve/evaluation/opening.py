@@ -1,0 +1,69 @@
+"""Open whatever a user names as the subject of an evaluation, with its data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from abnn_serve.errors import ConfigError
+from abnn_serve.evaluation.foreign.open import open_foreign
+from abnn_serve.evaluation.subject import OpenedSubject, open_foreign_subject, open_subject
+from abnn_serve.lab.data.dataset import ImageData
+from abnn_serve.lab.data.load import agree, load_data
+from abnn_serve.runtime.settings import Device
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnnxOptions:
+    """What a user may say about an ONNX file; see `foreign.open.open_foreign`."""
+
+    labels: str | Path | None = None
+    preprocess: str | None = None
+    output: str | None = None
+    size: tuple[int, int] | None = None
+    gradients: str | Path | None = None
+
+
+def open_any(
+    path: str | Path,
+    data: str,
+    *,
+    run: str | Path | None = None,
+    twin: str | Path | None = None,
+    probe: str | Path | None = None,
+    onnx: OnnxOptions = OnnxOptions(),
+    needs_gradients: bool = True,
+    device: Device = "cpu",
+) -> tuple[OpenedSubject, ImageData]:
+    """The subject and its data.
+
+    Args:
+        path: a finished run, a bundle or an ONNX file.
+        data: as for `load_data`.
+        run: see `open_subject`, as for `twin` and `probe`.
+        twin: as there.
+        probe: as there.
+        onnx: for an ONNX file.
+        needs_gradients: attacks will differentiate the subject.
+        device: of a bundle's session.
+
+    Raises:
+        ConfigError: an option that does not fit the subject, or a subject that cannot be opened.
+        DataError: `data` cannot be read, or its classes are not the subject's.
+    """
+    if Path(path).suffix == ".onnx":
+        if run or probe:
+            raise ConfigError("--run and --probe are for runs and bundles; for an ONNX file omit them")
+        foreign = open_foreign(
+            Path(path),
+            labels=Path(onnx.labels) if onnx.labels else None,
+            preprocess=onnx.preprocess,
+            output=onnx.output,
+            size=onnx.size,
+            gradients=Path(onnx.gradients) if onnx.gradients else None,
+        )
+        return open_foreign_subject(foreign, data, gradients=needs_gradients, twin=twin)
+    if onnx != OnnxOptions():
+        raise ConfigError("--labels, --preprocess, --output, --size and --gradients are for ONNX files; omit them")
+    opened = open_subject(path, run=run, twin=twin, probe=probe, device=device)
+    return opened, agree(opened.labels, load_data(data, opened.input))
