@@ -93,7 +93,7 @@ def test_a_pod_on_a_gpu_has_one_and_needs_no_spare_one_for_a_rollout():
 
 def test_what_is_deployed_answers_with_the_default_bundle():
     from abnn_serve.runtime.settings import default_bundle
-    from abnn_serve.service.catalog import find_bundles
+    from abnn_serve.service.sources import find_bundles
 
     common = COMPOSE["x-service"]
     assert common["volumes"][0] == "${ABNN_MODELS:-../models}:/models:ro"

@@ -15,7 +15,7 @@ ROOT = Path(abnn_serve.__file__).parent
 
 # Bottom up; a layer imports itself and the layers below it. Names on one line stand side by side.
 LAYERS = [
-    "errors version files hardware arrays",
+    "errors version files hardware arrays significance",
     "codec",
     "spec answer",
     "media card",

@@ -64,9 +64,9 @@ def test_the_python_example_runs(tmp_path):
 def test_every_command_named_is_there():
     from abnn_serve.cli.main import app
 
-    known = {command.callback.__name__ for command in app.registered_commands}
+    known = {command.callback.__name__.replace("_", "-") for command in app.registered_commands}
     rows = re.findall(r"^\| (`abnn [^|]*)\|", README, re.MULTILINE)
-    assert {name for row in rows for name in re.findall(r"`abnn (\w+)`", row)} == known
+    assert {name for row in rows for name in re.findall(r"`abnn ([\w-]+)`", row)} == known
 
 
 def test_the_extras_named_are_those_of_the_package():

@@ -65,7 +65,7 @@ def doctor(
 
 
 def _default_bundles(settings: Settings) -> list[Path]:
-    from abnn_serve.service.catalog import bundle_path, find_bundles
+    from abnn_serve.service.sources import bundle_path, find_bundles
 
     shipped = default_bundle().parent if settings.bundle == default_bundle() else settings.bundle
     return [bundle_path(source) for source in find_bundles(shipped)]

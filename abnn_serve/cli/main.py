@@ -10,6 +10,7 @@ from abnn_serve.cli.average import average
 from abnn_serve.cli.bench import bench
 from abnn_serve.cli.certify import certify
 from abnn_serve.cli.compare import compare
+from abnn_serve.cli.compare_traffic import compare_traffic
 from abnn_serve.cli.doctor import doctor
 from abnn_serve.cli.evaluate import evaluate
 from abnn_serve.cli.export import export
@@ -51,6 +52,7 @@ for _command in (
     predict,
     score,
     serve,
+    compare_traffic,
     key,
     doctor,
 ):

@@ -1,72 +1,45 @@
-"""The served bundles, by name: loaded, warmed up, and reloaded when a new version appears on disk."""
+"""The served bundles, by name and version, with their candidates; reloaded when a new version appears on disk."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from abnn_serve.bundle.manifest import MANIFEST
-from abnn_serve.errors import AbnnError, BundleError, ConfigError, DeviceLostError, one_line
+from abnn_serve.errors import AbnnError, BundleError, ConfigError, one_line
 from abnn_serve.media.isolation.pool import DecoderPool
-from abnn_serve.runtime.drift import DriftMeter
-from abnn_serve.runtime.predictor import Predictor
-from abnn_serve.runtime.rules.noise import NoiseRule
-from abnn_serve.runtime.session import Session
-from abnn_serve.runtime.settings import DEFAULT_BUNDLE, Settings
-from abnn_serve.service.batcher import RUN_SECONDS, Batcher
+from abnn_serve.runtime.settings import Settings
+from abnn_serve.service.batcher import Batcher
+from abnn_serve.service.candidates import Arm, Candidate
 from abnn_serve.service.errors import UnknownModelError
 from abnn_serve.service.metrics import Metrics
-from abnn_serve.service.model_store import PREFIX, find_in_store
-from abnn_serve.service.quality import open_drift_meter
+from abnn_serve.service.served_model import ModelLoader, ServedModel
 from abnn_serve.service.settings import ServiceSettings
-from abnn_serve.spec import InputSpec, Modality
+from abnn_serve.service.sources import bundle_path, check_video, digest_on_disk, find_sources
+from abnn_serve.spec import Modality
 
 log = logging.getLogger("abnn_serve")
-_THROUGHPUT_SLACK = 0.05
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServedModel:
-    """One version of one bundle, ready for requests."""
+@dataclass(slots=True, kw_only=True)
+class _Entry:
+    """A bundle on disk, and the version of it that is loaded; `candidate` is None for a served one."""
 
-    predictor: Predictor
-    batcher: Batcher
-    drift: DriftMeter | None = None
-
-    @property
-    def name(self) -> str:
-        """Name of the bundle."""
-        return self.predictor.bundle.manifest.name
-
-    @property
-    def version(self) -> str:
-        """Version of the bundle."""
-        return self.predictor.bundle.manifest.version
-
-    @property
-    def spec(self) -> InputSpec:
-        """Size, fit and sampling of the model's input."""
-        return self.predictor.bundle.manifest.input
-
-    @property
-    def modality(self) -> Modality:
-        """`image` or `video`."""
-        return self.spec.modality
+    source: str
+    settings: Settings
+    model: ServedModel
+    candidate: Candidate | None = None
+    failed_digest: str | None = None
 
 
 class Catalog:
-    """All bundles of the service; the first is the default.
+    """All bundles of the service; the first is the default, and of several versions of one name the first.
 
     Args:
+        settings: bundles and devices.
+        service: candidates and limits.
+        metrics: the worker's metrics.
         decoders: processes that decode images and videos; None decodes in this process.
         on_device_lost: called, from the session's thread, when a run fails because its GPU no longer works.
 
@@ -82,41 +55,80 @@ class Catalog:
         decoders: DecoderPool | None = None,
         on_device_lost: Callable[[], None] = lambda: None,
     ) -> None:
-        self._service, self._decoders = service, decoders
-        self._on_device_lost = on_device_lost
         self._metrics = metrics
-        self._executor = ThreadPoolExecutor(1, "session")
-        self._names: dict[str, str] = {}
-        self._models: dict[str, ServedModel] = {}
-        self._failed_digests: dict[str, str] = {}
-        self._sources = find_sources(settings)
-        for source in self._sources:
-            model = self._load(source)
-            check_video(settings, source, model.modality)
-            if model.name in self._models:
-                raise ConfigError(f"{source} is a second bundle named {model.name!r}; rename one of them")
-            self._put(source, model)
+        self._loader = ModelLoader(service, metrics, decoders, on_device_lost)
+        self._served: list[_Entry] = []
+        self._candidates: list[_Entry] = []
+        for source, own_settings in find_sources(settings).items():
+            entry = self._open(source, own_settings)
+            check_video(settings, source, entry.model.modality)
+            self._check_served(entry, entry.model)
+            self._served.append(entry)
+            self._set_info(entry, 1)
+        for candidate in service.candidates:
+            entry = self._open(candidate.source, candidate_settings(settings, service, candidate), candidate)
+            self._check_candidate(entry, entry.model)
+            self._candidates.append(entry)
+            self._set_info(entry, 1)
 
-    def get(self, name: str | None = None, modality: Modality | None = None) -> ServedModel:
-        """Return the model named `name`, or without a name the first model of `modality`.
+    def get(self, name: str | None = None, modality: Modality | None = None, version: str | None = None) -> ServedModel:
+        """Return a version of the model `name`, or without a name the first model of `modality`.
 
         Raises:
-            UnknownModelError: no such model is served.
+            UnknownModelError: no such model or version is served.
         """
+        models = self.all()
         if name is None:
-            candidates = (model for model in self._models.values() if modality in (None, model.modality))
-            if (first := next(candidates, None)) is None:
+            name = next((model.name for model in models if modality in (None, model.modality)), None)
+            if name is None:
                 raise UnknownModelError(f"this server has no {modality} model; set ABNN_BUNDLE", field="model")
-            return first
-        if name not in self._models:
+        versions = {model.version: model for model in models if model.name == name}
+        if not versions:
+            names = dict.fromkeys(model.name for model in models)
+            raise UnknownModelError(f"unknown model {name[:64]!r}, expected one of {', '.join(names)}", field="model")
+        if version is None:
+            return next(iter(versions.values()))
+        if version not in versions:
             raise UnknownModelError(
-                f"unknown model {name[:64]!r}, expected one of {', '.join(self._models)}", field="model"
+                f"{name} has no version {version[:64]!r}, expected {' or '.join(map(repr, versions))}", field="version"
             )
-        return self._models[name]
+        return versions[version]
+
+    def choose(
+        self, name: str | None, modality: Modality, version: str | None, caller: str
+    ) -> tuple[ServedModel, tuple[str, Arm] | None]:
+        """The model that answers a request, and if it has a canary, its name and which of the two this is.
+
+        Args:
+            name: as for `get`.
+            modality: as for `get`.
+            version: as for `get`; a canary answers no request that names a version.
+            caller: identity of the client, see `Candidate.takes`.
+        """
+        model = self.get(name, modality, version)
+        entry = self._candidate_entry(model, "canary")
+        if version is not None or entry is None or entry.candidate is None:
+            return model, None
+        if entry.candidate.takes(caller):
+            return entry.model, (model.name, "canary")
+        return model, (model.name, "stable")
+
+    def shadow_of(self, model: ServedModel) -> ServedModel | None:
+        """The candidate that is compared with this model."""
+        entry = self._candidate_entry(model, "shadow")
+        return entry.model if entry else None
 
     def all(self) -> list[ServedModel]:
-        """All models, the default first."""
-        return list(self._models.values())
+        """All served models without candidates, the default first."""
+        return [entry.model for entry in self._served]
+
+    def versions(self, name: str) -> list[str]:
+        """The versions of a model, the default first."""
+        return [model.version for model in self.all() if model.name == name]
+
+    def queues(self) -> list[Batcher]:
+        """The queues of all models, candidates included."""
+        return [entry.model.batcher for entry in (*self._served, *self._candidates)]
 
     async def watch(self, seconds: float) -> None:
         """Reload changed bundles every `seconds`, until cancelled. Requests in flight finish on their old version."""
@@ -129,169 +141,77 @@ class Catalog:
 
     def refresh(self) -> None:
         """Reload the bundles that changed on disk; if a new version cannot be loaded, keep the old one."""
-        for source, name in list(self._names.items()):
-            digest = _digest_on_disk(source)
-            if digest in {None, self._models[name].predictor.bundle.digest}:
+        for entry in (*self._served, *self._candidates):
+            digest = digest_on_disk(entry.source)
+            if digest in {None, entry.model.digest}:
                 continue
+            name = entry.model.name
             try:
-                model = self._load(source)
-                if model.name != name:
-                    raise BundleError(f"{source} is now a bundle named {model.name!r}, expected {name!r}")
+                model = self._loader.load(replace(entry.settings, bundle=bundle_path(entry.source)))
+                (self._check_candidate if entry.candidate else self._check_served)(entry, model)
             except (AbnnError, OSError) as error:
-                if self._failed_digests.get(source) != digest:  # retried, as it may be half copied, but logged once
-                    self._failed_digests[source] = str(digest)
+                if entry.failed_digest != digest:  # retried, as it may be half copied, but logged once
+                    entry.failed_digest = digest
                     self._metrics.reloads.labels(name, "failed").inc()
                     log.warning("cannot load the new version of %s: %s", name, one_line(error))
                 continue
-            self._put(source, model)
+            self._set_info(entry, 0)
+            entry.model = model
+            self._set_info(entry, 1)
             self._metrics.reloads.labels(name, "served").inc()
-            log.info("%s: now serving version %s, digest %s", name, model.version, model.predictor.bundle.digest)
+            log.info("%s: now serving version %s, digest %s", name, model.version, model.digest)
+            self._warn_of_orphans(model)
 
-    def _put(self, source: str, model: ServedModel) -> None:
-        if (old := self._models.get(model.name)) is not None:
-            self._metrics.model.labels(*_labels(old)).set(0)
-        self._names[source] = model.name
-        self._models[model.name] = model
-        self._metrics.model.labels(*_labels(model)).set(1)
+    def _open(self, source: str, settings: Settings, candidate: Candidate | None = None) -> _Entry:
+        model = self._loader.load(replace(settings, bundle=bundle_path(source)))
+        return _Entry(source=source, settings=settings, model=model, candidate=candidate)
 
-    def _load(self, source: str) -> ServedModel:
-        settings = replace(self._sources[source], bundle=bundle_path(source))
-        predictor = Predictor.from_settings(settings, decoders=self._decoders)
-        check_noise_key(settings, predictor)
-        run_seconds = warm_up(predictor.session)
-        name = predictor.bundle.manifest.name
-
-        def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-            try:
-                return predictor.session.run(images)
-            except DeviceLostError:
-                self._on_device_lost()
-                raise
-
-        def on_batch(size: int, seconds: float) -> None:
-            self._metrics.batch.labels(name).observe(size)
-            self._metrics.runs.labels(name).observe(seconds)
-
-        timings = ", ".join(f"{size}: {1000 * seconds:.1f} ms" for size, seconds in run_seconds.items())
-        log.info("%s: warmed up; run time by batch size: %s", name, timings)
-        batcher = Batcher(
-            run,
-            self._executor,
-            max_batch=self._service.max_batch or best_batch_size(run_seconds),
-            max_queue=self._service.max_queue,
-            seconds=min(seconds / size for size, seconds in run_seconds.items()),
-            on_batch=on_batch,
-        )
-        drift = open_drift_meter(predictor.bundle) if self._service.drift_sample else None
-        return ServedModel(predictor=predictor, batcher=batcher, drift=drift)
-
-
-def find_sources(settings: Settings) -> dict[str, Settings]:
-    """Sources of all bundles, the default first, with the settings of each."""
-    sources = find_bundles(settings.bundle)
-    digests = required_digests(settings, len(sources))
-    by_source = {source: replace(settings, digest=digest) for source, digest in zip(sources, digests, strict=True)}
-    if settings.video_bundle:
-        by_source.setdefault(str(settings.video_bundle), settings.for_video())
-    return by_source
-
-
-def check_video(settings: Settings, source: str, modality: Modality) -> None:
-    """Check the bundle that ABNN_VIDEO_BUNDLE names.
-
-    Raises:
-        ConfigError: it classifies images.
-    """
-    if settings.video_bundle and source == str(settings.video_bundle) and modality != "video":
-        raise ConfigError(
-            f"ABNN_VIDEO_BUNDLE is {source}, which classifies {modality}s; set it to a video bundle, or unset it"
-        )
-
-
-def check_noise_key(settings: Settings, predictor: Predictor) -> None:
-    """Check that the noise of a bundle's answers has a key.
-
-    Raises:
-        ConfigError: the bundle answers with noise, which clients could predict without a key.
-    """
-    if isinstance(predictor.rule, NoiseRule) and not settings.noise_key:
-        raise ConfigError(
-            f"{predictor.bundle.manifest.name} answers with noise, and without a key clients could predict it; set "
-            "ABNN_NOISE_KEY_FILE to a file that was written with: head -c 32 /dev/urandom > FILE"
-        )
-
-
-def find_bundles(value: Path) -> list[str]:
-    """Expand the value of ABNN_BUNDLE into one source per bundle.
-
-    Args:
-        value: a bundle, a folder of bundles, `bento:TAG`, or several of these separated by commas. Bundles in a folder
-            are sorted by name, but the package's default bundle comes first.
-
-    Raises:
-        ConfigError: `value` is empty.
-    """
-    sources: list[str] = []
-    for part in filter(None, (part.strip() for part in str(value).split(","))):
-        folders = [file.parent for file in Path(part).glob(f"[!.]*/{MANIFEST}")]
-        folders.sort(key=lambda folder: (folder.name != DEFAULT_BUNDLE, folder))
-        is_source = part.startswith(PREFIX) or (Path(part) / MANIFEST).is_file() or not folders
-        sources += [part] if is_source else map(str, folders)
-    if not sources:
-        raise ConfigError(
-            "ABNN_BUNDLE names no bundle, expected a bundle, a folder of bundles, bento:TAG, or a comma-separated list"
-        )
-    return sources
-
-
-def warm_up(session: Session) -> dict[int, float]:
-    """Run batch sizes 1, 2, 4, ... until a run takes RUN_SECONDS; return the best of three run times for each, in s."""
-    run_seconds: dict[int, float] = {}
-    size = 1
-    while size <= session.max_batch and (not run_seconds or max(run_seconds.values()) <= RUN_SECONDS):
-        zeros = np.zeros((size, *session.bundle.manifest.input.shape), np.uint8)
-        run_seconds[size] = min(_time_run(session, zeros) for _ in range(3))
-        size *= 2
-    return run_seconds
-
-
-def best_batch_size(run_seconds: dict[int, float]) -> int:
-    """The smallest batch within 5% of the best throughput: larger ones add latency only."""
-    best = min(seconds / size for size, seconds in run_seconds.items())
-    return min(size for size, seconds in run_seconds.items() if seconds / size <= best * (1 + _THROUGHPUT_SLACK))
-
-
-def _time_run(session: Session, images: NDArray[np.uint8]) -> float:
-    started = time.perf_counter()
-    session.run(images)
-    return time.perf_counter() - started
-
-
-def required_digests(settings: Settings, count: int) -> list[str | None]:
-    """The digest that ABNN_BUNDLE_DIGEST requires of each of `count` bundles; None accepts any.
-
-    Raises:
-        ConfigError: another number of digests.
-    """
-    digests: list[str | None] = [*settings.digest.split(",")] if settings.digest else [None] * count
-    if len(digests) != count:
-        raise ConfigError(f"ABNN_BUNDLE_DIGEST has {len(digests)} digests for {count} bundles, expected one for each")
-    return digests
-
-
-def _digest_on_disk(source: str) -> str | None:
-    """The bundle's digest; None if it is missing, for example while it is being replaced."""
-    try:
-        return hashlib.sha256((bundle_path(source) / MANIFEST).read_bytes()).hexdigest()
-    except (OSError, ConfigError):
+    def _candidate_entry(self, model: ServedModel, role: str) -> _Entry | None:
+        for entry in self._candidates:
+            if entry.candidate and entry.candidate.role == role and entry.candidate.name == model.name:
+                is_default = model is self.get(model.name)
+                return entry if is_default and entry.model.can_replace(model) else None
         return None
 
+    def _check_served(self, entry: _Entry, model: ServedModel) -> None:
+        if model.name != entry.model.name:
+            raise BundleError(f"{entry.source} is now a bundle named {model.name!r}, expected {entry.model.name!r}")
+        others = [other.model for other in self._served if other is not entry and other.model.name == model.name]
+        if model.version in {other.version for other in others}:
+            raise ConfigError(
+                f"{entry.source} is a second bundle named {model.name!r} of version {model.version!r}; export one of "
+                "them with another name or --version"
+            )
 
-def _labels(model: ServedModel) -> tuple[str, ...]:
-    session, digest = model.predictor.session, model.predictor.bundle.digest
-    return model.name, model.version, digest, session.provider, session.precision
+    def _check_candidate(self, entry: _Entry, model: ServedModel) -> None:
+        if (candidate := entry.candidate) is None:
+            return
+        try:
+            served = self.get(candidate.name)
+        except UnknownModelError as error:
+            raise ConfigError(f"{candidate.variable}: {error}") from error
+        if not model.can_replace(served):
+            raise ConfigError(
+                f"{candidate.variable} is {entry.source}, whose input or labels are not those of {served.name}; export "
+                "it with the same input and labels"
+            )
+
+    def _warn_of_orphans(self, model: ServedModel) -> None:
+        for entry in self._candidates:
+            if entry.candidate and entry.candidate.name == model.name and not entry.model.can_replace(model):
+                log.warning("%s is idle: %s now has another input or labels", entry.candidate.variable, model.name)
+
+    def _set_info(self, entry: _Entry, value: int) -> None:
+        model, session = entry.model, entry.model.predictor.session
+        labels = model.name, model.version, model.digest, session.provider, session.precision
+        if entry.candidate:
+            self._metrics.candidate.labels(entry.candidate.name, entry.candidate.role, *labels).set(value)
+        else:
+            self._metrics.model.labels(*labels).set(value)
 
 
-def bundle_path(source: str) -> Path:
-    """The directory of a source; `bento:TAG` is looked up in the BentoML model store each time."""
-    return find_in_store(source) if source.startswith(PREFIX) else Path(source)
+def candidate_settings(settings: Settings, service: ServiceSettings, candidate: Candidate) -> Settings:
+    """Settings of a candidate: those of the served bundles without a required digest; a shadow has one thread."""
+    if candidate.role == "canary":
+        return replace(settings, digest=None)
+    return replace(settings, digest=None, threads=1, precision=service.shadow_precision or settings.precision)

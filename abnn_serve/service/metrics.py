@@ -84,6 +84,55 @@ class Metrics:
             "abnn_drift", "Mean drift of sampled inputs", ["model"], buckets=_DRIFTS, registry=registry
         )
 
+        self._add_candidates()
+
+    def _add_candidates(self) -> None:
+        from prometheus_client import Counter, Gauge, Histogram, Summary
+
+        registry, by_class = self._registry, ["model", "label"]
+        self.candidate = Gauge(
+            "abnn_candidate_info",
+            "1 for the candidate in service, 0 for replaced versions",
+            ["model", "role", "name", "version", "digest", "provider", "precision"],
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
+        self.shadow_answers = Counter(
+            "abnn_shadow_answers",
+            "Classes of compared samples, by who predicted them: both, served, candidate",
+            [*by_class, "by"],
+            registry=registry,
+        )
+        self.shadow_difference = Summary(
+            "abnn_shadow_difference",
+            "Absolute difference of the probability of the served class",
+            by_class,
+            registry=registry,
+        )
+        self.shadow_seconds = Summary(
+            "abnn_shadow_seconds", "Session time per sample", [*by_class, "which"], registry=registry
+        )
+        self.canary_requests = Counter(
+            "abnn_canary_requests", "Responses of a model with a canary", ["model", "arm", "status"], registry=registry
+        )
+        self.canary_answers = Counter(
+            "abnn_canary_answers", "Answers by predicted class", ["model", "arm", "label"], registry=registry
+        )
+        self.canary_seconds = Histogram(
+            "abnn_canary_seconds",
+            "Session time of a request",
+            ["model", "arm"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.canary_probability = Histogram(
+            "abnn_canary_top_probability",
+            "Probability of the predicted class",
+            ["model", "arm"],
+            buckets=_SHARES,
+            registry=registry,
+        )
+
     def exposition(self) -> tuple[bytes, str]:
         """All metrics in Prometheus' text format, and its media type."""
         from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest, multiprocess

@@ -101,6 +101,8 @@ class RequestMiddleware:
         path = getattr(scope.get("route"), "path", "other")
         metrics.requests.labels(path, status).inc()
         metrics.seconds.labels(path).observe(seconds)
+        if arm := state.get("arm"):
+            metrics.canary_requests.labels(*arm, status).inc()
         if code := state.get("code"):
             metrics.rejects.labels(code).inc()
         self._state.update_gauges()
@@ -114,7 +116,7 @@ class RequestMiddleware:
             "status": status,
             "ms": round(1000 * seconds, 3),
             "client": client[0] if client else None,
-            **{name: state[name] for name in ("key", "code", "model", "batch") if name in state},
+            **{name: state[name] for name in ("key", "code", "model", "version", "batch") if name in state},
             **stages,
         }
         log.info("%s %s %d", scope["method"], path, status, extra={"fields": fields})

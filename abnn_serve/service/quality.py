@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import os
 import random
-import threading
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,18 +15,17 @@ from abnn_serve.arrays import softmax
 from abnn_serve.bundle.store import Bundle
 from abnn_serve.errors import AbnnError, one_line
 from abnn_serve.runtime.drift import DRIFT_FILE, CpuDriftMeter, DriftMeter
+from abnn_serve.service.candidates import Arm
+from abnn_serve.service.idle import IdleWorker
 from abnn_serve.service.metrics import Metrics
 
 if TYPE_CHECKING:
-    from abnn_serve.service.catalog import ServedModel
+    from abnn_serve.service.served_model import ServedModel
 
 log = logging.getLogger("abnn_serve")
 
 MAX_LABELS = 100  # classes that get a series of their own; the others are counted as OTHER
 OTHER = "(other)"
-_QUEUE = 16  # samples that wait for an idle moment; a newer one takes the place of the oldest
-_POLL_SECONDS = 0.05
-_LOW_PRIORITY = 19
 
 
 class QualitySignals:
@@ -45,13 +40,11 @@ class QualitySignals:
     def __init__(self, metrics: Metrics, drift_sample: float, is_idle: Callable[[], bool]) -> None:
         self._metrics = metrics
         self._drift_sample = drift_sample
-        self._is_idle = is_idle
-        self._waiting: deque[tuple[ServedModel, NDArray[np.uint8]]] = deque(maxlen=_QUEUE)
-        self._arrived = asyncio.Event()
-        self._executor = ThreadPoolExecutor(1, "drift", initializer=_lower_priority)
+        self._worker = IdleWorker("drift", self._measure, is_idle)
+        self.measure_drift, self.close = self._worker.run, self._worker.close
 
-    def record(self, model: ServedModel, logits: NDArray[np.floating]) -> None:
-        """Record the logits of answers, float32 (n, classes)."""
+    def record(self, model: ServedModel, logits: NDArray[np.floating], arm: tuple[str, Arm] | None = None) -> None:
+        """Record the logits of answers, float32 (n, classes), and the arm of a model with a canary."""
         metrics, name, names = self._metrics, model.name, model.predictor.bundle.labels.names
         probabilities = softmax(logits)
         classes = probabilities.shape[-1]
@@ -64,7 +57,11 @@ class QualitySignals:
             top.observe(first)
             margin.labels(name).observe(first - second)
             metrics.entropy.labels(name).observe(share)
-            metrics.predictions.labels(name, names[index] if index < MAX_LABELS else OTHER).inc()
+            label = label_of(names, index)
+            metrics.predictions.labels(name, label).inc()
+            if arm:
+                metrics.canary_answers.labels(*arm, label).inc()
+                metrics.canary_probability.labels(*arm).observe(first)
 
     def sample(self, model: ServedModel, samples: Sequence[NDArray[np.uint8]]) -> None:
         """Keep a share of the samples, uint8 of the model's input shape, until their drift can be measured."""
@@ -72,32 +69,19 @@ class QualitySignals:
             return
         for sample in samples:
             if random.random() < self._drift_sample:  # noqa: S311  (not a secret)
-                self._waiting.append((model, sample))
-                self._arrived.set()
+                self._worker.put((model, sample))
 
-    async def measure_drift(self) -> None:
-        """Measure the drift of kept samples while the sessions are idle, until cancelled."""
-        loop = asyncio.get_running_loop()
-        while True:
-            await self._arrived.wait()
-            self._arrived.clear()
-            while self._waiting:
-                if not self._is_idle():
-                    await asyncio.sleep(_POLL_SECONDS)
-                    continue
-                model, sample = self._waiting.popleft()
-                if model.drift is None:
-                    continue
-                try:
-                    _, drift = await loop.run_in_executor(self._executor, model.drift.run, sample[None])
-                except Exception:  # an engine may raise anything; answers do not depend on this
-                    log.exception("measuring drift failed")
-                else:
-                    self._metrics.drift.labels(model.name).observe(float(drift.mean()))
+    def _measure(self, item: tuple[ServedModel, NDArray[np.uint8]]) -> Callable[[], None] | None:
+        model, sample = item
+        if model.drift is None:
+            return None
+        _, drift = model.drift.run(sample[None])
+        return partial(self._metrics.drift.labels(model.name).observe, float(drift.mean()))
 
-    def close(self) -> None:
-        """Shut down the thread."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+
+def label_of(names: Sequence[str], index: int) -> str:
+    """The label of a class in metrics: its name, or OTHER beyond the first MAX_LABELS."""
+    return names[index] if index < MAX_LABELS else OTHER
 
 
 def open_drift_meter(bundle: Bundle) -> DriftMeter | None:
@@ -110,9 +94,3 @@ def open_drift_meter(bundle: Bundle) -> DriftMeter | None:
     except AbnnError as error:
         log.warning("the drift of %s cannot be measured: %s", bundle.manifest.name, one_line(error))
         return None
-
-
-def _lower_priority() -> None:
-    """Give this thread the lowest priority, so that a request that arrives meanwhile gets the core (Linux only)."""
-    if hasattr(os, "setpriority") and hasattr(threading, "get_native_id"):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOW_PRIORITY)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from abnn_serve.errors import ConfigError
 from abnn_serve.runtime.settings import read_count
+from abnn_serve.service.candidates import Candidate, read_canary, read_shadow, read_share
+from abnn_serve.spec import Precision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +34,10 @@ class ServiceSettings:
         drain_seconds: time after SIGTERM during which new requests are still accepted.
         reload_seconds: interval between checks for new bundle versions; 0 disables them.
         drift_sample: share of the samples whose drift is measured while the sessions are idle; 0 measures none.
+        shadow: a bundle that answers again behind a served model; None for none.
+        shadow_precision: precision of the shadow; None takes that of the served model.
+        shadow_sample: share of the samples that the shadow answers.
+        canary: a bundle that answers a share of the callers of a served model; None for none.
         workers: worker processes; each has its own sessions and limits.
         api_key_file: key file written by `abnn key`; None disables authentication.
         allowed_hosts: names that a request's Host header may have; empty allows any name, but without keys a request to
@@ -52,6 +58,10 @@ class ServiceSettings:
     drain_seconds: int = 1
     reload_seconds: int = 5
     drift_sample: float = 0.0
+    shadow: Candidate | None = None
+    shadow_precision: Precision | None = None
+    shadow_sample: float = 1.0
+    canary: Candidate | None = None
     workers: int = 1
     api_key_file: Path | None = None
     allowed_hosts: tuple[str, ...] = ()
@@ -63,6 +73,11 @@ class ServiceSettings:
                 f"ABNN_MAX_PARTS is {self.max_parts} but ABNN_MAX_QUEUE is {self.max_queue}, so a full request would "
                 "never fit into the queue; raise ABNN_MAX_QUEUE or lower ABNN_MAX_PARTS"
             )
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """The shadow and the canary, where they are set."""
+        return tuple(candidate for candidate in (self.shadow, self.canary) if candidate)
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> ServiceSettings:
@@ -81,8 +96,8 @@ class ServiceSettings:
                 values[field.name] = tuple(_network(part) for part in _split(text))
             elif field.name == "allowed_hosts":
                 values[field.name] = tuple(part.lower() for part in _split(text))
-            elif field.name == "drift_sample":
-                values[field.name] = _share(name, text) if text else field.default
+            elif text and field.name in _READERS:
+                values[field.name] = _READERS[field.name](text)
             elif text:
                 minimum = 0 if field.name in {"drain_seconds", "reload_seconds"} else 1
                 values[field.name] = read_count(environ, name, minimum)
@@ -98,10 +113,10 @@ def _read_key_file(environ: Mapping[str, str]) -> Path | None:
     return Path(path) if path else None
 
 
-def _share(name: str, text: str) -> float:
-    if not re.fullmatch(r"0(\.\d+)?|1(\.0+)?", text):
-        raise ConfigError(f"{name} is {text!r}, expected a number from 0 to 1")
-    return float(text)
+def _precision(text: str) -> Precision:
+    if text not in get_args(Precision):
+        raise ConfigError(f"ABNN_SHADOW_PRECISION is {text!r}, expected one of {', '.join(get_args(Precision))}")
+    return text  # type: ignore[return-value]
 
 
 def _split(text: str) -> list[str]:
@@ -115,3 +130,12 @@ def _network(text: str) -> str:
         raise ConfigError(
             f"ABNN_TRUSTED_PROXIES has {text!r}, expected addresses or networks such as 10.0.0.0/8 ({error})"
         ) from error
+
+
+_READERS: Mapping[str, Callable[[str], Any]] = {
+    "drift_sample": partial(read_share, "ABNN_DRIFT_SAMPLE"),
+    "shadow": read_shadow,
+    "shadow_precision": _precision,
+    "shadow_sample": partial(read_share, "ABNN_SHADOW_SAMPLE"),
+    "canary": read_canary,
+}

@@ -26,6 +26,7 @@ from abnn_serve.service.hosts import HostCheck
 from abnn_serve.service.metrics import Metrics
 from abnn_serve.service.quality import QualitySignals
 from abnn_serve.service.settings import ServiceSettings
+from abnn_serve.service.shadow import Shadow
 
 log = logging.getLogger("abnn_serve")
 _ON_GPU = ("auto", "cuda", "tensorrt")
@@ -46,6 +47,7 @@ class WorkerState:
     admission: Admission
     catalog: Catalog
     quality: QualitySignals
+    shadow: Shadow
     decoders: DecoderPool
     hosts: HostCheck
     keys: KeyRing | None = None
@@ -81,6 +83,7 @@ class WorkerState:
             )
             started.result()
         self.quality = QualitySignals(self.metrics, self.limits.drift_sample, self.is_idle)
+        self.shadow = Shadow(self.metrics, self.limits.shadow_sample, self.catalog.shadow_of, self.is_idle)
         self.ready = True
 
     @property
@@ -95,6 +98,8 @@ class WorkerState:
             self._tasks.append(loop.create_task(self.catalog.watch(self.limits.reload_seconds)))
         if self.limits.drift_sample:
             self._tasks.append(loop.create_task(self.quality.measure_drift()))
+        if self.limits.shadow:
+            self._tasks.append(loop.create_task(self.shadow.run()))
         self._drain_on_sigterm(loop)
 
     def shut_down(self) -> None:
@@ -106,12 +111,12 @@ class WorkerState:
 
     def is_idle(self) -> bool:
         """Whether no request is in flight and no session has work."""
-        return not self.admission.in_flight and all(model.batcher.is_idle for model in self.catalog.all())
+        return not self.admission.in_flight and all(queue.is_idle for queue in self.catalog.queues())
 
     def update_gauges(self) -> None:
         """Update the metrics for requests in flight and queued samples."""
         self.metrics.in_flight.set(self.admission.in_flight)
-        self.metrics.queued.set(sum(model.batcher.queued for model in self.catalog.all()))
+        self.metrics.queued.set(sum(queue.queued for queue in self.catalog.queues()))
 
     def stop(self) -> None:
         """Cancel background tasks and shut down the thread pools."""
@@ -119,6 +124,7 @@ class WorkerState:
             task.cancel()
         self.admission.close()
         self.quality.close()
+        self.shadow.close()
         self.decoders.close()
 
     def _drain_on_sigterm(self, loop: asyncio.AbstractEventLoop) -> None:

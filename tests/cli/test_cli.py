@@ -24,6 +24,8 @@ COMMANDS = [
     "predict",
     "score",
     "serve",
+    "compare-traffic",
+    "key",
     "bench",
     "doctor",
 ]

@@ -10,7 +10,8 @@ import pytest
 from abnn_serve.bundle.store import load_bundle
 from abnn_serve.errors import ConfigError
 from abnn_serve.runtime.settings import DEFAULT_BUNDLE, Settings
-from abnn_serve.service.catalog import best_batch_size, find_bundles, required_digests
+from abnn_serve.service.served_model import best_batch_size
+from abnn_serve.service.sources import find_bundles, required_digests
 from tests.drawing import draw_shape, png
 from tests.service.conftest import write_version
 from tests.service.server import wait_until

@@ -20,7 +20,7 @@ from abnn_serve.errors import ConfigError
 from abnn_serve.runtime.prediction_json import prediction_json, video_prediction_json
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.runtime.settings import Settings
-from abnn_serve.service.catalog import check_noise_key
+from abnn_serve.service.sources import check_noise_key
 from tests.drawing import draw_shape, png
 from tests.service.server import serving
 

@@ -75,11 +75,11 @@ def test_a_share_of_the_samples_is_kept_and_no_more_than_a_few():
     signals = QualitySignals(Metrics(workers=1), 0.1, lambda: False)
     model = _model(("a",), drift=object())
     signals.sample(model, [np.zeros(1, np.uint8)] * 20)
-    assert len(signals._waiting) <= 8
+    assert len(signals._worker._waiting) <= 8
     signals.sample(model, [np.zeros(1, np.uint8)] * 1000)
-    assert len(signals._waiting) == 16
+    assert len(signals._worker._waiting) == 16
     signals.sample(_model(("a",)), [np.zeros(1, np.uint8)] * 1000)  # no recorded statistics
-    assert all(kept is model for kept, _ in signals._waiting)
+    assert all(kept is model for kept, _ in signals._worker._waiting)
 
 
 @pytest.mark.parametrize(("below", "abstained"), [("0", False), ("1.0", True), ("1e-3", False)])

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from abnn_serve.card import Accuracy
 from abnn_serve.evaluation.reports.source import CardSource
 from abnn_serve.evaluation.reports.words import figures
+from abnn_serve.significance import mcnemar
 
 _Z95 = 1.959964
 
@@ -65,15 +66,8 @@ def _paired(name: str, first: NDArray[np.bool_], second: NDArray[np.bool_]) -> D
         second=Accuracy.of(second),
         value=(gained - lost) / n,
         interval=(max(-1.0, up - down - half), min(1.0, up - down + half)),
-        p_value=_mcnemar(gained, lost),
+        p_value=mcnemar(gained, lost),
     )
-
-
-def _mcnemar(gained: int, lost: int) -> float:
-    """Two-sided exact binomial test that a changed image is as likely gained as lost."""
-    changed = gained + lost
-    tail = sum(math.comb(changed, k) for k in range(min(gained, lost) + 1))
-    return float(min(1.0, 2 * tail / 2**changed))
 
 
 def _unpaired(name: str, first: Accuracy, second: Accuracy) -> Difference:

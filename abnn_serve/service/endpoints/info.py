@@ -10,21 +10,23 @@ from starlette.responses import JSONResponse, Response
 
 from abnn_serve.codec import to_json
 from abnn_serve.runtime.rules.base import Rule
-from abnn_serve.service.catalog import ServedModel
 from abnn_serve.service.endpoints.classify import model_identity
 from abnn_serve.service.errors import BusyError
+from abnn_serve.service.served_model import ServedModel
 from abnn_serve.service.worker import WorkerState
 
 
 async def model(request: Request) -> Response:
     """Describe one model: identity, placement, input, labels and robustness card."""
     state: WorkerState = request.app.state.service
-    description = _description(state.catalog.get(request.query_params.get("model")))
+    description = _description(
+        state.catalog.get(request.query_params.get("model"), version=request.query_params.get("version"))
+    )
     return JSONResponse({**description, "decoder_isolation": list(state.decoders.mechanisms)})
 
 
 async def models(request: Request) -> Response:
-    """List all models, the default first."""
+    """List all models and versions, the default first."""
     state: WorkerState = request.app.state.service
     rows = [
         {

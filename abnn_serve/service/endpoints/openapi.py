@@ -80,7 +80,7 @@ def _image_paths(state: WorkerState) -> Json:
                 "Classify one image",
                 _answer(**_MODEL),
                 errors=_ERRORS,
-                parameters=_query(names) + _certify(state, "image"),
+                parameters=_query(state, names) + _certify(state, "image"),
                 body={"multipart/form-data": form("image", _IMAGE, "image/*"), "image/*": {"schema": _IMAGE}},
                 curl="curl -F image=@cat.png localhost:3000/classify",
             )
@@ -90,7 +90,7 @@ def _image_paths(state: WorkerState) -> Json:
                 "Classify several images; one outcome per image",
                 record(outcomes=array(outcome), **_MODEL),
                 errors=_ERRORS,
-                parameters=_query(names) + _certify(state, "image"),
+                parameters=_query(state, names) + _certify(state, "image"),
                 body={"multipart/form-data": form("images", images)},
                 curl="curl -F images=@cat.png -F images=@dog.jpg localhost:3000/classify_batch",
             )
@@ -109,7 +109,7 @@ def _video_paths(state: WorkerState) -> Json:
                 "Classify one video; also returns the classes and frames of each clip",
                 _answer(clips=array(clip), frames=frames, seconds=_NUMBER, **_MODEL),
                 errors=_ERRORS,
-                parameters=_query(names) + _certify(state, "video"),
+                parameters=_query(state, names) + _certify(state, "video"),
                 body={"multipart/form-data": form("video", _VIDEO, "video/*"), "video/*": {"schema": _VIDEO}},
                 curl="curl -F video=@clip.mp4 localhost:3000/classify_video",
             )
@@ -128,7 +128,7 @@ def _info_paths(state: WorkerState) -> Json:
                 "Describe a model: where it runs, its labels and its robustness card",
                 description,
                 errors=(404,),
-                parameters=_query(_names(state))[1:2],
+                parameters=_query(state, _names(state))[1:3],
             )
         },
         "/models": {"get": operation("List all models, the default first", record(models=array(row)))},
@@ -165,7 +165,7 @@ def _v2_paths(state: WorkerState) -> Json:
                     is_v2=True,
                 )
             }
-            for model in state.catalog.all()
+            for model in map(state.catalog.get, _names(state))
         },
     }
 
@@ -185,7 +185,7 @@ def _infer_body(spec: InputSpec, max_samples: int) -> Json:
 
 
 def _names(state: WorkerState, modality: str | None = None) -> list[str]:
-    return [model.name for model in state.catalog.all() if modality in (None, model.modality)]
+    return list(dict.fromkeys(model.name for model in state.catalog.all() if modality in (None, model.modality)))
 
 
 def _answer(**properties: Json) -> Json:
@@ -201,9 +201,11 @@ def _certify(state: WorkerState, modality: str) -> list[Json]:
     return [query_parameter("certify", {"type": "string", "enum": ["true", "false"], "default": "false"}, "true")]
 
 
-def _query(names: list[str]) -> list[Json]:
+def _query(state: WorkerState, names: list[str]) -> list[Json]:
+    versions = sorted({version for name in names for version in state.catalog.versions(name)})
     return [
         query_parameter("top_k", _TOP_K, 3),
         query_parameter("model", {"type": "string", "enum": names}, names[0]),
+        query_parameter("version", {"type": "string", "enum": versions}, state.catalog.versions(names[0])[0]),
         query_parameter("abstain_below", _ABSTAIN_BELOW, 0.6),
     ]

@@ -20,8 +20,8 @@ from abnn_serve.runtime.rules.base import Passes, RuleAnswer
 from abnn_serve.runtime.rules.plain import NO_CERTIFICATE, PlainRule
 from abnn_serve.service.admission import Admission, UploadBytes
 from abnn_serve.service.batcher import BatchResult
-from abnn_serve.service.catalog import ServedModel
 from abnn_serve.service.errors import BadRequestError, DeadlineError
+from abnn_serve.service.served_model import ServedModel
 from abnn_serve.service.settings import ServiceSettings
 from abnn_serve.service.worker import WorkerState
 from abnn_serve.spec import Modality
@@ -47,12 +47,17 @@ class RequestPipeline:
     def __init__(self, request: Request, name: str | None, modality: Modality = "image") -> None:
         self._state: WorkerState = request.app.state.service
         self._request = request
-        self._model: ServedModel = self._state.catalog.get(name, modality)
+        version = request.path_params.get("version", request.query_params.get("version"))
+        caller = getattr(request.state, "key", request.state.request_id)
+        self._model: ServedModel
+        self._model, self._arm = self._state.catalog.choose(name, modality, version, caller)
         self._deadline = 0.0
         self._certify = False
         self._abstain_below = read_abstain_below(request)
         request.state.stages = {}
-        request.state.model = self._model.name
+        request.state.model, request.state.version = self._model.name, self._model.version
+        if self._arm:
+            request.state.arm = self._arm
 
     @property
     def predictor(self) -> Predictor:
@@ -122,8 +127,9 @@ class RequestPipeline:
         rule, batcher = self.predictor.rule, self._model.batcher
         if isinstance(rule, PlainRule):
             result = await batcher.submit(samples, self._deadline)
-            self._record([result])
-            return [RuleAnswer(logits=logits, passes=1) for logits in result.logits]
+            answers = [RuleAnswer(logits=logits, passes=1) for logits in result.logits]
+            self._record([result], samples, answers)
+            return answers
         self._check_passes(len(samples), self._deadline - asyncio.get_running_loop().time())
         passes = Passes(rule, samples, certify=self._certify)
         results, logits = [], None
@@ -134,7 +140,7 @@ class RequestPipeline:
             ]
             logits = np.concatenate([result.logits for result in portions])
             results += portions
-        self._record(results)
+        self._record(results, samples, passes.answers)
         return passes.answers
 
     def _check_passes(self, samples: int, seconds_left: float) -> None:
@@ -149,18 +155,21 @@ class RequestPipeline:
                 "ABNN_DEADLINE_SECONDS"
             )
 
-    def _record(self, results: Sequence[BatchResult]) -> None:
-        self._request.state.stages |= {
-            "queue": sum(result.queue_seconds for result in results),
-            "compute": sum(result.compute_seconds for result in results),
-        }
+    def _record(
+        self, results: Sequence[BatchResult], samples: Sequence[NDArray[np.uint8]], answers: Sequence[RuleAnswer]
+    ) -> None:
+        compute = sum(result.compute_seconds for result in results)
+        self._request.state.stages |= {"queue": sum(result.queue_seconds for result in results), "compute": compute}
+        self._state.shadow.sample(self._model, samples, answers, compute / len(samples))
+        if self._arm:
+            self._state.metrics.canary_seconds.labels(*self._arm).observe(compute)
         self._request.state.batch = max(result.batch for result in results)
         for stage, seconds in self._request.state.stages.items():
             self._state.metrics.stages.labels(self._model.name, stage).observe(seconds)
 
     def record_quality(self, logits: NDArray[np.float32], samples: Sequence[NDArray[np.uint8]]) -> None:
         """Record the logits of answers, (n, classes), and the samples behind them, for the metrics of quality."""
-        self._state.quality.record(self._model, logits)
+        self._state.quality.record(self._model, logits, self._arm)
         self._state.quality.sample(self._model, samples)
 
     def conclude(self, predictions: Sequence[Prediction], samples: Sequence[NDArray[np.uint8]]) -> list[dict[str, Any]]:

@@ -12,11 +12,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from abnn_serve.runtime.rules.base import RuleAnswer
-from abnn_serve.service.catalog import ServedModel
 from abnn_serve.service.endpoints import info
 from abnn_serve.service.endpoints.pipeline import RequestPipeline
 from abnn_serve.service.endpoints.v2_tensors import HEADER, OUTPUT, read_infer, write_infer
-from abnn_serve.service.errors import UnknownModelError, UnsupportedMediaTypeError
+from abnn_serve.service.errors import UnsupportedMediaTypeError
+from abnn_serve.service.served_model import ServedModel
 from abnn_serve.service.upload import read_body
 from abnn_serve.service.worker import WorkerState
 from abnn_serve.version import __version__
@@ -31,12 +31,13 @@ async def server(_: Request) -> Response:
 
 async def metadata(request: Request) -> Response:
     """Model metadata: inputs and outputs."""
+    state: WorkerState = request.app.state.service
     model = _requested_model(request)
     bundle = model.predictor.bundle
     return JSONResponse(
         {
             "name": model.name,
-            "versions": [model.version],
+            "versions": state.catalog.versions(model.name),
             "platform": "onnxruntime_onnx",
             "inputs": [{"name": model.modality, "datatype": "UINT8", "shape": [-1, *bundle.manifest.input.shape]}],
             "outputs": [{"name": OUTPUT, "datatype": "FP32", "shape": [-1, len(bundle.labels)]}],
@@ -89,13 +90,7 @@ def _proofs(answers: list[RuleAnswer]) -> dict[str, NDArray[Any]]:
 
 def _requested_model(request: Request) -> ServedModel:
     state: WorkerState = request.app.state.service
-    model = state.catalog.get(request.path_params["name"])
-    version = request.path_params.get("version", model.version)
-    if version != model.version:
-        raise UnknownModelError(
-            f"{model.name} has no version {version[:64]!r}, expected {model.version!r}", field="version"
-        )
-    return model
+    return state.catalog.get(request.path_params["name"], version=request.path_params.get("version"))
 
 
 def routes() -> list[Route]:
