@@ -184,11 +184,11 @@ def test_what_is_installed_for_cuda_can_replay_cuda_graphs():
     from abnn_serve.runtime.cuda import GRAPHS_SINCE
 
     oldest = f"{GRAPHS_SINCE[0]}.{GRAPHS_SINCE[1]}"
-    (extra,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["cuda"]
-    assert extra.split(";")[0] == f"onnxruntime-gpu[cuda,cudnn]>={oldest}"
+    extra = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["cuda"]
+    assert extra[0].split(";")[0] == f"onnxruntime-gpu[cuda,cudnn]>={oldest}"
     locked = _locked("bentofile.cuda.yaml")
     assert SpecifierSet(f">={oldest}").contains(str(locked["onnxruntime-gpu"].specifier).removeprefix("=="))
-    assert {"nvidia-cudnn-cu13", "nvidia-cublas", "nvidia-cuda-runtime"} <= set(locked)
+    assert {"nvidia-cudnn-cu13", "nvidia-cublas", "nvidia-cuda-runtime", "onnx-ir", "onnx"} <= set(locked)
 
 
 def test_services_of_one_compose_profile_share_no_port():

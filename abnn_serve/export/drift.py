@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from abnn_serve.arrays import batch_slices
 from abnn_serve.card import Drift
 from abnn_serve.errors import ExportError
-from abnn_serve.export.passes.rules import dims
 from abnn_serve.hardware import usable_cores
 from abnn_serve.lab.abnn.adaptive_norm import EPS
 from abnn_serve.runtime.engine import max_batch, open_graph
+from abnn_serve.runtime.rewrites.values import dims
 
 _CHECKED, _TOLERANCE = 4, 1e-2  # images on which the new graph is checked, and the relative tolerance
 _MIN_DEVIATION = 1e-6  # for channels that are constant over the clean images

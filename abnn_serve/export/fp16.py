@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from abnn_serve.export.fp16_statistics import read_half_maps
-from abnn_serve.export.passes.join_maps import join_maps
-from abnn_serve.export.passes.rules import add_constant, constant, dims, tidy
+from abnn_serve.runtime.rewrites.join_maps import join_maps
+from abnn_serve.runtime.rewrites.statistics import read_maps_once
+from abnn_serve.runtime.rewrites.values import add_constant, constant, dims, tidy
 
 _TRUNK = ("Conv", "Relu", "Add", "MaxPool", "Mul", "InstanceNormalization")
 _MOVES = ("Unsqueeze", "Reshape", "Split")  # these compute nothing, so they may follow a cast instead of preceding it
@@ -44,7 +44,7 @@ def to_fp16(model: bytes) -> bytes:
         for use in readers:
             use.node.replace_input_with(use.idx, single)
     graph.sort()
-    read_half_maps(converted)
+    read_maps_once(converted)
     tidy(converted)
     return bytes(ir.serde.serialize_model(converted).SerializeToString())
 

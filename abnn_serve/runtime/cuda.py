@@ -53,7 +53,7 @@ class CudaEngine:
     def __init__(self, model: bytes, gpu: int = 0) -> None:
         self.providers: Sequence[Any] = _providers(graphs=False, gpu=gpu)
         self._thread = GpuThread()
-        self._loaded = self._thread.run(_load, model, gpu)
+        self._loaded = self._thread.run(_load, with_fewer_kernels(model), gpu)
         self.graphs = self._loaded.graphs
         self.inputs, self.outputs = self._loaded.inputs, self._loaded.outputs
         self.placement = self._loaded.placement
@@ -130,6 +130,16 @@ def _load(model: bytes, gpu: int) -> _Loaded:
             clear_error(cuda_runtime())
     # raised outside the except block: a traceback would keep the session alive, to be freed in another thread
     raise DeviceError(f"ONNX Runtime fails on this GPU: {reason}; check nvidia-smi, or set ABNN_DEVICE=cpu")
+
+
+def with_fewer_kernels(model: bytes) -> bytes:
+    """Rewrite a graph for CUDA if onnx-ir is installed, as it is with `abnn_serve[cuda]`; its logits stay."""
+    try:
+        from abnn_serve.runtime.rewrites.for_cuda import rewrite_for_cuda
+    except ImportError as error:
+        log.info("opening the graph as exported: %s; pip install 'abnn_serve[cuda]' rewrites it", error)
+        return model
+    return rewrite_for_cuda(model)
 
 
 def can_replay() -> bool:

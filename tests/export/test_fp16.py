@@ -12,8 +12,8 @@ import pytest
 from abnn_serve.bundle.store import load_bundle
 from abnn_serve.export.fp16 import to_fp16
 from abnn_serve.export.graph import export_graph
-from abnn_serve.export.passes.join_maps import join_maps
 from abnn_serve.runtime.engine import open_graph
+from abnn_serve.runtime.rewrites.join_maps import join_maps
 from abnn_serve.spec import InputSpec
 from tests.cuda_stub.process import ROOT
 from tests.export.families import untrained_run

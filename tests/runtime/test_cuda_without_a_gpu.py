@@ -15,16 +15,17 @@ CUDA = "CUDAExecutionProvider"
 BUNDLES = ("cifar10-abnn-robust", "cifar10-abnn", "motions-abnn")
 VARIANTS = ("fp32", "fp16", "drift")
 BUNDLE_GRAPHS = [f"{bundle} {variant}" for bundle in BUNDLES for variant in VARIANTS]
+BUNDLE_GRAPHS += ["cifar10-masks fp32", "cifar10-masks fp16"]
 LAUNCHES = {
-    "cifar10-abnn-robust fp32": 114,
+    "cifar10-abnn-robust fp32": 94,
     "cifar10-abnn-robust fp16": 106,
-    "cifar10-abnn-robust drift": 192,
-    "cifar10-abnn fp32": 105,
+    "cifar10-abnn-robust drift": 118,
+    "cifar10-abnn fp32": 86,
     "cifar10-abnn fp16": 115,
-    "cifar10-abnn drift": 183,
-    "motions-abnn fp32": 88,
+    "cifar10-abnn drift": 110,
+    "motions-abnn fp32": 63,
     "motions-abnn fp16": 82,
-    "motions-abnn drift": 150,
+    "motions-abnn drift": 83,
 }
 NEW = ("cudaMalloc", "cudaMallocFromPoolAsync", "cudaMallocHost", "cudaHostAlloc", "cudaStreamBeginCapture")
 HANDLES = ("cudnnCreate", "cublasCreate_v2", "cublasLtCreate", "cudaStreamCreateWithFlags", "launches")
@@ -34,12 +35,13 @@ HANDLES = ("cudnnCreate", "cublasCreate_v2", "cublasLtCreate", "cudaStreamCreate
 def graphs(tmp_path_factory) -> dict[str, Path]:
     """Files of every graph of the shipped bundles, by the names of BUNDLE_GRAPHS."""
     folder, files = tmp_path_factory.mktemp("graphs"), {}
-    for bundle in BUNDLES:
-        model, addition = ((ROOT / "models" / bundle / f"{name}.onnx").read_bytes() for name in ("model", "drift"))
-        made = {"fp32": model, "fp16": to_fp16(model), "drift": model + addition}
-        for variant, data in made.items():
-            file = files[f"{bundle} {variant}"] = folder / f"{bundle}.{variant}.onnx"
-            file.write_bytes(data)
+    for name in BUNDLE_GRAPHS:
+        bundle, variant = name.split()
+        model = (ROOT / "models" / bundle / "model.onnx").read_bytes()
+        if variant == "drift":
+            model += (ROOT / "models" / bundle / "drift.onnx").read_bytes()
+        files[name] = folder / f"{bundle}.{variant}.onnx"
+        files[name].write_bytes(to_fp16(model) if variant == "fp16" else model)
     return files
 
 
@@ -88,7 +90,7 @@ def test_no_request_captures_allocates_or_makes_a_handle_from_any_thread_before_
 
 def test_an_engine_that_goes_returns_its_memory(stub, graphs):
     during, *after = stub.ask("memory", graphs["cifar10-abnn-robust fp32"])
-    assert during < 90 << 20  # an arena that doubles took 128 MiB
+    assert during < 95 << 20  # an arena that doubles took 128 MiB even without rewriting
     assert len(set(after)) == 1
     assert after[0] < 0.05 * during
 

@@ -15,11 +15,11 @@ import onnx_ir as ir
 from abnn_serve.export.passes.adaptive import fuse_adaptive_layers
 from abnn_serve.export.passes.constants import fold_constants
 from abnn_serve.export.passes.join_codes import join_codes
-from abnn_serve.export.passes.join_maps import join_maps
 from abnn_serve.export.passes.pixels import fold_pixel_scale
 from abnn_serve.export.passes.running import fold_running_statistics
 from abnn_serve.export.passes.statistics import compute_statistics_in_one_pass
 from abnn_serve.export.passes.strides import drop_identity_gathers
+from abnn_serve.runtime.rewrites.join_maps import join_maps
 
 PASSES: dict[str, Callable[[ir.Model], None]] = {
     "drop gathers that keep all elements in order": drop_identity_gathers,

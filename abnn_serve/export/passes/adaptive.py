@@ -14,7 +14,8 @@ from typing import Any
 import onnx_ir as ir
 from onnxscript.rewriter import MatchResult, RewriteRule
 
-from abnn_serve.export.passes.rules import apply_rules, check_spatial, constant, dims, spatial_statistics
+from abnn_serve.export.passes.rules import apply_rules, check_spatial, spatial_statistics
+from abnn_serve.runtime.rewrites.values import constant, dims
 
 
 def _pattern(op: Any, x: Any, shape: Any, axes: Any, eps: Any, gamma: Any, beta: Any, spatial: Any) -> Any:

@@ -15,7 +15,8 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import MatchResult, RewriteRule
 
-from abnn_serve.export.passes.rules import add_constant, apply_rules, constant, constants, dims, only_reader, tidy
+from abnn_serve.export.passes.rules import apply_rules
+from abnn_serve.runtime.rewrites.values import add_constant, constant, constants, dims, only_reader, tidy
 
 
 def _pattern(op: Any, deviation: Any, scale: Any, matrix: Any) -> Any:

@@ -17,9 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import TopologicalSortPass
 
-from abnn_serve.export.passes.rules import chain_up, constant, dims, tidy
-
-MAX_INPUTS = 32  # ONNX Runtime captures no larger Concat into a CUDA graph
+from abnn_serve.runtime.rewrites.values import chain_up, concatenate, constant, dims, tidy
 
 
 @dataclass(frozen=True)
@@ -117,12 +115,3 @@ def _join(model: ir.Model, codes: list[_Code]) -> None:
     for code, part in zip(codes, parts, strict=True):
         part.shape, part.type = code.code.shape, code.code.type
         ir.convenience.replace_all_uses_with(code.code, part)
-
-
-def concatenate(tape: ir.tape.Tape, values: list[ir.Value]) -> ir.Value:
-    """Concatenate along axis 1, by Concats of at most MAX_INPUTS."""
-    while len(values) > MAX_INPUTS:
-        pieces = [values[start : start + MAX_INPUTS] for start in range(0, len(values), MAX_INPUTS)]
-        values = [tape.op("Concat", piece, {"axis": 1}) for piece in pieces]
-    joined: ir.Value = tape.op("Concat", values, {"axis": 1})
-    return joined

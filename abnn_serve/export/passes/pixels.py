@@ -13,7 +13,8 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import MatchResult, RewriteRule
 
-from abnn_serve.export.passes.rules import apply_rules, constant, constants
+from abnn_serve.export.passes.rules import apply_rules
+from abnn_serve.runtime.rewrites.values import constant, constants
 
 
 def _pattern(op: Any, x: Any, a: Any, mean: Any, std: Any, weight: Any) -> Any:

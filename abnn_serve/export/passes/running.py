@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from abnn_serve.export.passes.rules import add_constant, constants, only_reader, tidy
+from abnn_serve.runtime.rewrites.values import add_constant, constants, only_reader, tidy
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from abnn_serve.export.passes.rules import constant, dims, tidy
+from abnn_serve.runtime.rewrites.values import constant, dims, tidy
 
 _BATCHES = (1, 3)  # indices are linear in the row, so two batch sizes suffice
 

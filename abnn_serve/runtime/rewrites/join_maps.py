@@ -21,7 +21,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import TopologicalSortPass
 
-from abnn_serve.export.passes.rules import constant, dims, only_reader, tidy
+from abnn_serve.runtime.rewrites.values import constant, dims, only_reader, tidy
 
 _MIN_MAPS = 3  # two take as many nodes joined as separate
 
