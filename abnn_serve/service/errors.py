@@ -95,6 +95,13 @@ class BusyError(InputError):
         self.headers = {"Retry-After": str(max(1, math.ceil(seconds)))}
 
 
+class TooManyRequestsError(BusyError):
+    """The API key is at one of its limits; the server is not."""
+
+    code = "too_many_requests"
+    status = 429
+
+
 class DeadlineError(BusyError):
     """An accepted request was not answered within ABNN_DEADLINE_SECONDS."""
 

@@ -81,8 +81,12 @@ class RequestMiddleware:
         path = scope["path"]
         if path not in _PUBLIC_PATHS and not path.startswith(_PUBLIC_PREFIX):
             self._state.hosts.check(headers, scope["server"])
-            if self._state.keys:
-                scope["state"]["key"] = self._state.keys.check(headers)
+            if keys := self._state.keys:
+                scope["state"]["key"] = name = keys.check(headers)
+                if limits := keys.limits(name):
+                    scope["state"]["key_limits"] = limits
+                    limits.admit(headers.get("content-length", ""))
+                    receive = limits.counting(receive)
         app = self._bentoml_app if path in _BENTOML_PATHS else self._state.app
         await app(scope, receive, send)
 
@@ -93,6 +97,8 @@ class RequestMiddleware:
             headers["traceparent"] = trace.traceparent
         if stages := state.get("stages"):
             headers["Server-Timing"] = ", ".join(f"{name};dur={1000 * seconds:.3f}" for name, seconds in stages.items())
+        if limits := state.get("key_limits"):
+            headers.update(limits.headers())
         if self._state.draining:
             headers["Connection"] = "close"
 

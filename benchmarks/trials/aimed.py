@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 from abnn_serve.bundle.store import load_bundle
-from abnn_serve.service.auth import new_key
+from abnn_serve.service.key_file import new_key
 from benchmarks.common.images import noise_pngs
 from benchmarks.common.report import Bar
 from benchmarks.common.servers import Server

@@ -34,7 +34,8 @@ from abnn_serve.media.limits import ImageLimits, VideoLimits
 from abnn_serve.scoring.decode import Decoder
 from abnn_serve.scoring.sources.filesystem import read_start
 from abnn_serve.scoring.sources.open import open_source
-from abnn_serve.service.auth import KeyRing, append_key, new_key
+from abnn_serve.service.auth import KeyRing
+from abnn_serve.service.key_file import append_key, new_key
 from abnn_serve.service.settings import ServiceSettings
 from abnn_serve.spec import InputSpec, Labels
 from benchmarks.common.report import Bar

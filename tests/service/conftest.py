@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from abnn_serve.bundle.store import Bundle, load_bundle, write_bundle
-from abnn_serve.service.auth import new_key
+from abnn_serve.service.key_file import new_key
 from tests.service.server import serving
 
 

@@ -7,8 +7,10 @@ import pytest
 from starlette.datastructures import Headers
 
 from abnn_serve.errors import ConfigError
-from abnn_serve.service.auth import KeyRing, append_key, new_key
-from abnn_serve.service.errors import UnauthorizedError
+from abnn_serve.service.auth import KeyRing
+from abnn_serve.service.errors import TooManyRequestsError, UnauthorizedError
+from abnn_serve.service.key_file import KeyTerms, append_key, new_key, read_expiry, revoke_key
+from abnn_serve.service.key_limits import KeyLimits
 
 
 def test_a_key_lets_in_under_its_name_and_is_not_in_the_file(tmp_path):
@@ -122,3 +124,129 @@ def test_a_key_is_appended_to_a_file_without_a_final_newline_and_its_name_is_uni
 def test_a_new_key_file_is_for_its_owner_only(tmp_path):
     append_key(tmp_path / "keys", "alice")
     assert stat.S_IMODE((tmp_path / "keys").stat().st_mode) == 0o600
+
+
+def test_a_line_may_have_limits_and_an_expiry_in_any_order_and_keys_without_them_stay_valid(tmp_path):
+    path = tmp_path / "keys"
+    terms = KeyTerms(requests=600, megabytes=50, burst=20, expires=read_expiry("2099-01-31"))
+    keys = append_key(path, "alice", terms), append_key(path, "bob")
+    assert "requests=600 megabytes=50 burst=20 expires=2099-01-31T00:00:00+00:00\n" in path.read_text()
+    ring = KeyRing(path)
+    assert all(_admits(ring, key) for key in keys)
+    assert ring.limits("alice").terms == terms
+    assert ring.limits("bob") is ring.limits("nobody") is None
+    path.write_text(
+        path.read_text().replace("requests=600 megabytes=50 burst=20", "burst=20 requests=600 megabytes=50")
+    )
+    assert _admits(ring, keys[0])
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "requests=0",
+        "requests=x",
+        "request=5",
+        "requests=5 requests=6",
+        "burst=5",
+        "expires=tomorrow",
+        "expires=2099-01-01T10:00",
+        "expires=2099-01-01 expires=2099-01-01",
+        "requests=5 ",
+        "5",
+        "megabytes=1e3",
+    ],
+)
+def test_a_line_with_unknown_or_malformed_terms_admits_nobody(tmp_path, end):
+    _, line = new_key("alice")
+    (tmp_path / "keys").write_text(f"{line} {end}x\n" if end.endswith(" ") else f"{line} {end}\n")
+    with pytest.raises(ConfigError, match="line 1 is not `NAME sha256:HEX`, optionally with requests=N"):
+        KeyRing(tmp_path / "keys")
+
+
+def test_an_expired_key_is_refused_and_says_so(tmp_path):
+    path = tmp_path / "keys"
+    key = append_key(path, "alice", KeyTerms(expires=read_expiry("2020-01-01T12:00+02:00")))
+    with pytest.raises(UnauthorizedError, match=r"expired at 2020-01-01T12:00:00\+02:00"):
+        KeyRing(path).check(Headers({"x-api-key": key}))
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_a_revoked_key_becomes_a_comment_in_place_and_its_name_is_free(tmp_path, ending):
+    path = tmp_path / "keys"
+    (alice, one), (bob, two) = new_key("alice"), new_key("bob")
+    path.write_bytes(f"# é\n{one}{ending}  {two}{ending}".encode())
+    ring, inode = KeyRing(path), path.stat().st_ino
+    revoke_key(path, "alice")
+    assert (_admits(ring, alice), _admits(ring, bob)) == (False, True)
+    assert path.stat().st_ino == inode
+    again = append_key(path, "alice")
+    revoke_key(path, "bob")
+    assert (_admits(ring, again), _admits(ring, bob)) == (True, False)
+    with pytest.raises(ConfigError, match="has no key named 'bob'"):
+        revoke_key(path, "bob")
+
+
+def _limits(**terms: int) -> tuple[KeyLimits, list[float]]:
+    now = [100.0]
+    return KeyLimits(KeyTerms(**terms), lambda: now[0]), now
+
+
+def test_a_key_may_ask_a_burst_at_once_and_its_rate_after_that():
+    limits, now = _limits(requests=60, burst=5)
+    for _ in range(5):
+        limits.admit("")
+    with pytest.raises(TooManyRequestsError, match="60 requests a minute, 5 at once; retry after 1 s") as refused:
+        limits.admit("")
+    assert (refused.value.status, refused.value.headers) == (429, {"Retry-After": "1"})
+    assert limits.headers() == {
+        "RateLimit-Policy": '"requests";q=60;w=60;qu="requests"',
+        "RateLimit": '"requests";r=0;t=5',
+    }
+    admitted = 0
+    for _ in range(600):
+        now[0] += 0.1
+        try:
+            limits.admit("")
+            admitted += 1
+        except TooManyRequestsError:
+            pass
+    assert admitted in (59, 60)  # the clock's steps are not exact
+    now[0] += 1000
+    assert limits.headers()["RateLimit"] == '"requests";r=5;t=0'
+
+
+def test_bytes_count_as_they_arrive_and_a_body_without_a_length_counts_too():
+    import asyncio
+
+    limits, now = _limits(megabytes=1)
+    messages = iter([{"type": "http.request", "body": b"x" * 600_000}, {"type": "http.disconnect"}])
+
+    async def receive():
+        return next(messages)
+
+    limits.admit("")
+    asyncio.run(limits.counting(receive)())
+    assert limits.headers()["RateLimit"] == '"content-bytes";r=400000;t=36'
+    limits.admit("400000")
+    with pytest.raises(TooManyRequestsError, match=r"1 MB a minute; retry after 6 s"):
+        limits.admit("500000")
+    with pytest.raises(TooManyRequestsError, match=r"retry after 36 s"):
+        limits.admit("9000000")  # more than a minute's: admitted while nothing is used
+    now[0] += 36
+    limits.admit("9000000")
+
+
+def test_a_changed_limit_counts_from_then_on_and_an_unchanged_one_keeps_its_count(tmp_path):
+    path = tmp_path / "keys"
+    append_key(path, "alice", KeyTerms(requests=2))
+    ring = KeyRing(path)
+    ring.limits("alice").admit("")
+    append_key(path, "bob")
+    ring._reload_if_changed()
+    ring.limits("alice").admit("")
+    with pytest.raises(TooManyRequestsError):
+        ring.limits("alice").admit("")
+    path.write_text(path.read_text().replace("requests=2", "requests=3"))
+    ring._reload_if_changed()
+    ring.limits("alice").admit("")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from abnn_serve.service.app import create_app
-from abnn_serve.service.auth import new_key
+from abnn_serve.service.key_file import KeyTerms, new_key
 from abnn_serve.service.middleware import RequestMiddleware
 from abnn_serve.service.worker import WorkerState
 from tests.drawing import draw_shape, png
@@ -54,6 +54,30 @@ def test_a_key_that_is_added_or_removed_counts_without_a_restart(server):
     assert httpx.get(url, headers={"x-api-key": key}).status_code == 200
     server.key_file.write_text(before)
     assert httpx.get(url, headers={"x-api-key": key}).status_code == 401
+
+
+def test_a_key_beyond_its_limit_is_429_with_the_time_to_wait_and_others_are_not(server):
+    key, line = new_key("limited", KeyTerms(requests=2, megabytes=1))
+    before = server.key_file.read_text()
+    server.key_file.write_text(f"{before}{line}\n")
+    url, headers = f"{server.client.base_url}/classify", {"x-api-key": key}
+    answers = [httpx.post(url, headers=headers, files={"image": PICTURE}) for _ in range(3)]
+    server.key_file.write_text(before)
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert answers[0].headers["ratelimit-policy"] == (
+        '"requests";q=2;w=60;qu="requests", "content-bytes";q=1000000;w=60;qu="content-bytes"'
+    )
+    assert [answer.headers["ratelimit"].split(";t=")[0] for answer in answers] == [
+        '"requests";r=1',
+        '"requests";r=0',
+        '"requests";r=0',
+    ]
+    body_left = int(answers[1].headers["ratelimit"].split('"content-bytes";r=')[1].split(";")[0])
+    assert 0 < 1_000_000 - body_left <= 2 * (len(PICTURE) + 300)
+    error = answers[2].json()["error"]
+    assert (error["code"], error["field"]) == ("too_many_requests", None)
+    assert 25 <= int(answers[2].headers["retry-after"]) <= 30
+    assert "ratelimit" not in server.client.get("/model").headers
 
 
 def test_every_log_line_is_json_and_a_requests_line_has_its_id_and_no_picture(server):

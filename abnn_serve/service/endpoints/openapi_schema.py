@@ -16,6 +16,7 @@ _DESCRIPTIONS = {
     413: "The input exceeds a limit",
     415: "Unsupported format or content type",
     422: "Wrong kind of field, or wrong shape",
+    429: "The API key is at one of its limits; retry after Retry-After seconds",
     503: "Busy, starting up or shutting down; retry after Retry-After seconds",
 }
 
@@ -36,7 +37,7 @@ def operation(
     Args:
         summary: one line.
         result: schema of the 200 response.
-        errors: status codes of errors, besides 401.
+        errors: status codes of errors, besides 401 and 429.
         parameters: path and query parameters.
         body: media types of the request body.
         curl: an example command.
@@ -44,7 +45,7 @@ def operation(
         is_v2: errors have the Open Inference Protocol's schema.
     """
     schema = {"$ref": "#/components/schemas/ProtocolError" if is_v2 else "#/components/schemas/Error"}
-    statuses = errors if public else (*errors, 401)
+    statuses = errors if public else (*errors, 401, 429)
     error_responses = {
         str(status): {"description": _DESCRIPTIONS[status], "content": {"application/json": {"schema": schema}}}
         for status in sorted(statuses)
