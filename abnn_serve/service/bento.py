@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -46,6 +47,8 @@ class AbnnService:
     """
 
     def __init__(self) -> None:
+        gc.collect()
+        gc.freeze()  # or a full collection would visit 100,000 objects of libraries, in which time nothing else runs
         state.load(os.environ)
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from abnn_serve.errors import InputError
 from abnn_serve.runtime.prediction_json import prediction_json
 from abnn_serve.runtime.predictor import Predictor
+from abnn_serve.service.endpoints.long_json import LongResponse, write_object
 from abnn_serve.service.endpoints.pipeline import RequestPipeline
 from abnn_serve.service.errors import BadRequestError
 from abnn_serve.service.upload import Upload, UploadSpec, read_upload
@@ -44,11 +45,18 @@ async def classify_batch(request: Request) -> Response:
         decoded = await pipeline.decode(pipeline.admission.decode_all(pipeline.predictor, upload.files))
         images = [image for image in decoded if not isinstance(image, InputError)]
         answers = await pipeline.answer(images) if images else []
-    predictions = [pipeline.predictor.prediction(answer, top_k) for answer in answers]
-    concluded = pipeline.conclude(predictions, images) if images else []
-    rows = ({**prediction_json(p), **more} for p, more in zip(predictions, concluded, strict=True))
-    outcomes = [_error_json(image) if isinstance(image, InputError) else next(rows) for image in decoded]
-    return JSONResponse({"outcomes": outcomes, **model_identity(pipeline.predictor)})
+        predictor = pipeline.predictor
+        values = len(answers) * min(top_k, len(predictor.bundle.labels))
+        predictions = await pipeline.run_python(values, lambda: [predictor.prediction(a, top_k) for a in answers])
+        concluded = pipeline.conclude(predictions, images) if images else []
+
+        def write() -> bytes:
+            rows = ({**prediction_json(p), **more} for p, more in zip(predictions, concluded, strict=True))
+            outcomes = (_error_json(image) if isinstance(image, InputError) else next(rows) for image in decoded)
+            return write_object({"outcomes": outcomes, **model_identity(predictor)})
+
+        content = await pipeline.run_python(values, write)
+    return LongResponse(content)
 
 
 def model_identity(predictor: Predictor) -> dict[str, Any]:

@@ -6,10 +6,11 @@ import threading
 from functools import partial
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from abnn_serve.runtime.prediction_json import video_prediction_json
 from abnn_serve.service.endpoints.classify import model_identity, read_top_k
+from abnn_serve.service.endpoints.long_json import LongResponse, write_object
 from abnn_serve.service.endpoints.pipeline import RequestPipeline
 from abnn_serve.service.upload import UploadSpec, read_upload
 
@@ -35,6 +36,13 @@ async def classify_video(request: Request) -> Response:
         finally:
             cancelled.set()
         answers = await pipeline.answer(list(video.pixels))
-    prediction = predictor.video_prediction(answers, top_k)
-    (concluded,) = pipeline.conclude([prediction.overall], list(video.pixels))
-    return JSONResponse({**video_prediction_json(prediction, video), **concluded, **model_identity(predictor)})
+        values = (1 + len(answers)) * min(top_k, len(predictor.bundle.labels))
+        prediction = await pipeline.run_python(values, partial(predictor.video_prediction, answers, top_k))
+        (concluded,) = pipeline.conclude([prediction.overall], list(video.pixels))
+
+        def write() -> bytes:
+            rows = video_prediction_json(prediction, video)
+            return write_object({**rows, **concluded, **model_identity(predictor)})
+
+        content = await pipeline.run_python(values, write)
+    return LongResponse(content)

@@ -29,6 +29,7 @@ from abnn_serve.spec import Modality
 T = TypeVar("T")
 _NUMBER = r"[-+]?[0-9]{1,20}(\.[0-9]{1,20})?([eE][-+]?[0-9]{1,3})?"
 
+_FEW_VALUES = 1000
 _LEAST_PORTION = 16  # passes of one request in the queue at a time, so that a certificate does not fill it
 
 
@@ -166,6 +167,10 @@ class RequestPipeline:
         self._request.state.batch = max(result.batch for result in results)
         for stage, seconds in self._request.state.stages.items():
             self._state.metrics.stages.labels(self._model.name, stage).observe(seconds)
+
+    async def run_python(self, values: int, task: Callable[[], T]) -> T:
+        """Run Python code that takes up to 3 us for each value: at once if they are few, else in a thread."""
+        return task() if values <= _FEW_VALUES else await self.admission.run_small(task)
 
     def record_quality(self, logits: NDArray[np.float32], samples: Sequence[NDArray[np.uint8]]) -> None:
         """Record the logits of answers, (n, classes), and the samples behind them, for the metrics of quality."""

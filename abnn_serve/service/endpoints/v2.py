@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from abnn_serve.runtime.rules.base import RuleAnswer
 from abnn_serve.service.endpoints import info
+from abnn_serve.service.endpoints.long_json import LongResponse
 from abnn_serve.service.endpoints.pipeline import RequestPipeline
 from abnn_serve.service.endpoints.v2_tensors import HEADER, OUTPUT, read_infer, write_infer
 from abnn_serve.service.errors import UnsupportedMediaTypeError
@@ -67,14 +68,15 @@ async def infer(request: Request) -> Response:
         run = pipeline.admission.run_small if len(body) <= _SMALL_BYTES else pipeline.admission.run_large
         infer_request = await pipeline.decode(run(parse))
         answers = await pipeline.answer(list(infer_request.samples))
-    logits = np.stack([answer.logits for answer in answers])
-    pipeline.record_quality(logits, list(infer_request.samples))
-    response: dict[str, Any] = {"model_name": bundle.manifest.name, "model_version": bundle.manifest.version}
-    if infer_request.id is not None:
-        response["id"] = infer_request.id
-    outputs = {OUTPUT: logits, **_proofs(answers)}
-    body, headers = write_infer(response, outputs, binary=infer_request.binary)
-    return Response(body, headers=headers)
+        logits = np.stack([answer.logits for answer in answers])
+        pipeline.record_quality(logits, list(infer_request.samples))
+        response: dict[str, Any] = {"model_name": bundle.manifest.name, "model_version": bundle.manifest.version}
+        if infer_request.id is not None:
+            response["id"] = infer_request.id
+        outputs = {OUTPUT: logits, **_proofs(answers)}
+        write = partial(write_infer, response, outputs, binary=infer_request.binary)
+        content, headers = await pipeline.run_python(logits.size, write)
+    return LongResponse(content, headers=headers)
 
 
 def _proofs(answers: list[RuleAnswer]) -> dict[str, NDArray[Any]]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from abnn_serve.errors import InputShapeError
+from abnn_serve.service.endpoints.long_json import write_values
 from abnn_serve.service.endpoints.v2_json import WRONG_DATA, parse_data, parse_json
 from abnn_serve.service.errors import BadRequestError, TooManyPartsError
 
@@ -84,10 +85,11 @@ def write_infer(
         if binary:
             parts.append(values.astype(dtype).tobytes())
             tensor["parameters"] = {"binary_data_size": len(parts[-1])}
+            tensors.append(json.dumps(tensor))
         else:
-            tensor["data"] = values.ravel().tolist()
-        tensors.append(tensor)
-    head = json.dumps({**response, "outputs": tensors}).encode()
+            tensors.append(f'{json.dumps(tensor)[:-1]}, "data": {write_values(values)}}}')
+    frame = json.dumps({**response, "outputs": []})
+    head = f"{frame[:-2]}{', '.join(tensors)}]}}".encode()
     if not binary:
         return head, {"Content-Type": "application/json"}
     return head + b"".join(parts), {"Content-Type": "application/octet-stream", HEADER: str(len(head))}
