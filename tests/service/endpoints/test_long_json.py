@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.responses import JSONResponse
 
-from abnn_serve.service.endpoints.long_json import LongResponse, write_values, write_object
+from abnn_serve.service.endpoints.long_json import LongResponse, write_object, write_values
 from abnn_serve.service.endpoints.v2_tensors import write_infer
 
 VALUES = st.recursive(
