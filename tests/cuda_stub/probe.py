@@ -34,6 +34,7 @@ from abnn_serve.runtime.session import Session
 
 ort.preload_dlls = lambda *_args, **_kwargs: None  # it would load the real libraries, which need a driver
 _STUB = ctypes.CDLL(f"libcudart.so.{ort.cuda_version.partition('.')[0]}")
+ort.__version__ = os.environ.get("STUB_ORT", ort.__version__)  # only what abnn_serve reads of it
 _STUB.stub_read.restype = ctypes.c_long
 _STUB.stub_live.restype = ctypes.c_size_t
 _KEPT: list[CudaEngine] = []  # freeing an engine on a lost device aborts the process

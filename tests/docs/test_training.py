@@ -12,6 +12,7 @@ from abnn_serve.card import ThreatModel
 from abnn_serve.evaluation.suites import ATTACKS
 from abnn_serve.lab.abnn.adaptive_norm import Form
 from abnn_serve.lab.networks.zoo import EXAMPLES
+from abnn_serve.lab.training.loop import fit
 from abnn_serve.lab.training.recipe import _FIXED, Recipe
 from abnn_serve.lab.training.recipes import RECIPES
 from tests.docs.pages import read_page
@@ -28,6 +29,15 @@ def _rows(name: str) -> list[list[str]]:
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_every_recipe_has_a_row(recipe):
     assert len(_rows(recipe.name)) == 1
+
+
+def test_a_resumed_run_is_promised_equal_weights_on_a_cpu_only():
+    """CUDA adds in no fixed order. `test_train.py` kills and resumes runs on a CPU and compares their bits."""
+    for text in (PAGE, fit.__doc__):
+        sentences = re.split(r"[.;]\s", " ".join(text.split()))
+        promises = [each for each in sentences if "same weights" in each]
+        assert promises
+        assert all("on a CPU" in each or "on the same CPU" in each for each in promises)
 
 
 @pytest.mark.parametrize("field", [f for f in fields(Recipe) if f.name not in _FIXED], ids=lambda field: field.name)

@@ -13,6 +13,7 @@ from abnn_serve.export.passes.statistics import compute_statistics_in_one_pass
 from abnn_serve.export.passes.strides import drop_identity_gathers
 from abnn_serve.lab.abnn.network import PixelNetwork
 from abnn_serve.spec import InputSpec
+from tests.cuda_stub.process import ROOT
 from tests.export.test_passes import check, kinds, model, noise, taps
 from tests.graph_rules import CONCAT_INPUTS, broken_rules
 
@@ -64,6 +65,13 @@ def test_a_gather_of_as_many_rows_as_channels_is_left_alone():
     built = strided(np.arange(4), dimension=1)
     drop_identity_gathers(built)
     assert kinds(built)["Gather"] == 1
+
+
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "models").glob("*/model*.onnx")), ids=lambda file: str(file.parent.name)
+)
+def test_a_shipped_graph_keeps_to_the_rules(file):
+    assert broken_rules(onnx.load(file)) == []
 
 
 def test_an_exported_network_keeps_to_the_rules():

@@ -111,6 +111,12 @@ def test_batches_without_cuda_graphs_run_at_one_padded_size(stub, graphs):
     assert answer["shape"] == [64, 10]
 
 
+@pytest.mark.parametrize(("version", "graphs_on"), [("1.29.4", False), ("1.30.0", True), ("2.0.0", True)])
+def test_only_versions_that_replay_correctly_get_cuda_graphs(version, graphs_on, stub, graphs):
+    answer = stub.ask("opened", graphs["motions-abnn fp32"], "cuda", STUB_ORT=version)
+    assert (answer["graphs"], "cudaStreamBeginCapture" in answer["calls"]) == (graphs_on, graphs_on)
+
+
 def test_drift_is_replayed_too(stub):
     answer = stub.ask("drift", ROOT / "models" / "cifar10-abnn")
     assert answer["calls"]["cudaGraphLaunch"] == 6
