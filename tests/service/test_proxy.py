@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -38,9 +39,7 @@ def _proxy(port: int, folder: Path) -> Iterator[httpx.Client]:
         .replace("8443", f"127.0.0.1:{own}")
         .replace("rate=50r", "rate=1r")
     )
-    for name in ("/etc/abnn", "/tmp"):
-        text = text.replace(f" {name}/", f" {folder}/")
-    (folder / "nginx.conf").write_text(text)
+    (folder / "nginx.conf").write_text(re.sub(r" (/etc/abnn|/tmp)/", f" {folder}/", text))
     command = ["nginx", "-p", str(folder), "-c", "nginx.conf", "-e", "stderr", "-g", "daemon off;"]
     with (folder / "nginx.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
