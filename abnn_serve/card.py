@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 ThreatModel = Literal["transfer", "substitute-transfer", "graybox", "whitebox", "blackbox", "artifact"]
 Norm = Literal["Linf", "L2", "patch"]
+EndpointProtocol = Literal["v2", "classify", "callable"]
 
 _Z95 = 1.959964
 
@@ -278,11 +279,37 @@ class Corruptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointUse:
+    """A service that was evaluated by queries, and what it was asked.
+
+    Attributes:
+        address: of the service, without keys, or `module:function`.
+        protocol: `v2`, `classify` or `callable`.
+        scores: what it answers: `logits`, `probabilities` or `labels`.
+        repeats: answers to each image of which the mean was taken.
+        queries: images that were sent.
+        requests: HTTP requests, or calls.
+        answers: requests by HTTP status, `timeout` or `no connection`.
+        waited: seconds that it asked to wait, in all.
+    """
+
+    address: str
+    protocol: EndpointProtocol
+    scores: Literal["logits", "probabilities", "labels"]
+    repeats: int
+    queries: int
+    requests: int
+    answers: dict[str, int]
+    waited: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RobustnessCard:
     """Everything measured on one model file, and the limits of the figures.
 
     Attributes:
-        model_sha256: of the measured `model.onnx`; for a run without a bundle, of its `weights.pt`.
+        model_sha256: of the measured `model.onnx`; for a run without a bundle, of its `weights.pt`; for an endpoint, of
+            what it says about itself.
         data, data_digest: name of the evaluation data, and the sha256 over its pixels, labels and class names.
         clean: accuracy on unperturbed images; None if not measured.
         training: cost of the training; None for a model that abnn_serve did not train.
@@ -295,6 +322,7 @@ class RobustnessCard:
         corruptions: accuracy under common corruptions; None if not measured.
         limits: sentences that qualify the figures.
         certification: accuracy with a proof; None if not measured.
+        endpoint: the service that was asked; None for a model that was opened.
     """
 
     model_sha256: str
@@ -311,3 +339,4 @@ class RobustnessCard:
     corruptions: Corruptions | None = field(default=None, metadata=OMITTED_IF_NONE)
     limits: tuple[str, ...] = ()
     certification: Certification | None = field(default=None, metadata=OMITTED_IF_NONE)
+    endpoint: EndpointUse | None = field(default=None, metadata=OMITTED_IF_NONE)

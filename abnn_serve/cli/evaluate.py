@@ -7,14 +7,14 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from abnn_serve.bundle.manifest import MANIFEST
-from abnn_serve.card import Accuracy, Corruptions, RobustnessCard, ThreatModel
+from abnn_serve.card import Accuracy, Corruptions, EndpointUse, RobustnessCard, ThreatModel
 from abnn_serve.cli.extras import require_lab
 from abnn_serve.cli.options import read_minimums
 from abnn_serve.cli.progress import progress_bar
@@ -25,12 +25,14 @@ if TYPE_CHECKING:
     from abnn_serve.evaluation.outcomes import Progress, Trial
 
 # repeated here because a bento has no `evaluation`
-ATTACKS = "fgsm, pgd, pgd-margin, pgd-l2, worst, square, roa, roa-moving, autoattack"
+ATTACKS = "fgsm, pgd, pgd-margin, pgd-l2, worst, square, rays, roa, roa-moving, autoattack"
 _THREATS = ", ".join(get_args(ThreatModel))
 
 
 def evaluate(
-    subject: Annotated[Path, typer.Argument(help="a finished run, a bundle, or an ONNX file")],
+    subject: Annotated[
+        str, typer.Argument(help="a run, a bundle, an ONNX file, http://HOST/v2/models/NAME or module:function")
+    ],
     data: Annotated[str, typer.Option(help="held-out images or videos; for a bundle, the data its card names")],
     run: Annotated[Path | None, typer.Option(help="for a bundle: the run it was exported from, for gradients")] = None,
     twin: Annotated[Path | None, typer.Option(help="undefended run, for the threat model transfer")] = None,
@@ -40,6 +42,7 @@ def evaluate(
     images: Annotated[int, typer.Option("-n", help="images to attack, evenly spaced", min=2)] = 1000,
     eps: Annotated[str, typer.Option(help="Linf budget, such as 8/255 or 0.03")] = "8/255",
     seed: Annotated[int, typer.Option(help="random seed", min=0)] = 0,
+    queries: Annotated[int | None, typer.Option(help="queries for each image of square and rays", min=1)] = None,
     quick: Annotated[bool, typer.Option("--quick", help="fewer attacks, images and queries")] = False,
     full: Annotated[
         bool, typer.Option("--full", help="AutoAttack too, a process for each core, and an estimate of the time first")
@@ -64,6 +67,23 @@ def evaluate(
     gradients: Annotated[
         Path | None, typer.Option(help="for an ONNX file: another that supplies gradients, such as an int8 file's fp32")
     ] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="for an endpoint: v2, or classify for abnn_serve's own path")
+    ] = None,
+    key_env: Annotated[str | None, typer.Option(help="for an endpoint: environment variable with the API key")] = None,
+    concurrency: Annotated[int | None, typer.Option(help="for an endpoint: requests in flight; default: 4")] = None,
+    per_request: Annotated[int | None, typer.Option(help="for an endpoint: images in a request; default: 8")] = None,
+    timeout: Annotated[float | None, typer.Option(help="for an endpoint: seconds for a response; default: 30")] = None,
+    max_queries: Annotated[
+        int | None, typer.Option(help="for an endpoint: images to send in all; default: no limit")
+    ] = None,
+    repeats: Annotated[int | None, typer.Option(help="for a random endpoint: answers to take the mean of")] = None,
+    labels_only: Annotated[
+        bool | None, typer.Option("--labels-only", help="for an endpoint: use its classes alone")
+    ] = None,
+    authorized: Annotated[
+        bool | None, typer.Option("--authorized", help="the owner of an endpoint on another machine permits the attack")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="folder for card.json and plots; RUN/evaluation by default")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     jobs: Annotated[
@@ -79,8 +99,21 @@ def evaluate(
     Example: abnn evaluate models/mine --run runs/abnn --twin runs/standard --data data/test.parquet
     """
     require_lab()
+    asked = {
+        "adapter": adapter,
+        "key_env": key_env,
+        "concurrency": concurrency,
+        "per_request": per_request,
+        "timeout": timeout,
+        "max_queries": max_queries,
+        "repeats": repeats,
+        "labels_only": labels_only,
+        "authorized": authorized,
+    }
+    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     minimums = read_minimums(require or ())
     budget = _parse_eps(eps)
+    from abnn_serve.evaluation.endpoints.options import EndpointOptions
     from abnn_serve.evaluation.evaluate import evaluate as attack_and_write
     from abnn_serve.evaluation.reports.source import COMMAND
     from abnn_serve.evaluation.subject import output_folder
@@ -116,6 +149,7 @@ def evaluate(
             images=images,
             eps=budget,
             seed=seed,
+            queries=queries,
             quick=quick,
             full=full,
             autoattack=autoattack,
@@ -125,16 +159,17 @@ def evaluate(
             output=output,
             size=_parse_size(size),
             gradients=gradients,
+            endpoint=EndpointOptions(**given) if given else None,
             out=folder,
             device=device,
             jobs=jobs,
-            on_estimate=lambda seconds: console.print(f"the attacks take about {_duration(seconds)}", markup=False),
+            on_estimate=lambda seconds, queries: console.print(_estimate(seconds, queries), markup=False),
             on_start=lambda trials: _check_minimums(minimums, trials, corruptions=corruptions),
             on_progress=on_progress,
             on_corruption=on_corruption,
         )
     print_card(card)
-    is_bundle = (subject / MANIFEST).is_file()
+    is_bundle = (Path(subject) / MANIFEST).is_file()
     (folder / COMMAND).write_text(shlex.join(["abnn", *sys.argv[1:]]) + "\n", encoding="utf-8")
     echo(f"{folder}: wrote card.json and plots" + (f"; {subject}: replaced the card" if is_bundle else ""))
     _check_accuracy(minimums, card)
@@ -156,6 +191,8 @@ def print_card(card: RobustnessCard) -> None:
     failed = [check for check in card.sanity if not check.passed]
     for check in failed:
         console.print(printable(f"FAILED: {check.name} ({check.detail})"), markup=False, highlight=False)
+    if card.endpoint:
+        console.print(endpoint_line(card.endpoint), markup=False, highlight=False)
     passed = len(card.sanity) - len(failed)
     console.print(f"{passed} of {len(card.sanity)} sanity checks passed", markup=False, highlight=False)
 
@@ -173,6 +210,12 @@ def corruption_table(corruptions: Corruptions) -> Table:
         shares = [result.accuracy.value for result in corruptions.results if result.corruption == name]
         table.add_row(name, *(f"{share:.1%}" for share in [*shares, sum(shares) / len(shares)]))
     return table
+
+
+def endpoint_line(use: EndpointUse) -> str:
+    """What an endpoint was asked, and what it answered."""
+    answers = ", ".join(f"{count:,} x {answer}" for answer, count in use.answers.items())
+    return f"{use.queries:,} queries in {use.requests:,} requests ({answers}), {use.waited:,.0f} s of waiting asked for"
 
 
 def _cells(accuracy: Accuracy | None) -> tuple[str, str]:
@@ -203,6 +246,12 @@ def _check_accuracy(minimums: list[tuple[str, float]], card: RobustnessCard) -> 
     for name, minimum in minimums:
         if measured[name] < minimum:
             raise ConfigError(f"{name} accuracy is {measured[name]:.4f}, --require asks for at least {minimum}")
+
+
+def _estimate(seconds: float, queries: int | None) -> str:
+    if queries is None:
+        return f"the attacks take about {_duration(seconds)}"
+    return f"up to {queries:,} queries, which take up to {_duration(seconds)}"
 
 
 def _duration(seconds: float) -> str:

@@ -12,6 +12,7 @@ from abnn_serve.card import RobustnessCard, ThreatModel
 from abnn_serve.errors import ConfigError
 from abnn_serve.evaluation.bundle_checks import with_attacked_drift, with_robust_accuracy
 from abnn_serve.evaluation.corruptions.measure import measure_corruptions
+from abnn_serve.evaluation.endpoints.options import EndpointOptions
 from abnn_serve.evaluation.estimate import measure_seconds
 from abnn_serve.evaluation.opening import OnnxOptions, open_any
 from abnn_serve.evaluation.outcomes import Progress, Trial
@@ -42,6 +43,7 @@ def evaluate(
     curve_images: int = 200,
     eps: float = 8 / 255,
     seed: int = 0,
+    queries: int | None = None,
     quick: bool = False,
     full: bool = False,
     autoattack: bool = False,
@@ -51,11 +53,12 @@ def evaluate(
     output: str | None = None,
     size: tuple[int, int] | None = None,
     gradients: str | Path | None = None,
+    endpoint: EndpointOptions | None = None,
     out: str | Path | None = None,
     device: str = "auto",
     jobs: int | None = None,
     on_start: Callable[[Sequence[Trial]], None] = lambda _: None,
-    on_estimate: Callable[[float], None] = lambda _: None,
+    on_estimate: Callable[[float, int | None], None] = lambda *_: None,
     on_progress: Callable[[Progress], None] = lambda _: None,
     on_corruption: Callable[[str, int], None] = lambda *_: None,
 ) -> RobustnessCard:
@@ -69,7 +72,8 @@ def evaluate(
         print(card.worst["whitebox"])  # 31.00% of 200 (95%: 25.0% to 37.7%)
 
     Args:
-        path: a finished run, a bundle, or an ONNX file.
+        path: a finished run, a bundle, an ONNX file, an endpoint's address such as http://host/v2/models/NAME, or
+            `module:function`, which takes uint8 (n, H, W, 3) and returns scores (n, classes) or labels (n,).
         data: held-out data in any form that `load_data` reads; for a bundle, the data its card was measured on.
         run: for a bundle, the run it was exported from. Attackers then have gradients; without it, only `blackbox` is
             available.
@@ -82,25 +86,28 @@ def evaluate(
         curve_images: samples for the curves of accuracy against eps and steps; 0 omits the curves.
         eps: Linf budget, in units of [0, 1] pixels.
         seed: random seed.
+        queries: for each sample, of Square and RayS; by default 1,000, or 100 if `quick`.
         quick: fewer attacks and queries, at most 200 images and no curves.
         full: also AutoAttack, if it is installed and the subject has gradients and no answer rule; one process for each
             core, unless `jobs` is given; and an estimate of the time before the first attack.
         autoattack: also run AutoAttack, in the white-box threat model.
         corruptions: also measure accuracy under the fifteen corruptions of Hendrycks & Dietterich (2019).
-        labels: for an ONNX file, its class names in a text file, one a line, or in a JSON list; by default those of
-            the data.
+        labels: for an ONNX file or an endpoint, its class names in a text file, one a line, or in a JSON list; by
+            default those of the data.
         preprocess: for an ONNX file with float input, see `foreign.preprocess.read_preprocess`.
         output: for an ONNX file, the name of its output, where it has several.
-        size: for an ONNX file, height and width in pixels, where it leaves them open.
+        size: for an ONNX file or an endpoint, height and width in pixels, where it leaves them open.
         gradients: for an ONNX file, another with the same input that supplies the gradients, such as the fp32 original
             of an int8 file.
+        endpoint: how an endpoint or a callable is asked.
         out: folder for the results; by default `evaluation` in the run's folder, or NAME-evaluation in the working
             directory for a bundle without a run.
         device: `auto`, `cpu` or `cuda`, for the attacks and for a bundle's session.
         jobs: processes that share the work, each with one thread; the results are the same for any number. Call it
             under `if __name__ == "__main__":` then. By default this process does everything, with all its threads.
         on_start: called once with the trials, when the data has been read and before the first attack.
-        on_estimate: called once with the seconds that the attacks will take, if `full`.
+        on_estimate: called once before the first attack with the seconds that the attacks will take, if `full`; for an
+            endpoint with the seconds and queries that the evaluation takes, at most.
         on_progress: called after each batch.
         on_corruption: called after each corruption with its name and the number of finished corruptions.
 
@@ -116,6 +123,7 @@ def evaluate(
     if full and jobs is None:
         jobs = usable_cores()
     torch_device = pick_device(device)
+    folder = Path(out) if out else output_folder(path, run)
     opened, dataset = open_any(
         path,
         data,
@@ -123,55 +131,66 @@ def evaluate(
         twin=twin,
         probe=probe,
         onnx=OnnxOptions(labels=labels, preprocess=preprocess, output=output, size=size, gradients=gradients),
+        endpoint=endpoint,
+        folder=folder,
+        attacked=list(attacks) != ["none"],
         needs_gradients=list(attacks) != ["none"] and list(threats) != ["blackbox"],
         device="cpu" if torch_device == "cpu" else "auto" if device == "auto" else "cuda",
     )
-    trials = choose_trials(
-        opened.subject,
-        eps=eps,
-        seed=seed,
-        attacks=attacks,
-        threats=threats,
-        quick=quick,
-        autoattack=autoattack or (full and not attacks and _can_autoattack(opened.subject, threats)),
-    )
-    opened.check_data(dataset)
-    subset = dataset.spread(min(images, _QUICK_IMAGES) if quick else images)
-    on_start(trials)
-    folder = Path(out) if out else output_folder(path, run)
-    folder.mkdir(parents=True, exist_ok=True)
-    card = opened.card(dataset)
-    with share_work(opened.subject, opened.reopen, jobs) as workers:
-        if full and trials:
-            on_estimate(measure_seconds(opened.subject, subset, trials, device=torch_device, jobs=jobs or 1))
-        report = measure(
+    with opened.closing():
+        if opened.endpoint and jobs:
+            raise ConfigError("--jobs and --full share out computation, and an endpoint computes elsewhere; omit them")
+        trials = choose_trials(
             opened.subject,
-            subset,
-            trials,
             eps=eps,
-            curve_images=0 if quick else curve_images,
-            device=torch_device,
-            store=folder / "batches",
-            workers=workers,
-            on_progress=on_progress,
+            seed=seed,
+            attacks=attacks,
+            threats=threats,
+            quick=quick,
+            queries=queries,
+            autoattack=autoattack or (full and not attacks and _can_autoattack(opened.subject, threats)),
         )
-        if corruptions:
-            measured = measure_corruptions(
+        opened.check_data(dataset)
+        subset = dataset.spread(min(images, _QUICK_IMAGES) if quick else images)
+        on_start(trials)
+        folder.mkdir(parents=True, exist_ok=True)
+        card = opened.card(dataset)
+        with share_work(opened.subject, opened.reopen, jobs) as workers:
+            if opened.endpoint:
+                needed = opened.endpoint.check_budget(len(subset), trials, corruptions=corruptions)
+                on_estimate(needed * opened.endpoint.seconds, needed)
+            elif full and trials:
+                on_estimate(measure_seconds(opened.subject, subset, trials, device=torch_device, jobs=jobs or 1), None)
+            report = measure(
                 opened.subject,
                 subset,
-                seed=seed,
+                trials,
+                eps=eps,
+                curve_images=0 if quick else curve_images,
                 device=torch_device,
                 store=folder / "batches",
                 workers=workers,
-                on_progress=on_corruption,
+                on_progress=on_progress,
             )
-            card = replace(card, corruptions=measured)
-            draw_corruptions(measured, folder / "corruptions.png")
-    card = fill_card(card, report, dataset)
-    card = replace(card, limits=(*opened.limits, *card.limits))
-    card = _written(card, opened, report, folder)
-    draw_report(opened.subject, report, folder)
-    return card
+            if corruptions:
+                measured = measure_corruptions(
+                    opened.subject,
+                    subset,
+                    seed=seed,
+                    device=torch_device,
+                    store=folder / "batches",
+                    workers=workers,
+                    on_progress=on_corruption,
+                )
+                card = replace(card, corruptions=measured)
+                draw_corruptions(measured, folder / "corruptions.png")
+            draw_report(opened.subject, report, folder)
+            if opened.endpoint:
+                report = replace(report, sanity=(*report.sanity, opened.endpoint.check_unchanged()))
+                card = replace(card, endpoint=opened.endpoint.row())
+        card = fill_card(card, report, dataset)
+        card = replace(card, limits=(*opened.limits, *card.limits))
+        return _written(card, opened, report, folder)
 
 
 def _written(card: RobustnessCard, opened: OpenedSubject, report: Report, folder: Path) -> RobustnessCard:

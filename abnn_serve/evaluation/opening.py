@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from abnn_serve.errors import ConfigError
+from abnn_serve.evaluation.endpoints.open import open_endpoint
+from abnn_serve.evaluation.endpoints.options import EndpointOptions, is_address, is_callable
 from abnn_serve.evaluation.foreign.open import open_foreign
-from abnn_serve.evaluation.subject import OpenedSubject, open_foreign_subject, open_subject
+from abnn_serve.evaluation.subject import OpenedSubject, open_endpoint_subject, open_foreign_subject, open_subject
 from abnn_serve.lab.data.dataset import ImageData
 from abnn_serve.lab.data.load import agree, load_data
 from abnn_serve.runtime.settings import Device
@@ -15,7 +17,7 @@ from abnn_serve.runtime.settings import Device
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnnxOptions:
-    """What a user may say about an ONNX file; see `foreign.open.open_foreign`."""
+    """What a user may say about an ONNX file or an endpoint; see `foreign.open.open_foreign`."""
 
     labels: str | Path | None = None
     preprocess: str | None = None
@@ -32,18 +34,24 @@ def open_any(
     twin: str | Path | None = None,
     probe: str | Path | None = None,
     onnx: OnnxOptions = OnnxOptions(),
+    endpoint: EndpointOptions | None = None,
+    folder: Path = Path(),
+    attacked: bool = True,
     needs_gradients: bool = True,
     device: Device = "cpu",
 ) -> tuple[OpenedSubject, ImageData]:
     """The subject and its data.
 
     Args:
-        path: a finished run, a bundle or an ONNX file.
+        path: a finished run, a bundle, an ONNX file, an endpoint's address or `module:function`.
         data: as for `load_data`.
         run: see `open_subject`, as for `twin` and `probe`.
         twin: as there.
         probe: as there.
-        onnx: for an ONNX file.
+        onnx: for an ONNX file, and its labels, preprocessing, output and size for an endpoint.
+        endpoint: for an endpoint; None for the defaults.
+        folder: where an endpoint's queries are counted.
+        attacked: the subject will be attacked.
         needs_gradients: attacks will differentiate the subject.
         device: of a bundle's session.
 
@@ -51,6 +59,25 @@ def open_any(
         ConfigError: an option that does not fit the subject, or a subject that cannot be opened.
         DataError: `data` cannot be read, or its classes are not the subject's.
     """
+    if (is_endpoint := is_address(str(path)) or _names_callable(path)) and (run or twin or probe or onnx.gradients):
+        raise ConfigError("--run, --twin, --probe and --gradients are not for endpoints; omit them")
+    if endpoint is not None and not is_endpoint:
+        raise ConfigError(
+            f"{path} is not an endpoint, so --adapter, --key-env, --concurrency, --per-request, --timeout, "
+            "--max-queries, --repeats, --labels-only and --authorized have no effect; omit them"
+        )
+    if is_endpoint:
+        model = open_endpoint(
+            str(path),
+            endpoint or EndpointOptions(),
+            folder=folder,
+            attacked=attacked,
+            labels=Path(onnx.labels) if onnx.labels else None,
+            preprocess=onnx.preprocess,
+            output=onnx.output,
+            size=onnx.size,
+        )
+        return open_endpoint_subject(model, data)
     if Path(path).suffix == ".onnx":
         if run or probe:
             raise ConfigError("--run and --probe are for runs and bundles; for an ONNX file omit them")
@@ -67,3 +94,7 @@ def open_any(
         raise ConfigError("--labels, --preprocess, --output, --size and --gradients are for ONNX files; omit them")
     opened = open_subject(path, run=run, twin=twin, probe=probe, device=device)
     return opened, agree(opened.labels, load_data(data, opened.input))
+
+
+def _names_callable(path: str | Path) -> bool:
+    return is_callable(str(path)) and not Path(path).exists()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +16,8 @@ from abnn_serve.bundle.manifest import MANIFEST
 from abnn_serve.bundle.store import Bundle, load_bundle
 from abnn_serve.card import RobustnessCard
 from abnn_serve.errors import ConfigError
+from abnn_serve.evaluation.endpoints.model import EndpointModel
+from abnn_serve.evaluation.endpoints.options import is_address, is_callable
 from abnn_serve.evaluation.foreign.open import COMPARED, ForeignModel
 from abnn_serve.evaluation.threats import ServedLogits, Subject
 from abnn_serve.lab.abnn.network import AdaptiveNetwork, Network, PixelNetwork, ServedNetwork, torch_logits
@@ -36,7 +40,8 @@ class OpenedSubject:
     Attributes:
         run: the run that holds the network; None for a bundle without one.
         bundle: the bundle that serves the network; None for a run alone.
-        foreign: the ONNX file that is evaluated; None for runs and bundles.
+        foreign: the ONNX file that is evaluated; None for anything else.
+        endpoint: the endpoint that is evaluated; None for anything else.
         limits: sentences for the card.
         input, labels: what the network was trained for.
         reopen: opens the subject again in another process, with one thread; can be pickled.
@@ -49,7 +54,17 @@ class OpenedSubject:
     labels: Labels
     reopen: Callable[[], Subject]
     foreign: ForeignModel | None = None
+    endpoint: EndpointModel | None = None
     limits: tuple[str, ...] = ()
+
+    @contextmanager
+    def closing(self) -> Iterator[None]:
+        """Close an endpoint and write what it was asked when the block ends, however it does."""
+        try:
+            yield
+        finally:
+            if self.endpoint:
+                self.endpoint.close()
 
     def check_data(self, data: ImageData) -> None:
         """ConfigError if `data` is the training data or, for a bundle, not the data of its card."""
@@ -65,6 +80,8 @@ class OpenedSubject:
         """The card to fill in: the bundle's own, or a new one for a run."""
         if self.bundle:
             return self.bundle.card
+        if self.endpoint:
+            return self.endpoint.card(data)
         if self.foreign:
             return self.foreign.card(data)
         assert self.run is not None  # noqa: S101
@@ -178,6 +195,31 @@ def open_foreign_subject(
     return opened, dataset
 
 
+def open_endpoint_subject(model: EndpointModel, data: str) -> tuple[OpenedSubject, ImageData]:
+    """The subject for an endpoint, and the data, on which its first answers are checked.
+
+    Raises:
+        ConfigError: as `EndpointModel.prepare`.
+        DataError: `data` cannot be read.
+    """
+    try:
+        labels, dataset = model.prepare(load_data(data, model.input))
+    except BaseException:
+        model.close()
+        raise
+    opened = OpenedSubject(
+        subject=model.subject(),
+        run=None,
+        bundle=None,
+        input=model.input,
+        labels=labels,
+        reopen=model.subject,
+        endpoint=model,
+        limits=(f"{model.endpoint.address} was asked over its interface alone; what runs behind it was not seen.",),
+    )
+    return opened, dataset
+
+
 def _reopened_foreign(
     reopen: Callable[[], ForeignModel], data: ImageData, *, gradients: bool, twin: str | Path | None
 ) -> Subject:
@@ -186,8 +228,12 @@ def _reopened_foreign(
 
 def output_folder(path: str | Path, run: str | Path | None = None) -> Path:
     """Where `evaluate` writes its results by default: in a run, or beside the working directory's bundles and files."""
+    if is_address(str(path)):
+        return Path(re.sub(r"[^A-Za-z0-9.-]+", "-", str(path).partition("://")[2]).strip("-") + "-evaluation")
     if Path(path).suffix == ".onnx":
         return Path(f"{Path(path).stem}-evaluation")
+    if is_callable(str(path)) and not Path(path).exists():
+        return Path(f"{str(path).replace(':', '-')}-evaluation")
     if run or not (Path(path) / MANIFEST).is_file():
         return Path(run or path) / "evaluation"
     return Path(f"{Path(path).name}-evaluation")

@@ -18,6 +18,7 @@ from abnn_serve.lab.attacks.base import Attack
 from abnn_serve.lab.attacks.ensemble import worst_case
 from abnn_serve.lab.attacks.half import OnHalf
 from abnn_serve.lab.attacks.pgd import FGSM, PGD
+from abnn_serve.lab.attacks.rays import RayS
 from abnn_serve.lab.attacks.roa import ROA, Patch
 from abnn_serve.lab.attacks.square import Square
 from abnn_serve.lab.data.dataset import ImageData
@@ -29,6 +30,7 @@ ATTACKS: dict[str, Callable[[float], Attack]] = {
     "pgd-l2": lambda eps: PGD(eps=eps * 16, norm="L2"),  # L2 0.5 is the usual counterpart of Linf 8/255
     "worst": worst_case,
     "square": lambda eps: Square(eps=eps, queries=1000),
+    "rays": lambda eps: RayS(eps=eps, queries=1000),
     "roa": lambda _: ROA(),
     "roa-moving": lambda _: ROA(moving=True),
     "autoattack": lambda eps: AutoAttack(eps=eps),
@@ -62,6 +64,7 @@ def choose_trials(
     threats: Sequence[ThreatModel] = (),
     quick: bool = False,
     autoattack: bool = False,
+    queries: int | None = None,
 ) -> list[Trial]:
     """The trials for `subject`: by default the usual attacks of every available threat model.
 
@@ -71,13 +74,15 @@ def choose_trials(
         seed: random seed of every trial.
         attacks: names from ATTACKS, to run in every threat model, or `none` alone.
         threats: names of threat models.
-        quick: fewer attacks, and fewer queries for Square.
+        quick: fewer attacks, and fewer queries.
+        queries: for each sample, of Square and RayS; 1,000 by default, 100 if `quick` or through an answer rule.
         autoattack: add AutoAttack in the white-box threat model.
 
     White-box attacks on a mixture include attacks on each half, unless `attacks` names others.
 
     Raises:
-        ConfigError: an unknown attack or threat model, or an attack that needs gradients in `blackbox`.
+        ConfigError: an unknown attack or threat model, an attack that needs gradients in `blackbox`, or scores where
+            the subject tells labels alone.
     """
     if list(attacks) == ["none"]:
         return []
@@ -91,10 +96,10 @@ def choose_trials(
                     name = attacks[number] if attacks else attack.name
                     raise ConfigError(f"attack {name!r} needs gradients, which {threat} does not give; choose square")
                 continue
-            if (quick or subject.answer) and isinstance(attack, Square):
-                trials.append(Trial(threat_model=threat, attack=replace(attack, queries=_QUERIES_QUICK), seed=seed))
-            else:
-                trials.append(Trial(threat_model=threat, attack=attack, seed=seed))
+            if isinstance(attack, Square) and subject.labels_only:
+                raise ConfigError("attack 'square' needs scores, and the endpoint tells labels alone; choose rays")
+            fewer = _QUERIES_QUICK if quick or subject.answer else None
+            trials.append(Trial(threat_model=threat, attack=_with_queries(attack, queries or fewer), seed=seed))
         if threat == "whitebox" and isinstance(subject.network, MixtureNetwork) and not attacks:
             trials += [Trial(threat_model=threat, attack=attack, seed=seed) for attack in _on_halves(eps)]
     if autoattack:
@@ -107,6 +112,8 @@ def _usual(subject: Subject, threat: ThreatModel, eps: float, *, quick: bool) ->
 
     A query or a gradient through a rule costs as many passes as an answer.
     """
+    if subject.labels_only:
+        return [ATTACKS["rays"](eps)]
     attacks = [ATTACKS[name](eps) for name in (_QUICK if quick else _USUAL)[threat]]
     answer = subject.answer
     if answer is None or threat != "whitebox":
@@ -119,6 +126,10 @@ def _usual(subject: Subject, threat: ThreatModel, eps: float, *, quick: bool) ->
     patch = Patch(eps=height * width / (subject.size[0] * subject.size[1]), height=height, width=width)
     patches: list[Attack] = [patch, replace(patch, steps=40, step_size=0.05)]
     return patches[1:] if quick else [*patches, *(ATTACKS[name](eps) for name in ("roa", "pgd", "pgd-margin"))]
+
+
+def _with_queries(attack: Attack, queries: int | None) -> Attack:
+    return replace(attack, queries=queries) if queries and isinstance(attack, Square | RayS) else attack
 
 
 def _check_names(attacks: Sequence[str], threats: Sequence[ThreatModel]) -> None:

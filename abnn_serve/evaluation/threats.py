@@ -90,6 +90,8 @@ class Subject:
         answer: the bundle's answer rule, through which `network` is attacked and judged; None for one plain pass.
         size: height and width of the input in pixels, for the rule.
         served_judges: the served model judges every attack, and `network` only supplies gradients.
+        labels_only: the served model tells classes alone; its logits are 0 and 1.
+        batch: samples that are attacked together; 0 for the default.
     """
 
     network: Network | None
@@ -100,6 +102,8 @@ class Subject:
     answer: Answer | None = None
     size: tuple[int, int] = (0, 0)
     served_judges: bool = False
+    labels_only: bool = False
+    batch: int = 0
 
     @property
     def threat_models(self) -> tuple[ThreatModel, ...]:

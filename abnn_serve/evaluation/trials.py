@@ -61,7 +61,7 @@ def run_trials(
         subject.attacked(trial.threat_model)
     if any(trial.threat_model == "whitebox" for trial in trials):
         subject.check_whitebox(to_input(data.spread(data.chunk(_GRADIENT_CHECK_IMAGES)).images, device))
-    size = data.chunk(_batch_size(device))
+    size = subject.batch or data.chunk(_batch_size(device))
     clean = _clean_accuracy(subject.clean_judge, data, device)
     identity = f"{identity_of(subject, data)} {size}"
     stores = [OutcomeStore(store, trial, identity) if store else None for trial in trials]

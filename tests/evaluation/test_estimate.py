@@ -51,7 +51,7 @@ def test_a_full_evaluation_says_first_how_long_it_takes(standard_run, shapes, va
         full=True,
         jobs=1,
         out=tmp_path,
-        on_estimate=order.append,
+        on_estimate=lambda seconds, _: order.append(seconds),
         on_progress=order.append,
     )
     assert isinstance(order[0], float)

@@ -54,8 +54,7 @@ class OnnxClassifier:
     def _input(self, pixels: NDArray[np.uint8]) -> NDArray[np.generic]:
         values: NDArray[np.generic] = pixels
         if self.signature.dtype != "uint8":
-            mean, std = (np.asarray(part, np.float32) for part in (self.preprocess.mean, self.preprocess.std))
-            values = ((pixels.astype(np.float32) / 255 - mean) / std).astype(self.signature.dtype)
+            values = self.preprocess.apply(pixels).astype(self.signature.dtype)
         if self.signature.layout == "flat":
             return values.reshape(len(values), -1)
         return values.transpose(0, 3, 1, 2) if self.signature.layout == "NCHW" else values

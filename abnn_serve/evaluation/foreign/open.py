@@ -57,11 +57,7 @@ class ForeignModel:
     def check_accuracy(self, data: ImageData) -> None:
         """ConfigError if the model's accuracy on `data` is that of chance: the preprocessing is then likely wrong."""
         clean = Accuracy.of(self.classifier.logits(data.images).argmax(axis=1) == data.labels)
-        if clean.interval[0] <= 1 / self.classifier.signature.classes:
-            raise ConfigError(
-                f"{clean.value:.0%} right on {clean.n} clean images, as by chance: is --preprocess right, and are the "
-                "labels in the order of the outputs?"
-            )
+        check_not_chance(clean, self.classifier.signature.classes)
 
     def subject(
         self, data: ImageData, *, gradients: bool, twin: PixelNetwork | None
@@ -127,6 +123,15 @@ def open_foreign(
         labels=read_labels(labels) if labels else None,
         gradients=other,
     )
+
+
+def check_not_chance(clean: Accuracy, classes: int) -> None:
+    """ConfigError if accuracy on clean images is that of chance."""
+    if clean.interval[0] <= 1 / classes:
+        raise ConfigError(
+            f"{clean.value:.0%} right on {clean.n} clean images, as by chance: is --preprocess right, and are the "
+            "labels in the order of the outputs?"
+        )
 
 
 def read_labels(path: Path) -> Labels:

@@ -7,6 +7,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from abnn_serve.codec import from_json
 from abnn_serve.errors import ConfigError
 from abnn_serve.lab.abnn.network import IMAGENET_MEAN, IMAGENET_STD
@@ -28,6 +31,11 @@ class Preprocess:
                 f"preprocessing has mean {self.mean} and std {self.std}, expected means from 0 to 1 and std from "
                 "0.0001 to 10, in units of [0, 1] pixels"
             )
+
+    def apply(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """uint8 (N, H, W, 3) to the model's values, float32 of the same shape."""
+        mean, std = (np.asarray(part, np.float32) for part in (self.mean, self.std))
+        return ((pixels.astype(np.float32) / 255 - mean) / std).astype(np.float32, copy=False)
 
 
 _NAMED = {

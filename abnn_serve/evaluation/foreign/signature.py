@@ -86,7 +86,7 @@ def read_signature(
     port = inputs[0]
     if port.type not in _DTYPES:
         raise ConfigError(f"{path} has the input {port.name} of {port.type}, expected uint8, float or float16")
-    layout, (height, width) = _layout(path, port, size)
+    layout, (height, width) = image_layout(str(path), port.name, tuple(port.shape), size)
     name, classes = _scores(path, session, output)
     return Signature(
         input=port.name,
@@ -101,8 +101,20 @@ def read_signature(
     )
 
 
-def _layout(path: Path, port: Any, size: tuple[int, int] | None) -> tuple[Layout, tuple[int, int]]:
-    shape = tuple(port.shape)
+def image_layout(
+    model: str, name: str, shape: tuple[Any, ...], size: tuple[int, int] | None
+) -> tuple[Layout, tuple[int, int]]:
+    """How an input holds images, and their height and width in pixels.
+
+    Args:
+        model: named in errors.
+        name: of the input.
+        shape: of the input with its batch; a side that is left open is no positive integer.
+        size: height and width, where the shape leaves them open.
+
+    Raises:
+        ConfigError: the input is no image, or its size is open and not given.
+    """
     shown = f"({', '.join(map(str, shape))})"
     layout: Layout
     if len(shape) == 4 and shape[1] == 3:
@@ -113,18 +125,18 @@ def _layout(path: Path, port: Any, size: tuple[int, int] | None) -> tuple[Layout
         layout, sides = "flat", size or (_square(shape[1]),) * 2
     else:
         raise ConfigError(
-            f"{path} has the input {port.name} of shape {shown}, expected RGB images (N, 3, H, W) or (N, H, W, 3)"
+            f"{model} has the input {name} of shape {shown}, expected RGB images (N, 3, H, W) or (N, H, W, 3)"
         )
     height, width = (
         side if isinstance(side, int) and side > 0 else given
         for side, given in zip(sides, size or (None, None), strict=True)
     )
     if height is None or width is None:
-        raise ConfigError(f"{path} leaves its input size open, {shown}; give it with --size, such as --size 224")
+        raise ConfigError(f"{model} leaves its input size open, {shown}; give it with --size, such as --size 224")
     if size and size != (height, width):
-        raise ConfigError(f"{path} takes images of {height}x{width}, but --size is {size[0]}x{size[1]}; omit --size")
+        raise ConfigError(f"{model} takes images of {height}x{width}, but --size is {size[0]}x{size[1]}; omit --size")
     if height not in _SIDES or width not in _SIDES:
-        raise ConfigError(f"{path} takes images of {height}x{width}, expected 16 to 512 pixels a side")
+        raise ConfigError(f"{model} takes images of {height}x{width}, expected 16 to 512 pixels a side")
     return layout, (height, width)
 
 

@@ -11,6 +11,7 @@ from abnn_serve.errors import ConfigError
 from abnn_serve.lab.attacks.base import is_correct, margins
 from abnn_serve.lab.attacks.ensemble import Ensemble, worst_case
 from abnn_serve.lab.attacks.pgd import FGSM, PGD
+from abnn_serve.lab.attacks.rays import RayS
 from abnn_serve.lab.attacks.roa import ROA
 from abnn_serve.lab.attacks.square import Square
 
@@ -20,6 +21,7 @@ EVERY = [
     PGD(steps=3, norm="L2", eps=0.5),
     PGD(steps=2, loss="margin", restarts=3, decay="cosine"),
     Square(queries=20),
+    RayS(queries=20),
     ROA(steps=2),
     ROA(steps=2, search="exhaustive", stride=5),
     worst_case(queries=5),
@@ -145,6 +147,39 @@ def test_square_never_makes_a_sample_harder_to_break_with_more_queries():
     assert (reached[2] >= reached[1]).all()
 
 
+def test_rays_finds_nearly_the_least_change_of_a_linear_model_from_classes_alone():
+    model = _Linear(classes=2)
+    x, y = _batch(model, count=8)
+    weight = model.weight[0] - model.weight[1]
+    least = ((x - 0.5).flatten(1) @ weight).abs() / weight.abs().sum()  # by the dual norm
+    asked = {"images": 0}
+
+    def classes_alone(images: Tensor) -> Tensor:
+        asked["images"] += len(images)
+        return nn.functional.one_hot(model(images).argmax(dim=1), 2).float()
+
+    found = {}
+    for queries in (60, 3000):
+        asked["images"] = 0
+        x_adv = RayS(eps=1.0, queries=queries)(classes_alone, x, y, early_stop=False)
+        assert asked["images"] <= queries * len(x)
+        assert not is_correct(model, x_adv, y).any()
+        found[queries] = (x_adv - x).abs().flatten(1).amax(dim=1)
+    assert (found[3000] <= found[60]).all()
+    assert (found[3000] >= least - 1e-6).all()
+    assert (found[3000] <= 2 * least + 0.5 / 255).all()
+
+
+def test_rays_stops_asking_once_a_sample_breaks_within_its_budget():
+    model = _Linear(classes=2)
+    x, y = _batch(model, count=4)
+    asked = []
+    x_adv = RayS(eps=0.2, queries=500)(lambda images: (asked.append(len(images)), model(images))[1], x, y)
+    assert not is_correct(model, x_adv, y).any()
+    assert sum(asked) < 4 * 100
+    assert (x_adv - x).abs().max() <= 0.2 + 1e-6
+
+
 @pytest.mark.parametrize("search", ["exhaustive", "gradient"])
 @pytest.mark.parametrize("corner", [(0, 0), (0, 11), (11, 0), (11, 11)])
 def test_roa_finds_the_one_pixel_that_matters_at_every_edge(search, corner):
@@ -186,6 +221,7 @@ def test_an_ensemble_is_the_worst_case_of_its_attacks():
         (lambda: ROA(eps=0), r"ROA's eps is 0, expected a share of the area in \(0, 1\]"),
         (lambda: ROA(search="all"), "ROA's search is 'all', expected exhaustive or gradient"),
         (lambda: Square(queries=0), "Square has 0 queries"),
+        (lambda: RayS(queries=0), "RayS has 0 queries"),
         (lambda: Ensemble(attacks=(FGSM(eps=0.1), FGSM(eps=0.2)), eps=0.1), "must share one eps and one norm"),
     ],
 )

@@ -1,0 +1,1 @@
+"""Services that others run, and Python callables, as subjects of an evaluation by queries."""
