@@ -29,10 +29,11 @@ def doctor(
     device: Annotated[
         str, typer.Option(help="examine only this device: cpu, openvino, cuda or tensorrt; auto: all of them here")
     ] = "auto",
-    seconds: Annotated[float, typer.Option(help="seconds to replay golden vectors, over all cases", min=0)] = 90,
+    seconds: Annotated[float, typer.Option(help="seconds for all bundles together", min=0)] = 95,
+    training: Annotated[bool, typer.Option(help="also train a small network, if torch is installed")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="print the report as JSON")] = False,
 ) -> None:
-    """Check this machine, and every bundle in every precision on every engine; exit 1 on a failure.
+    """Check this machine, and every bundle on every engine; exit 1 on a failure.
 
     Replays the golden vectors at every batch size up to a hundred times, and recommends a device and a precision.
 
@@ -52,7 +53,11 @@ def doctor(
             status = f"{Path(case.bundle).name} {case.precision} on {case.device}"
             bar.update(task, description=f"case {number}/{count}", total=count, completed=number - 1, status=status)
 
-        report = diagnose(bundles or _default_bundles(settings), device, threads, seconds, on_case)  # type: ignore[arg-type]
+        def on_training() -> None:
+            bar.update(task, description="training", status="fifty steps of two recipes")
+
+        paths = bundles or _default_bundles(settings)
+        report = diagnose(paths, device, threads, seconds, on_case, on_training if training else None)  # type: ignore[arg-type]
     if as_json:
         typer.echo(json.dumps({**to_json(report), "passed": not report.failures}, indent=2))
     else:

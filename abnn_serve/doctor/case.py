@@ -19,7 +19,7 @@ import numpy as np
 from abnn_serve.bundle.store import load_bundle
 from abnn_serve.codec import from_json, to_json
 from abnn_serve.doctor.libraries import gpu_memory_used, loaded_libraries
-from abnn_serve.doctor.replay import count_captures, neighbour_error, replay_in_thread, replay_shuffled
+from abnn_serve.doctor.replay import count_captures, cpu_error, neighbour_error, replay_in_thread, replay_shuffled
 from abnn_serve.doctor.report import Case, CaseReport
 from abnn_serve.errors import AbnnError, DeviceError, one_line
 from abnn_serve.hardware import resident_memory
@@ -68,6 +68,7 @@ def judge(report: CaseReport) -> CaseReport:
         "logits differ from the golden logits by": report.golden_error,
         "a sample's logits change with its batch by": report.neighbour_error,
         "logits in a second thread differ from the golden logits by": report.thread_error,
+        "logits of random images differ from the CPU's by": report.cpu_error,
     }
     for text, value in what.items():
         if value is not None and not value <= tolerance:
@@ -110,7 +111,13 @@ def _measure(case: Case, threads: int, seconds: float) -> CaseReport:
     if case.precision == "fp32" and DRIFT_FILE in bundle.manifest.files:
         DriftMeter(session)
         report = replace(report, drift=True)
-    return replace(report, memory=None if before is None or after is None else max(0, after - before))
+    report = replace(report, memory=None if before is None or after is None else max(0, after - before))
+    if case.device == "cpu":
+        return report
+    reference = Session(bundle, "cpu", threads, "int8" if case.precision == "int8" else "fp32")
+    sampling = bundle.manifest.input.sampling
+    frames = sampling.frames if sampling else 1
+    return replace(report, cpu_error=cpu_error(run, reference.run, bundle.manifest.input.shape, rng, frames=frames))
 
 
 def _memory(case: Case) -> int | None:

@@ -10,7 +10,8 @@ from abnn_serve.bundle.store import Bundle, load_bundle
 from abnn_serve.card import Accuracy
 from abnn_serve.doctor.case import examine_in_process
 from abnn_serve.doctor.environment import check_environment
-from abnn_serve.doctor.report import Case, CaseReport, Choice, Report
+from abnn_serve.doctor.report import Case, CaseReport, Choice, Report, TrainingReport
+from abnn_serve.doctor.training import train_in_process
 from abnn_serve.hardware import has_cuda_device
 from abnn_serve.runtime.open_vino import has_bf16, has_openvino
 from abnn_serve.runtime.settings import Device
@@ -23,6 +24,8 @@ PRECISIONS: dict[Device, tuple[Precision, ...]] = {
     "tensorrt": ("fp32", "fp16", "int8"),
 }  # that each device runs; the order is that of the report
 
+_TRAINS: tuple[Device, ...] = ("auto", "cpu", "cuda")
+
 
 def diagnose(
     paths: Sequence[Path],
@@ -30,15 +33,17 @@ def diagnose(
     threads: int,
     seconds: float,
     on_case: Callable[[Case, int, int], None] = lambda *_: None,
+    on_training: Callable[[], None] | None = None,
 ) -> Report:
-    """Check the environment, then every bundle in each precision on each device.
+    """Check the environment, every bundle in each precision on each device, and training where torch is installed.
 
     Args:
         paths: directories of bundles.
         device: examine this one only; `auto` examines all that this machine has, except TensorRT.
         threads: threads per run on the CPU.
-        seconds: time to replay golden vectors, over all cases.
+        seconds: time for all cases, at least two rounds of each.
         on_case: called with each case, its number from 1, and the number of cases.
+        on_training: called before training, which the devices openvino and tensorrt do not have; None omits it.
 
     Raises:
         BundleError: a bundle cannot be read.
@@ -47,14 +52,21 @@ def diagnose(
     bundles = [load_bundle(path) for path in paths]
     environment = check_environment(on_gpu=device in ("cuda", "tensorrt"))
     cases = [case for bundle in bundles for case in cases_of(bundle, devices(device))]
-    reports = []
+    reports: list[CaseReport] = []
+    end = time.perf_counter() + seconds
     for number, case in enumerate(cases, start=1):
         on_case(case, number, len(cases))
-        reports.append(examine_in_process(case, threads, seconds / len(cases)))
+        left = max(0.0, end - time.perf_counter())  # what quick cases leave goes to slow ones
+        reports.append(examine_in_process(case, threads, left / (len(cases) - len(reports))))
+    training: tuple[TrainingReport, ...] = ()
+    if device in _TRAINS and on_training is not None:
+        on_training()
+        training = train_in_process(device)
     choices = [choice for bundle in bundles if (choice := choose(bundle, reports))]
     return Report(
         environment=tuple(environment),
         cases=tuple(reports),
+        training=training,
         choices=tuple(choices),
         seconds=round(time.perf_counter() - started, 1),
     )

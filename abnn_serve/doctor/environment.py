@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import platform
 import re
 import subprocess
@@ -10,11 +11,12 @@ import subprocess
 import onnxruntime as ort
 from packaging.requirements import Requirement
 
+from abnn_serve.doctor.libraries import unloadable_libraries
 from abnn_serve.doctor.report import Check, Status
 from abnn_serve.errors import one_line
 from abnn_serve.hardware import cuda_driver_version, describe_cpu, has_cuda_device, instruction_sets, usable_memory
 from abnn_serve.runtime.cuda import CUDA, GRAPHS_SINCE, can_replay
-from abnn_serve.runtime.cuda_library import cuda_problem
+from abnn_serve.runtime.cuda_library import cuda_problem, preload_libraries
 from abnn_serve.runtime.providers import installed_builds
 from abnn_serve.version import __version__
 
@@ -28,10 +30,9 @@ def check_environment(*, on_gpu: bool) -> list[Check]:
     Args:
         on_gpu: a GPU was asked for, so what keeps ONNX Runtime from using one is a failure.
     """
-    gpu = on_gpu or has_cuda_device()
     return [
         *_machine(),
-        *([*_gpus(), _cuda(required=on_gpu), _graphs(required=on_gpu)] if gpu else []),
+        *(_cuda_checks(required=on_gpu) if on_gpu or has_cuda_device() else []),
         _builds(installed_builds()),
         _cuda_majors([str(d.metadata["Name"]) for d in importlib.metadata.distributions()]),
         *check_versions(_requirements()),
@@ -45,6 +46,16 @@ def _machine() -> list[Check]:
         Check(name="CPU", detail=describe_cpu()),
         Check(name="instruction sets", detail=" ".join(instruction_sets()) or "unknown"),
         Check(name="memory", detail="unknown" if memory is None else f"{memory / 2**30:.1f} GiB"),
+    ]
+
+
+def _cuda_checks(*, required: bool) -> list[Check]:
+    return [
+        *_gpus(),
+        _cuda(required=required),
+        _loader(required=required),
+        _graphs(required=required),
+        _rewrites(installed=importlib.util.find_spec("onnx_ir") is not None),
     ]
 
 
@@ -73,6 +84,27 @@ def _cuda(*, required: bool) -> Check:
         return Check(name="CUDA", detail=detail)
     status: Status = "failed" if required else "warning"
     return Check(name="CUDA", detail=f"{detail}: {problem[0]}", status=status, remedy=problem[1])
+
+
+def _loader(*, required: bool) -> Check:
+    preload_libraries()
+    reasons = unloadable_libraries()
+    if not reasons:
+        return Check(name="CUDA libraries", detail="found")
+    return Check(
+        name="CUDA libraries",
+        detail="; ".join(reasons.values()),
+        status="failed" if required else "warning",
+        remedy="pip install 'abnn_serve[cuda]', or add the folder that holds "
+        f"{' and '.join(reasons)} to LD_LIBRARY_PATH",
+    )
+
+
+def _rewrites(*, installed: bool) -> Check:
+    if installed:
+        return Check(name="graphs for CUDA", detail="rewritten for fewer kernels")
+    remedy = "pip install 'abnn_serve[cuda]'"
+    return Check(name="graphs for CUDA", detail="as exported: onnx-ir is missing", status="warning", remedy=remedy)
 
 
 def _graphs(*, required: bool) -> Check:

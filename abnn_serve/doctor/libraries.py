@@ -1,10 +1,12 @@
-"""The CUDA libraries that this process has loaded, and the memory of its GPU."""
+"""The CUDA libraries that this process has loaded or cannot load, and the memory of its GPU."""
 
 from __future__ import annotations
 
 import ctypes
 import re
 from pathlib import Path
+
+import onnxruntime as ort
 
 from abnn_serve.runtime.cuda_library import cuda_runtime
 
@@ -26,6 +28,17 @@ def loaded_libraries(maps: str | None = None) -> dict[str, str]:
         if name in _NAMES:
             loaded[f"{name} {_version(name, path)}".strip()] = path
     return loaded
+
+
+def unloadable_libraries(cuda_version: str = ort.cuda_version) -> dict[str, str]:
+    """The libraries that ONNX Runtime needs for this CUDA version and the loader cannot open, with its reason."""
+    major, reasons = cuda_version.partition(".")[0], {}
+    for library in (*(f"{name}.so.{major}" for name in ("libcudart", "libcublas", "libcublasLt")), "libcudnn.so.9"):
+        try:
+            ctypes.CDLL(library)
+        except OSError as error:
+            reasons[library] = str(error)
+    return reasons
 
 
 def _version(name: str, path: str) -> str:

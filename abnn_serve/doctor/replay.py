@@ -17,6 +17,7 @@ from abnn_serve.errors import DeviceError
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 ROUNDS = 100
+_RANDOM_FRAMES = 512
 _LEAST_ROUNDS = 2  # also if time is short
 _CAPTURE_RATIO, _CAPTURE_SECONDS = 5, 0.05  # capturing plans every convolution anew; a replay takes milliseconds
 
@@ -79,6 +80,20 @@ def neighbour_error(run: Run, golden: Golden, largest: int, rng: np.random.Gener
             images[position] = golden.inputs[0]
             error = worst(error, run(images)[position : position + 1], alone)
     return error
+
+
+def cpu_error(run: Run, cpu: Run, shape: tuple[int, ...], rng: np.random.Generator, *, frames: int) -> float:
+    """Largest difference from the logits of `cpu` on random images.
+
+    Args:
+        run: from uint8 (N, ...) to logits, any N.
+        cpu: as `run`, on the CPU.
+        shape: of a sample.
+        rng: of the pixels.
+        frames: of a sample; 512 frames are compared in all.
+    """
+    images = rng.integers(0, 256, (max(1, _RANDOM_FRAMES // frames), *shape), np.uint8)
+    return worst(0.0, run(images), cpu(images))
 
 
 def replay_in_thread(run: Run, golden: Golden, largest: int) -> tuple[float, dict[int, float]]:

@@ -49,6 +49,7 @@ class CaseReport:
         golden_error: largest difference from the golden logits.
         neighbour_error: largest difference of a sample's logits alone and among noise, at every batch size.
         thread_error: largest difference from the golden logits in a second thread.
+        cpu_error: largest difference from the logits of ONNX Runtime on the CPU, on random images; None on the CPU.
         tolerance: largest difference allowed.
         captures: batch sizes that were captured again after warm-up; None without CUDA graphs.
         drift: the drift graph opened and reproduced the golden logits; only in fp32.
@@ -66,10 +67,30 @@ class CaseReport:
     golden_error: float | None = None
     neighbour_error: float | None = None
     thread_error: float | None = None
+    cpu_error: float | None = None
     tolerance: float | None = None
     captures: int | None = None
     drift: bool = False
     libraries: dict[str, str] = field(default_factory=dict)
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingReport:
+    """How a small network trained.
+
+    Attributes:
+        device: `cpu` or `cuda`.
+        images_per_second: of a network too small to compare machines by.
+        cpu_error: largest difference of the trained network's float32 logits there and on the CPU; None on the CPU.
+        error: what failed, with the remedy; empty if nothing did.
+    """
+
+    recipe: str
+    device: str
+    steps: int = 0
+    images_per_second: float | None = None
+    cpu_error: float | None = None
     error: str = ""
 
 
@@ -89,6 +110,7 @@ class Report:
 
     environment: tuple[Check, ...]
     cases: tuple[CaseReport, ...]
+    training: tuple[TrainingReport, ...]
     choices: tuple[Choice, ...]
     seconds: float
 
@@ -96,6 +118,5 @@ class Report:
     def failures(self) -> list[str]:
         """One line for each failure, with its remedy."""
         checks = [f"{c.name}: {c.detail}; {c.remedy}" for c in self.environment if c.status == "failed"]
-        return checks + [
-            f"{r.case.bundle} {r.case.precision} on {r.case.device}: {r.error}" for r in self.cases if r.error
-        ]
+        cases = [f"{r.case.bundle} {r.case.precision} on {r.case.device}: {r.error}" for r in self.cases if r.error]
+        return checks + cases + [f"training {r.recipe} on {r.device}: {r.error}" for r in self.training if r.error]

@@ -8,11 +8,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from abnn_serve.doctor.report import CaseReport, Report
+from abnn_serve.doctor.report import CaseReport, Report, TrainingReport
 
 _CASE = ("bundle", "device", "precision")
-_ERRORS = ("nodes", "rounds", "golden", "neighbours", "thread", "drift", "status")
+_ERRORS = ("nodes", "rounds", "golden", "neighbours", "thread", "CPU", "drift", "status")
 _SPEED = ("open, s", "batch", "p50, ms", "p95, ms", "batch", "p50, ms", "p95, ms", "MiB", "captured late")
+
+_TRAINING = ("recipe", "device", "steps", "images/s", "CPU", "status")
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -28,6 +30,9 @@ def print_report(report: Report, console: Console) -> None:
         _print(console, "loaded CUDA libraries", ("library", "path"), list(libraries.items()))
     _print(console, "logits: largest errors", (*_CASE, *_ERRORS), [(*_case(c), *_errors(c)) for c in report.cases])
     _print(console, "time and memory", (*_CASE, *_SPEED), [(*_case(c), *_speed(c)) for c in report.cases])
+    if report.training:
+        rows = [_training(row) for row in report.training]
+        _print(console, "training: fifty steps of a small network", _TRAINING, rows)
     for choice in report.choices:
         setting = f"ABNN_DEVICE={choice.device} ABNN_PRECISION={choice.precision}"
         console.print(f"{Path(choice.bundle).name}: {setting} ({choice.reason})", markup=False, highlight=False)
@@ -47,14 +52,23 @@ def _case(report: CaseReport) -> tuple[str, ...]:
 
 def _errors(report: CaseReport) -> tuple[str, ...]:
     nodes = ", ".join(f"{count} {name.removesuffix('ExecutionProvider')}" for name, count in report.nodes.items())
-    errors = (report.golden_error, report.neighbour_error, report.thread_error)
+    errors = (report.golden_error, report.neighbour_error, report.thread_error, report.cpu_error)
     return (
         nodes,
         str(report.rounds),
-        *("" if error is None else f"{error:.0e}" for error in errors),
+        *map(_error, errors),
         "ok" if report.drift else "",
         "FAILED" if report.error else "ok",
     )
+
+
+def _error(error: float | None) -> str:
+    return "" if error is None else f"{error:.0e}"
+
+
+def _training(row: TrainingReport) -> tuple[str, ...]:
+    speed = "" if row.images_per_second is None else f"{row.images_per_second:,.0f}"
+    return row.recipe, row.device, str(row.steps), speed, _error(row.cpu_error), "FAILED" if row.error else "ok"
 
 
 def _speed(report: CaseReport) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,8 +15,9 @@ from abnn_serve.bundle.store import load_bundle
 from abnn_serve.doctor.case import examine, examine_in_process, judge
 from abnn_serve.doctor.diagnose import PRECISIONS, cases_of, choose, devices
 from abnn_serve.doctor.report import Case, CaseReport, Latency, Report
+from abnn_serve.runtime.open_vino import has_openvino
 from abnn_serve.runtime.settings import Device
-from tests.cuda_stub.process import ROOT
+from tests.cuda_stub.process import ROOT, Stub
 
 BUNDLE = ROOT / "models" / "cifar10-abnn"
 CASE = Case(bundle=str(BUNDLE), precision="int8", device="cpu")
@@ -34,6 +36,8 @@ def test_a_bundle_is_examined_in_each_precision_and_the_report_is_printed():
     assert [row[2] for row in rows] == ["fp32", "int8"] * 2
     assert all(row[-1] == "ok" for row in rows[:2])
     assert "cifar10-abnn: ABNN_DEVICE=cpu ABNN_PRECISION=" in done.stdout
+    trained = [line.split() for line in done.stdout.splitlines() if line.split()[1:3] == ["cpu", "50"]]
+    assert [(row[0], row[-1]) for row in trained] == [("standard", "ok"), ("abnn", "ok")]
     assert done.stdout.splitlines()[-1].startswith("passed in ")
 
 
@@ -63,7 +67,9 @@ def _doctor_over(stub, folder, **environment: str) -> subprocess.CompletedProces
         "import onnxruntime\nonnxruntime.preload_dlls = lambda *_args, **_kwargs: None\n"
     )
     paths = {"LD_LIBRARY_PATH": str(stub.libraries), "PYTHONPATH": f"{folder}:{ROOT}"}
-    return _doctor(ROOT / "models" / "motions-abnn", "--device", "cuda", "--json", **paths, **environment)
+    return _doctor(
+        ROOT / "models" / "motions-abnn", "--device", "cuda", "--no-training", "--json", **paths, **environment
+    )
 
 
 def test_cuda_over_the_stub_opens_captures_and_fails_on_the_logits_that_nothing_computes(stub, tmp_path):
@@ -73,6 +79,25 @@ def test_cuda_over_the_stub_opens_captures_and_fails_on_the_logits_that_nothing_
     assert "fp32 logits on CUDAExecutionProvider differ from the golden logits by" in case["error"]
     assert "libcudnn 9.24.0" in case["libraries"]
     assert case["libraries"]["libcudnn 9.24.0"].startswith(str(stub.libraries))
+
+
+@pytest.mark.skipif(not has_openvino(), reason="needs OpenVINO")
+def test_another_engine_than_the_cpu_is_compared_with_it():
+    report = examine(replace(CASE, precision="int8", device="openvino"), 1, 0)
+    assert report.error == ""
+    assert 0 < report.cpu_error < 0.2
+
+
+def test_a_library_that_the_loader_cannot_find_is_named_with_its_remedy(stub, tmp_path):
+    folder = tmp_path / "libraries"
+    shutil.copytree(stub.libraries, folder)
+    (folder / "libcublas.so.13").unlink()
+    done = _doctor_over(Stub(folder), tmp_path)
+    assert done.returncode == 1
+    assert (
+        "abnn: CUDA libraries: libcublas.so.13: cannot open shared object file: No such file or directory; "
+        "pip install 'abnn_serve[cuda]', or add the folder that holds libcublas.so.13 to LD_LIBRARY_PATH\n"
+    ) in done.stderr
 
 
 def test_the_gpu_of_the_settings_is_examined(stub, tmp_path):
@@ -94,7 +119,8 @@ def test_figures_out_of_bounds_are_failures():
     assert "change with its batch by 0.01" in judge(replace(report, neighbour_error=0.01)).error
     assert "in a second thread" in judge(replace(report, thread_error=0.01)).error
     assert "captured again" in judge(replace(report, captures=1)).error
-    failed = Report(environment=(), cases=(judge(replace(report, captures=1)),), choices=(), seconds=1)
+    assert "random images differ from the CPU's by 0.01" in judge(replace(report, cpu_error=0.01)).error
+    failed = Report(environment=(), cases=(judge(replace(report, captures=1)),), training=(), choices=(), seconds=1)
     assert failed.failures[0].startswith(f"{BUNDLE} int8 on cpu: 1 batch sizes were captured again")
 
 

@@ -12,6 +12,7 @@ from abnn_serve.bundle.store import Bundle, load_bundle
 from abnn_serve.doctor.replay import (
     batch_sizes,
     count_captures,
+    cpu_error,
     neighbour_error,
     replay_in_thread,
     replay_shuffled,
@@ -91,6 +92,20 @@ def test_a_session_that_captures_again_in_another_thread_is_found(shipped):
 
     latencies = replay_shuffled(captured_by_thread, shipped.golden, 4, rng(), seconds=0, rounds=4).latencies
     assert count_captures(replay_in_thread(captured_by_thread, shipped.golden, 4)[1], latencies) == 3
+
+
+def test_an_engine_is_compared_with_the_cpu_on_five_hundred_random_images(run, shipped):
+    seen = []
+
+    def other(images):
+        seen.append(len(images))
+        return run(images) + 0.25
+
+    shape = shipped.manifest.input.shape
+    assert cpu_error(run, run, shape, rng(), frames=8) == 0
+    assert cpu_error(other, run, shape, rng(), frames=8) == pytest.approx(0.25, abs=1e-5)
+    assert cpu_error(other, run, shape, rng(), frames=1024) == pytest.approx(0.25, abs=1e-5)
+    assert seen == [64, 1]
 
 
 def test_logits_that_are_not_finite_are_an_error(run, shipped):

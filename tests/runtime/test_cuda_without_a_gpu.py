@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import onnx
@@ -154,6 +155,16 @@ def test_auto_serves_on_the_cpu_with_one_warning_whatever_fails_while_cuda_opens
     assert list(answer["placement"]) == ["CPUExecutionProvider"]
     (warning,) = answer["warnings"]
     assert warning.startswith("running on the CPU: ONNX Runtime fails on this GPU: ")
+
+
+def test_auto_serves_on_the_cpu_with_one_warning_where_a_library_is_missing(stub, graphs, tmp_path):
+    folder = tmp_path / "libraries"
+    shutil.copytree(stub.libraries, folder)
+    (folder / "libcublas.so.13").unlink()
+    answer = Stub(folder).ask("opened", graphs["motions-abnn fp32"], "auto")
+    assert list(answer["placement"]) == ["CPUExecutionProvider"]
+    (warning,) = answer["warnings"]
+    assert warning.endswith("pip install 'abnn_serve[cuda]', or set ABNN_DEVICE=cpu")
 
 
 def test_cuda_that_fails_is_a_device_error_that_names_the_failure(stub, graphs):
