@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from abnn_serve.arrays import softmax
 from abnn_serve.bundle.signature import verify_signature
 from abnn_serve.bundle.store import Bundle, load_bundle
-from abnn_serve.errors import ConfigError, InputShapeError, UnsupportedFormatError
+from abnn_serve.errors import ConfigError, InputShapeError, TooCostlyError, UnsupportedFormatError
 from abnn_serve.media.headers.header import Header
 from abnn_serve.media.image import load_if_plain, load_image
 from abnn_serve.media.isolation.pool import DecoderPool
@@ -159,11 +160,15 @@ class Predictor:
 
         Raises:
             InputError: as `media.image.load_image`, or the model classifies videos.
+            TooCostlyError: decoding takes more memory than there is.
             DecoderError: as `DecoderPool.image`.
         """
         self._require("image")
-        decode = self._decoders.image if self._decoders else load_image
-        return decode(data, self.bundle.manifest.input, self.limits)
+        spec = self.bundle.manifest.input
+        if self._decoders:
+            return self._decoders.image(data, spec, self.limits)
+        with _out_of_memory("image"):
+            return load_image(data, spec, self.limits)
 
     def decode_if_plain(self, data: bytes, pixels: int) -> NDArray[np.uint8] | Header:
         """As `decode`, in this process, if the header proves that decoding is cheap; else only the header.
@@ -178,8 +183,11 @@ class Predictor:
     def decode_video(self, data: bytes, *, is_cancelled: Callable[[], bool] = lambda: False) -> VideoClips:
         """Decode an encoded video to the model's clips; arguments and errors as `DecoderPool.video`."""
         self._require("video")
-        decode = self._decoders.video if self._decoders else decode_video
-        return decode(data, self.bundle.manifest.input, self.video_limits, is_cancelled=is_cancelled)
+        spec = self.bundle.manifest.input
+        if self._decoders:
+            return self._decoders.video(data, spec, self.video_limits, is_cancelled=is_cancelled)
+        with _out_of_memory("video"):
+            return decode_video(data, spec, self.video_limits, is_cancelled=is_cancelled)
 
     def predict(
         self,
@@ -285,6 +293,16 @@ class Predictor:
             MaskedView(label=names[vote], top=top, left=left, height=height, width=width)
             for vote, (top, left, height, width) in zip(answer.votes, self.rule.boxes, strict=True)
         )
+
+
+@contextmanager
+def _out_of_memory(what: str) -> Iterator[None]:
+    try:
+        yield
+    except MemoryError:
+        raise TooCostlyError(
+            f"decoding the {what} takes more memory than this process can get; shrink it, or save it again"
+        ) from None
 
 
 def _stack(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:

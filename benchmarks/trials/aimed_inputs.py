@@ -13,11 +13,14 @@ import numpy as np
 
 from tests.drawing import encode_video
 from tests.media import crafted
+from tests.media.matroska import Compression, mkv_of
 
 _VIDEO = "/classify_video"
 _encode: Callable[..., bytes] = encode_video
 _mp4: Callable[..., bytes] = crafted.mp4_with
+_mkv: Callable[..., bytes] = mkv_of
 _mov: Callable[..., bytes] = crafted.mov_of
+_in_track: Callable[..., bytes] = crafted.mp4_with_box_in_track
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +46,10 @@ def requests(shape: tuple[int, ...]) -> dict[str, Hostile]:
         "S1 text in a JSON tensor": Hostile(make=lambda: _text(shape), path=infer, content_type="application/json"),
         "S2 MP4 sample table": Hostile(make=_table, path=_VIDEO),
         "S2 MP4 edit list": Hostile(make=_edits, path=_VIDEO),
+        "S2 MP4 sample table in an odd box": Hostile(make=_hidden_table, path=_VIDEO),
         "S3 packets that share bytes": Hostile(make=_overlapping, path=_VIDEO),
+        "S3 Matroska packets without their beginning": Hostile(make=lambda: _matroska("stripped"), path=_VIDEO),
+        "S3 Matroska packets deflated": Hostile(make=lambda: _matroska("zlib"), path=_VIDEO),
         "S4 TIFF tiles in number": Hostile(make=lambda: crafted.tiled_tiff((1, 5_000), (1_000_000, 16), 313), copies=2),
         "S4 TIFF tile in size": Hostile(make=lambda: crafted.tiled_tiff((1, 1), (32_768, 32_768), 1)),
         "S5 JPEG scans in an MPO": Hostile(make=lambda: crafted.many_scans(4_000, multi_picture=True)),
@@ -97,6 +103,18 @@ def _film() -> bytes:
 
 def _table() -> bytes:
     return _mp4(_film(), {b"stsz": crafted.full_box(1, 80_000_000)})
+
+
+def _hidden_table() -> bytes:
+    table = crafted.box(b"stsz", crafted.full_box(1, 80_000_000))
+    return _in_track(_film(), crafted.box(b"tref", table))
+
+
+def _matroska(compression: Compression) -> bytes:
+    """200 packets of a megabyte."""
+    image = crafted.jpeg()
+    packet = image[:-2] + bytes(1_000_000) + image[-2:]
+    return _mkv([packet] * 200, (64, 64), compression, prefix=packet[:-2])
 
 
 def _edits() -> bytes:

@@ -16,6 +16,7 @@ from abnn_serve.media.video import decode_video
 from abnn_serve.spec import InputSpec, Sampling
 from tests.drawing import encode_video
 from tests.media import crafted
+from tests.media.matroska import mkv_of
 
 IMAGE_TOKENS = (
     *(b"\xff\xd8\xff", b"\xff\xda", b"\xff\xe1", b"\xff\xd9", b"IHDR", b"IDAT", b"IEND", b"acTL", b"iCCP", b"GIF89a"),
@@ -70,11 +71,14 @@ def read_mp4(data: bytes) -> object:
 def mp4_seeds() -> list[bytes]:
     """An MP4 file, and its tables and edit lists that declare more than they hold (S2)."""
     film = _film("mp4", "libx264")
+    table = crafted.box(b"stsz", crafted.full_box(1, 80_000_000))
     return [
         film,
         crafted.mp4_with(film, {b"stsz": crafted.full_box(1, 80_000_000)}),
         crafted.mp4_with(film, {b"stts": crafted.full_box(1, 80_000_000, 1)}),
         crafted.mp4_with(film, {b"stco": crafted.full_box(80_000_000, 8)}),
+        crafted.mp4_with_box_in_track(film, crafted.box(b"tref", table)),
+        crafted.mp4_with_box_in_track(film, crafted.box(b"meta", bytes(4) + crafted.box(b"hdlr", bytes(25)) + table)),
     ]
 
 
@@ -88,7 +92,15 @@ def read_video(data: bytes) -> object:
 def video_seeds() -> list[bytes]:
     """Small videos of several containers, and those whose decoding costs much (S2, S10, S11)."""
     scans = crafted.mov_of([crafted.many_scans(150)], "mjpeg")
-    return [*mp4_seeds(), _film("avi", "mpeg4"), _film("matroska", "mpeg4"), _film("mpegts", "mpeg2video"), scans]
+    packed = mkv_of([crafted.jpeg(32)] * 4, (32, 32), "zlib")
+    return [
+        *mp4_seeds(),
+        packed,
+        _film("avi", "mpeg4"),
+        _film("matroska", "mpeg4"),
+        _film("mpegts", "mpeg2video"),
+        scans,
+    ]
 
 
 def _film(container: str, codec: str) -> bytes:

@@ -131,6 +131,22 @@ def overlapping_packets(samples: int, side: int = 64) -> bytes:
     return mp4_with(data, tables | {b"stts": full_box(1, samples, 512), b"elst": full_box(1, 40 * samples, 0, 0x10000)})
 
 
+def mp4_with_box_in_track(data: bytes, addition: bytes) -> bytes:
+    """An MP4 file with more boxes at the end of its first track."""
+    at = data.index(b"mdia") - 4
+    at += int.from_bytes(data[at:][:4], "big")
+    for parent in (b"moov", b"trak"):
+        size = data.index(parent) - 4
+        grown = int.from_bytes(data[size:][:4], "big") + len(addition)
+        data = data[:size] + grown.to_bytes(4, "big") + data[size + 4 :]
+    return data[:at] + addition + data[at:]
+
+
+def box(kind: bytes, body: bytes) -> bytes:
+    """A box of an MP4 file."""
+    return struct.pack(">I4s", 8 + len(body), kind) + body
+
+
 def full_box(*values: int) -> bytes:
     """The body of a box: version and flags 0, then 32-bit numbers."""
     return struct.pack(f">I{len(values)}I", 0, *values)

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from abnn_serve.errors import ConfigError, InputError, InputShapeError
 from abnn_serve.runtime.prediction_json import prediction_json
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.runtime.settings import DEFAULT_BUNDLE, default_bundle
-from tests.drawing import draw_shape, png
+from tests.drawing import draw_shape, encode_video, png
 
 TOLERANCE = 1e-5
 
@@ -92,3 +96,37 @@ def test_a_bundle_that_comes_along_reaches_the_accuracy_on_its_card(cifar10_test
     assert card.clean.n == 10_000
     assert card.clean.value >= least
     assert abs(correct - card.clean.correct) <= 2  # other processors round the last digit otherwise
+
+
+DECODE_IN_LITTLE_MEMORY = """
+import os, resource, sys
+from pathlib import Path
+from abnn_serve.errors import TooCostlyError
+from abnn_serve.runtime.predictor import Predictor
+
+predictor = Predictor.open(sys.argv[1], device="cpu")
+decode = getattr(predictor, sys.argv[2])
+small, large = (Path(name).read_bytes() for name in sys.argv[3:])
+decode(small)  # imports what decoding needs
+used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+resource.setrlimit(resource.RLIMIT_AS, (used + 15_000_000, used + 15_000_000))
+try:
+    decode(large)
+except TooCostlyError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("what", ["image", "video"])
+def test_a_file_whose_decoding_needs_more_memory_than_there_is_gets_an_error(what, bundle, video_bundle, tmp_path):
+    if what == "image":
+        served, files = bundle, [png(Image.new("RGB", (side, side))) for side in (32, 4000)]
+    else:
+        served = video_bundle
+        files = [encode_video(np.zeros((2, side, side, 3), np.uint8), codec="mpeg4") for side in (32, 2400)]
+    for name, data in zip(("small", "large"), files, strict=True):
+        (tmp_path / name).write_bytes(data)
+    arguments = ["decode" if what == "image" else "decode_video", tmp_path / "small", tmp_path / "large"]
+    command = [sys.executable, "-c", DECODE_IN_LITTLE_MEMORY, served.path, *arguments]
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
+    assert result.stdout.startswith(f"decoding the {what} takes more memory than this process can get")

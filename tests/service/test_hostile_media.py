@@ -19,14 +19,21 @@ from PIL import Image
 
 from tests.drawing import draw_shape, encode_video, moving_square, png
 from tests.media import crafted
+from tests.media.matroska import mkv_of
 from tests.service.server import serving_process, wait_until
 
 PLAIN = png(draw_shape(1, np.random.default_rng(3), 50))
 UNUSUAL = crafted.jpeg(progressive=True)
 LARGE = png(Image.new("L", (3000, 3000)))
 _MP4 = encode_video(moving_square(2), codec="mpeg4")
+_PADDED = crafted.jpeg()[:-2] + bytes(1_000_000) + b"\xff\xd9"
 HOSTILE = {
     "S2 sample table": crafted.mp4_with(_MP4, {b"stsz": crafted.full_box(1, 80_000_000)}),
+    "S2 sample table in an odd box": crafted.mp4_with_box_in_track(
+        _MP4, crafted.box(b"tref", crafted.box(b"stsz", crafted.full_box(1, 80_000_000)))
+    ),
+    "S3 packets without their beginning": mkv_of([_PADDED] * 200, (64, 64), "stripped", prefix=_PADDED[:-2]),
+    "S3 deflated packets": mkv_of([_PADDED] * 200, (64, 64), "zlib"),
     "S3 overlapping packets": crafted.overlapping_packets(2000, side=256),
     "S4 tiles": crafted.tiled_tiff((1, 5000), (1_000_000, 16), 313),
     "S4 tile": crafted.tiled_tiff((1, 1), (32_768, 32_768), 1),
