@@ -77,7 +77,6 @@ def evaluate(
     max_queries: Annotated[
         int | None, typer.Option(help="for an endpoint: images to send in all; default: no limit")
     ] = None,
-    repeats: Annotated[int | None, typer.Option(help="for a random endpoint: answers to take the mean of")] = None,
     labels_only: Annotated[
         bool | None, typer.Option("--labels-only", help="for an endpoint: use its classes alone")
     ] = None,
@@ -86,6 +85,10 @@ def evaluate(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="folder for card.json and plots; RUN/evaluation by default")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    eot: Annotated[int, typer.Option(help="draws of a random model that attacks take the mean of", min=1)] = 1,
+    straight_through: Annotated[
+        bool, typer.Option("--straight-through", help="differentiate rounding and signs as the identity (BPDA)")
+    ] = False,
     jobs: Annotated[
         int | None, typer.Option(help="processes, each with one thread; the results are the same for any number", min=1)
     ] = None,
@@ -106,7 +109,6 @@ def evaluate(
         "per_request": per_request,
         "timeout": timeout,
         "max_queries": max_queries,
-        "repeats": repeats,
         "labels_only": labels_only,
         "authorized": authorized,
     }
@@ -162,6 +164,8 @@ def evaluate(
             endpoint=EndpointOptions(**given) if given else None,
             out=folder,
             device=device,
+            eot=eot,
+            straight_through=straight_through,
             jobs=jobs,
             on_estimate=lambda seconds, queries: console.print(_estimate(seconds, queries), markup=False),
             on_start=lambda trials: _check_minimums(minimums, trials, corruptions=corruptions),

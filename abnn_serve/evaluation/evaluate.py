@@ -56,6 +56,8 @@ def evaluate(
     endpoint: EndpointOptions | None = None,
     out: str | Path | None = None,
     device: str = "auto",
+    eot: int = 1,
+    straight_through: bool = False,
     jobs: int | None = None,
     on_start: Callable[[Sequence[Trial]], None] = lambda _: None,
     on_estimate: Callable[[float, int | None], None] = lambda *_: None,
@@ -103,6 +105,10 @@ def evaluate(
         out: folder for the results; by default `evaluation` in the run's folder, or NAME-evaluation in the working
             directory for a bundle without a run.
         device: `auto`, `cpu` or `cuda`, for the attacks and for a bundle's session.
+        eot: draws of a random model over which attacks take the mean (expectation over transformation); for an endpoint
+            answers to each image.
+        straight_through: attack rounding and signs in a run's network as if their gradient were that of the identity
+            (BPDA); always done for ONNX files.
         jobs: processes that share the work, each with one thread; the results are the same for any number. Call it
             under `if __name__ == "__main__":` then. By default this process does everything, with all its threads.
         on_start: called once with the trials, when the data has been read and before the first attack.
@@ -132,6 +138,8 @@ def evaluate(
         probe=probe,
         onnx=OnnxOptions(labels=labels, preprocess=preprocess, output=output, size=size, gradients=gradients),
         endpoint=endpoint,
+        eot=eot,
+        straight_through=straight_through,
         folder=folder,
         attacked=list(attacks) != ["none"],
         needs_gradients=list(attacks) != ["none"] and list(threats) != ["blackbox"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from abnn_serve.errors import ConfigError
@@ -35,6 +35,8 @@ def open_any(
     probe: str | Path | None = None,
     onnx: OnnxOptions = OnnxOptions(),
     endpoint: EndpointOptions | None = None,
+    eot: int = 1,
+    straight_through: bool = False,
     folder: Path = Path(),
     attacked: bool = True,
     needs_gradients: bool = True,
@@ -50,6 +52,8 @@ def open_any(
         probe: as there.
         onnx: for an ONNX file, and its labels, preprocessing, output and size for an endpoint.
         endpoint: for an endpoint; None for the defaults.
+        eot: draws of a random subject; of an endpoint, answers to each image.
+        straight_through: attackers differentiate rounding and signs as the identity.
         folder: where an endpoint's queries are counted.
         attacked: the subject will be attacked.
         needs_gradients: attacks will differentiate the subject.
@@ -64,12 +68,12 @@ def open_any(
     if endpoint is not None and not is_endpoint:
         raise ConfigError(
             f"{path} is not an endpoint, so --adapter, --key-env, --concurrency, --per-request, --timeout, "
-            "--max-queries, --repeats, --labels-only and --authorized have no effect; omit them"
+            "--max-queries, --labels-only and --authorized have no effect; omit them"
         )
     if is_endpoint:
         model = open_endpoint(
             str(path),
-            endpoint or EndpointOptions(),
+            replace(endpoint or EndpointOptions(), repeats=eot),
             folder=folder,
             attacked=attacked,
             labels=Path(onnx.labels) if onnx.labels else None,
@@ -89,10 +93,12 @@ def open_any(
             size=onnx.size,
             gradients=Path(onnx.gradients) if onnx.gradients else None,
         )
-        return open_foreign_subject(foreign, data, gradients=needs_gradients, twin=twin)
+        return open_foreign_subject(foreign, data, gradients=needs_gradients, twin=twin, draws=eot)
     if onnx != OnnxOptions():
         raise ConfigError("--labels, --preprocess, --output, --size and --gradients are for ONNX files; omit them")
-    opened = open_subject(path, run=run, twin=twin, probe=probe, device=device)
+    opened = open_subject(
+        path, run=run, twin=twin, probe=probe, device=device, straight_through=straight_through, draws=eot
+    )
     return opened, agree(opened.labels, load_data(data, opened.input))
 
 

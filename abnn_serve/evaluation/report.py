@@ -81,7 +81,13 @@ def measure(
             steps_curve(subject, subset, eps=eps, device=device, store=store, workers=workers),
         )
     single_pass = subject.network if subject.network is not None else subject.model
-    sanity = check_network(single_pass, data.spread(data.chunk(_SANITY_IMAGES)), eps=eps)
+    sanity = check_network(
+        single_pass,
+        data.spread(data.chunk(_SANITY_IMAGES)),
+        eps=eps,
+        differentiated=subject.differentiated,
+        draws=subject.draws,
+    )
     certified = check_certificates(subject, evaluation) if subject.network is not None else ()
     return Report(
         evaluation=evaluation, curves=curves, sanity=(*sanity, *check_evaluation(evaluation, *curves), *certified)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -97,6 +98,8 @@ def open_subject(
     probe: str | Path | None = None,
     device: Device = "cpu",
     threads: int | None = None,
+    straight_through: bool = False,
+    draws: int = 1,
 ) -> OpenedSubject:
     """Load the network to attack, and the networks that its attackers have.
 
@@ -107,19 +110,22 @@ def open_subject(
         probe: the run of a classifier made from the substitute alone.
         device: device of a bundle's session, which answers black-box queries.
         threads: of that session; None takes all cores.
+        straight_through: see `Subject`, as for `draws`.
+        draws: as there.
 
     Raises:
         ConfigError: the bundle was not exported from `run`, or `twin` or `probe` is an ABNN run.
     """
     path = Path(path)
-    reopen = partial(_reopened, path, run=run, twin=twin, probe=probe, device=device)
+    adaptive: dict[str, Any] = {"straight_through": straight_through, "draws": draws}
+    reopen = partial(_reopened, path, run=run, twin=twin, probe=probe, device=device, **adaptive)
     plain = {name: _plain(name, source) for name, source in (("twin", twin), ("probe", probe)) if source}
     if not (path / MANIFEST).is_file():
         if run:
             raise ConfigError(f"--run is for a bundle, and {path} is not a bundle; omit --run")
         finished = Run(path)
         config = finished.config
-        subject = Subject(network=finished.network(), twin=plain.get("twin"), probe=plain.get("probe"))
+        subject = Subject(network=finished.network(), twin=plain.get("twin"), probe=plain.get("probe"), **adaptive)
         return OpenedSubject(
             subject=subject, run=finished, bundle=None, input=config.input, labels=config.labels, reopen=reopen
         )
@@ -136,6 +142,7 @@ def open_subject(
         served_digest=bundle.manifest.files["model.onnx"].sha256,
         answer=bundle.manifest.answer,
         size=(bundle.manifest.input.height, bundle.manifest.input.width),
+        **adaptive,
     )
     return OpenedSubject(
         subject=subject,
@@ -147,10 +154,8 @@ def open_subject(
     )
 
 
-def _reopened(
-    path: Path, *, run: str | Path | None, twin: str | Path | None, probe: str | Path | None, device: Device
-) -> Subject:
-    return open_subject(path, run=run, twin=twin, probe=probe, device=device, threads=1).subject
+def _reopened(path: Path, **options: Any) -> Subject:
+    return open_subject(path, **options, threads=1).subject
 
 
 def _served(session: Session) -> ServedLogits:
@@ -162,7 +167,12 @@ def _served(session: Session) -> ServedLogits:
 
 
 def open_foreign_subject(
-    foreign: ForeignModel, data: str, *, gradients: bool = True, twin: str | Path | None = None
+    foreign: ForeignModel,
+    data: str,
+    *,
+    gradients: bool = True,
+    twin: str | Path | None = None,
+    draws: int = 1,
 ) -> tuple[OpenedSubject, ImageData]:
     """The subject for an ONNX file, and the data, which decide whether its torch form and its preprocessing are right.
 
@@ -171,6 +181,7 @@ def open_foreign_subject(
         data: as for `load_data`.
         gradients: convert the file to torch, for white-box attacks.
         twin: an undefended run with the same input.
+        draws: see `Subject`.
 
     Raises:
         ConfigError: other labels, accuracy as by chance, or a file that cannot be converted.
@@ -181,14 +192,16 @@ def open_foreign_subject(
     dataset = agree(labels, dataset)
     foreign.check_accuracy(dataset.spread(_CLEAN_IMAGES))
     plain = _plain("twin", twin) if twin else None
-    subject, limits = foreign.subject(dataset, gradients=gradients, twin=plain)
+    subject, limits = foreign.subject(dataset, gradients=gradients, twin=plain, draws=draws)
     opened = OpenedSubject(
         subject=subject,
         run=None,
         bundle=None,
         input=foreign.input,
         labels=labels,
-        reopen=partial(_reopened_foreign, foreign.reopen, dataset.spread(COMPARED), gradients=gradients, twin=twin),
+        reopen=partial(
+            _reopened_foreign, foreign.reopen, dataset.spread(COMPARED), gradients=gradients, twin=twin, draws=draws
+        ),
         foreign=foreign,
         limits=limits,
     )
@@ -221,9 +234,10 @@ def open_endpoint_subject(model: EndpointModel, data: str) -> tuple[OpenedSubjec
 
 
 def _reopened_foreign(
-    reopen: Callable[[], ForeignModel], data: ImageData, *, gradients: bool, twin: str | Path | None
+    reopen: Callable[[], ForeignModel], data: ImageData, *, gradients: bool, twin: str | Path | None, draws: int
 ) -> Subject:
-    return reopen().subject(data, gradients=gradients, twin=_plain("twin", twin) if twin else None)[0]
+    plain = _plain("twin", twin) if twin else None
+    return reopen().subject(data, gradients=gradients, twin=plain, draws=draws)[0]
 
 
 def output_folder(path: str | Path, run: str | Path | None = None) -> Path:

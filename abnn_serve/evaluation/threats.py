@@ -17,6 +17,7 @@ from abnn_serve.evaluation.gradient_check import TOLERANCE, gradient_error
 from abnn_serve.evaluation.through_rule import AnsweringNetwork, attacked_through
 from abnn_serve.lab.abnn.mixture import MixtureNetwork
 from abnn_serve.lab.abnn.network import AdaptiveNetwork, Network, PixelNetwork, ServedNetwork
+from abnn_serve.lab.attacks.adaptive import ExpectedNetwork, StraightThroughNetwork
 from abnn_serve.lab.attacks.base import Model
 from abnn_serve.runtime.rules.base import Rule
 from abnn_serve.runtime.rules.choose import make_rule
@@ -92,6 +93,8 @@ class Subject:
         served_judges: the served model judges every attack, and `network` only supplies gradients.
         labels_only: the served model tells classes alone; its logits are 0 and 1.
         batch: samples that are attacked together; 0 for the default.
+        straight_through: attackers differentiate rounding and signs as the identity.
+        draws: of a random network, over which attackers take the mean; a random served model's answers are such means.
     """
 
     network: Network | None
@@ -104,6 +107,8 @@ class Subject:
     served_judges: bool = False
     labels_only: bool = False
     batch: int = 0
+    straight_through: bool = False
+    draws: int = 1
 
     @property
     def threat_models(self) -> tuple[ThreatModel, ...]:
@@ -128,14 +133,23 @@ class Subject:
         """The model that the attack differentiates or queries; ConfigError if the threat model is unavailable."""
         if threat not in self.threat_models:
             raise ConfigError(f"threat model {threat!r} ({MEANINGS[threat]}) is unavailable: {_REMEDIES[threat]}")
-        if threat == "graybox" and self.network is not None:
-            return attacked_through(_detached(self.network), self._rule)
-        if threat in ("whitebox", "artifact") and self.network is not None:
-            return attacked_through(self.network, self._rule)
+        if threat in ("whitebox", "artifact", "graybox") and self.network is not None:
+            network = _detached(self.network) if threat == "graybox" else self.network
+            return attacked_through(self._adaptive(network), self._rule)
         if threat == "blackbox" and self.served is not None:
             return ServedModel(self.served)
         surrogate = {"transfer": self.twin, "substitute-transfer": self.probe}.get(threat)
         return surrogate or self.model
+
+    @property
+    def differentiated(self) -> nn.Module | None:
+        """The network with the gradient that white-box attackers use, for a single pass; None without a network."""
+        return None if self.network is None else self._adaptive(self.network)
+
+    def _adaptive(self, network: nn.Module) -> nn.Module:
+        if self.straight_through:
+            network = StraightThroughNetwork(network)
+        return ExpectedNetwork(network, self.draws).eval() if self.draws > 1 else network.eval()
 
     @property
     def _rule(self) -> Rule | None:
@@ -183,7 +197,8 @@ class Subject:
         """Whether the attacked model and the judge give the same classes: an attack may then stop at a success."""
         if self.served_judges:
             return threat == "blackbox"
-        return threat in ("whitebox", "graybox", "blackbox") and not (self.answer and self.answer.noise)
+        is_random = self.draws > 1 or bool(self.answer and self.answer.noise)
+        return threat in ("whitebox", "graybox", "blackbox") and not is_random
 
     def check_whitebox(self, x: Tensor) -> None:
         """ConfigError if gradients do not pass through the substitute, on x, float (N, 3, [T,] H, W) in [0, 1]."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from abnn_serve.lab.abnn.network import ServedNetwork
+from abnn_serve.lab.attacks.adaptive import ExpectedNetwork
 from abnn_serve.runtime.rules.base import Rule, answer_all
 from abnn_serve.runtime.rules.masks import MaskRule, decide
 from abnn_serve.runtime.rules.noise import NoiseRule
@@ -71,24 +72,26 @@ class MaskedNetwork(nn.Module):
         return labels
 
 
-class NoisyNetwork(nn.Module):
+class NoisyNetwork(ExpectedNetwork):
     """A network under noise: the logarithm of its mean probabilities over some draws, new ones for every call.
 
     Its gradient is that of the expectation over the rule's randomness (EOT; Salman et al. 2019).
     """
 
     def __init__(self, network: nn.Module, sigma: float, draws: int = _DRAWS) -> None:
+        super().__init__(_WithNoise(network, sigma), draws)
+
+
+class _WithNoise(nn.Module):
+    def __init__(self, network: nn.Module, sigma: float) -> None:
         super().__init__()
-        self.network, self.sigma, self.draws = network, sigma, draws
+        self.network, self.sigma = network, sigma
         self._generator = torch.Generator().manual_seed(0)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits = [
-            self.network(x + self.sigma * torch.randn(x.shape, generator=self._generator).to(x)).float()
-            for _ in range(self.draws)
-        ]
-        mean: Tensor = torch.stack(logits).log_softmax(dim=2).logsumexp(dim=0)
-        return mean
+        noise = torch.randn(x.shape, generator=self._generator).to(x)
+        logits: Tensor = self.network(x + self.sigma * noise)
+        return logits
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,6 +120,8 @@ def _clean_accuracy(model: Model, data: ImageData, device: str) -> NDArray[np.bo
 
 def _attack(trial: Trial, data: ImageData, device: str, offset: int, subject: Subject) -> Outcome:
     """The outcome of a trial on a batch that begins at sample `offset`."""
+    if subject.draws > 1:  # a random network draws the same in any process
+        torch.manual_seed(trial.seed * 1_000_003 + offset)
     started = time.perf_counter()
     subject.move(device)
     attacked, judge = subject.attacked(trial.threat_model), subject.judge(trial.threat_model)
@@ -129,13 +131,14 @@ def _attack(trial: Trial, data: ImageData, device: str, offset: int, subject: Su
     adversarial = x.clone()
     flags: list[str] = []
     if is_correct.any():
+        seed = trial.seed * 1_000_003 + offset
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             x_adv = _within_uint8(trial.attack, attacked)(
                 attacked,
                 x[is_correct],
                 y[is_correct],
-                seed=trial.seed * 1_000_003 + offset,
+                seed=seed,
                 early_stop=subject.is_final(trial.threat_model),
             )
         flags = [str(warning.message) for warning in caught if warning.category is AutoAttackWarning]
@@ -190,7 +193,9 @@ def project_to_budget(attack: Attack, x: torch.Tensor, x_adv: torch.Tensor, *, a
 
 def identity_of(subject: Subject, data: ImageData) -> str:
     """A digest of everything but the trial that decides a batch's outcome."""
-    state = hashlib.sha256(f"{subject.served_digest} {data.digest} {subject.answer}".encode())
+    state = hashlib.sha256(
+        f"{subject.served_digest} {data.digest} {subject.answer} {subject.straight_through} {subject.draws}".encode()
+    )
     for network in (subject.network, subject.twin, subject.probe):
         for name, value in sorted(network.state_dict().items()) if network is not None else ():
             state.update(name.encode())

@@ -108,7 +108,8 @@ def _is_running(process: int) -> bool:
 @pytest.mark.slow
 def test_a_killed_evaluation_ends_its_processes_and_resumes_to_the_same_card(standard_run, shapes, tmp_path):
     def start(out):
-        command = [sys.executable, "-m", "abnn_serve.cli.main", "evaluate", str(standard_run.path)]
+        abnn = "from abnn_serve.cli.main import main; main()"
+        command = [sys.executable, "-c", abnn, "evaluate", str(standard_run.path)]
         options = ["--data", shapes["val"], "--attack", "worst", "-n", "64", "--jobs", "2", "--out", str(out)]
         return subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 

@@ -13,7 +13,7 @@ from abnn_serve.spec import Labels
 
 Scores = Literal["logits", "probabilities", "labels"]
 
-_LEAST = 1e-7  # probability: services round
+_LEAST = np.finfo(np.float32).tiny
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +69,7 @@ class Answers:
         if self.scores == "labels":
             return _one_hot(answers.argmax(axis=1), self.classes)
         values: NDArray[np.float32] = answers.astype(np.float32)
-        return np.log(np.maximum(values, np.float32(_LEAST))) if self.scores == "probabilities" else values
+        return np.log(np.maximum(values, _LEAST)) if self.scores == "probabilities" else values
 
     def difference(self, one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
         """Largest difference of probabilities, or of logits relative to the largest, between two times of logits."""

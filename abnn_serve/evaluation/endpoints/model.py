@@ -112,6 +112,7 @@ class EndpointModel:
             served_digest=self._identity,
             labels_only=self._answers.scores == "labels",
             batch=BATCH,
+            draws=self.options.repeats,
         )
 
     def check_budget(self, images: int, trials: Sequence[Trial], *, corruptions: bool) -> int:
@@ -192,7 +193,7 @@ class EndpointModel:
         if difference > _SAME and self.options.repeats == 1:
             raise ConfigError(
                 f"{self.endpoint.address} changes its answer: two answers to the same {len(first)} images differ by "
-                f"{difference:.2g}; of a random model, --repeats K takes the mean of K answers"
+                f"{difference:.2g}; of a random model, --eot K takes the mean of K answers"
             )
         if self._identity not in self.usage.first_answers:
             self.usage.first_answers[self._identity] = again.tolist()

@@ -1,4 +1,4 @@
-"""An ONNX graph rewritten so that torch can differentiate it: no final Softmax, no quantisation, no float casts."""
+"""An ONNX graph rewritten so that torch runs it in floats: no final Softmax, quantisation as rounding, no casts."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+STEPS = ("Round", "Floor", "Ceil", "Sign")  # operators whose gradient is zero
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
 
 
-def differentiable(model: onnx.ModelProto, output: str) -> tuple[onnx.ModelProto, bool]:
-    """A copy of the graph with the one output `output`, and whether quantisation was removed.
+def differentiable(model: onnx.ModelProto, output: str) -> onnx.ModelProto:
+    """A copy of the graph with the one output `output`.
 
-    QuantizeLinear keeps its range and loses its rounding (a straight-through estimate); its range may stand for a Relu.
+    QuantizeLinear with the DequantizeLinear behind it becomes Div, Round, Clip and Mul of floats, the same function.
     DequantizeLinear is computed for weights.
     A cast of the input to float is left out, so that the graph also runs in float64.
     """
@@ -26,10 +27,11 @@ def differentiable(model: onnx.ModelProto, output: str) -> tuple[onnx.ModelProto
         source = node.input[0] if node.input else ""
         if node.op_type == "DequantizeLinear" and source in weights:
             added.append(numpy_helper.from_array(_dequantised(node, weights), node.output[0]))
-        elif node.op_type == "QuantizeLinear" and (limits := _range(node, weights)) is not None:
-            names = [f"{node.output[0]}_{end}" for end in ("low", "high")]
-            added += [numpy_helper.from_array(limit, name) for limit, name in zip(limits, names, strict=True)]
-            kept.append(helper.make_node("Clip", [source, *names], [node.output[0]]))
+        elif node.op_type == "QuantizeLinear" and (levels := _levels(node, weights)) is not None:
+            to = node.output[0]
+            names = [f"{to}_{end}" for end in ("low", "high", "scale")]
+            added += [numpy_helper.from_array(value, name) for value, name in zip(levels, names, strict=True)]
+            kept += _rounding(source, to, *names)
         elif (node.op_type in ("QuantizeLinear", "DequantizeLinear") and source not in inputs) or (
             node.op_type == "Cast" and source in inputs and _attribute(node, "to") in _FLOATS
         ):
@@ -40,7 +42,6 @@ def differentiable(model: onnx.ModelProto, output: str) -> tuple[onnx.ModelProto
         for position, name in enumerate(node.input):
             node.input[position] = _resolved(name, renamed)
     output = _resolved(output, renamed)
-    quantised = any(node.op_type == "QuantizeLinear" for node in graph.node)
     needed = _needed(kept, output)
     del graph.node[:], graph.output[:], graph.value_info[:]
     graph.node.extend(node for node in kept if id(node) in needed)
@@ -52,7 +53,7 @@ def differentiable(model: onnx.ModelProto, output: str) -> tuple[onnx.ModelProto
     unused = [tensor for tensor in graph.initializer if tensor.name not in used]
     for tensor in unused:
         graph.initializer.remove(tensor)
-    return model, quantised
+    return model
 
 
 def operators(model: onnx.ModelProto) -> set[str]:
@@ -83,10 +84,17 @@ def _needed(nodes: list[onnx.NodeProto], output: str) -> set[int]:
     return needed
 
 
-def _range(
-    node: onnx.NodeProto, weights: dict[str, onnx.TensorProto]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
-    """Smallest and largest value that a QuantizeLinear of one scale can represent; None if it has several."""
+def _rounding(source: str, to: str, low: str, high: str, scale: str) -> list[onnx.NodeProto]:
+    return [
+        helper.make_node("Div", [source, scale], [f"{to}_scaled"]),
+        helper.make_node("Round", [f"{to}_scaled"], [f"{to}_rounded"]),
+        helper.make_node("Clip", [f"{to}_rounded", low, high], [f"{to}_clipped"]),
+        helper.make_node("Mul", [f"{to}_clipped", scale], [to]),
+    ]
+
+
+def _levels(node: onnx.NodeProto, weights: dict[str, onnx.TensorProto]) -> tuple[NDArray[np.float32], ...] | None:
+    """Lowest and highest level of a QuantizeLinear less its zero point, and its scale; None if it has several."""
     if not all(name in weights for name in node.input[1:]):
         return None
     scale = numpy_helper.to_array(weights[node.input[1]])
@@ -94,10 +102,8 @@ def _range(
     if scale.size != 1 or zero.dtype.kind not in "iu":
         return None
     ends = np.iinfo(zero.dtype)
-    low, high = (
-        (np.float32(end) - zero.astype(np.float32)).reshape(()) * scale.reshape(()) for end in (ends.min, ends.max)
-    )
-    return low.astype(np.float32), high.astype(np.float32)
+    low, high = (np.asarray(end - int(zero.reshape(())), np.float32) for end in (ends.min, ends.max))
+    return low, high, scale.astype(np.float32).reshape(())
 
 
 def _dequantised(node: onnx.NodeProto, weights: dict[str, onnx.TensorProto]) -> NDArray[np.float32]:

@@ -60,7 +60,7 @@ class ForeignModel:
         check_not_chance(clean, self.classifier.signature.classes)
 
     def subject(
-        self, data: ImageData, *, gradients: bool, twin: PixelNetwork | None
+        self, data: ImageData, *, gradients: bool, twin: PixelNetwork | None, draws: int = 1
     ) -> tuple[Subject, tuple[str, ...]]:
         """The subject, and sentences for its card.
 
@@ -68,6 +68,7 @@ class ForeignModel:
             data: images on which torch and ONNX Runtime are compared.
             gradients: convert the file to torch, for white-box attacks.
             twin: an undefended network.
+            draws: see `Subject`.
         """
         limits = [f"Everything is judged on {self.classifier.path.name} in ONNX Runtime."]
         converted = None
@@ -81,6 +82,8 @@ class ForeignModel:
             served=self.classifier.logits,
             served_digest=self.classifier.digest,
             served_judges=True,
+            straight_through=converted is not None and converted.is_straight_through,
+            draws=draws,
         )
         return subject, tuple(limits)
 
@@ -150,9 +153,9 @@ def read_labels(path: Path) -> Labels:
 def _how_converted(converted: Differentiable, source: OnnxClassifier) -> str:
     if converted.is_straight_through:
         return (
-            f"Gradients are straight-through: of {source.path.name} with its quantisation removed, which gives the "
-            f"same class to {converted.same_class:.0%} of {converted.images} images. The true gradient is zero almost "
-            "everywhere."
+            f"Gradients are straight-through: {source.path.name} in torch gives the same class to "
+            f"{converted.same_class:.0%} of {converted.images} images, and its rounding is differentiated as the "
+            "identity. The true gradient is zero almost everywhere."
         )
     return (
         f"Gradients are those of {source.path.name} in torch, whose outputs differ from ONNX Runtime's by at most "

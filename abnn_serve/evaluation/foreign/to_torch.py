@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from abnn_serve.errors import ConfigError, one_line
 from abnn_serve.evaluation.foreign.classifier import OnnxClassifier
-from abnn_serve.evaluation.foreign.differentiable import differentiable
+from abnn_serve.evaluation.foreign.differentiable import STEPS, differentiable, operators
 from abnn_serve.evaluation.foreign.signature import Signature, softmax_before
 from abnn_serve.lab.abnn.network import PixelNetwork, ServedNetwork, torch_logits
 
 _TOLERANCE = 1e-3  # of the largest logit
-_SAME_CLASS = 0.8  # share of images, where quantisation was removed
+_SAME_CLASS = 0.8  # share of images, where a value may be rounded the other way
 _BY_QUERIES = "attack by queries, which need no gradients: --threat blackbox"
 
 
@@ -31,7 +31,7 @@ class Differentiable:
         error: largest difference of a logit from ONNX Runtime.
         same_class: share of the compared images with the same class.
         images: number of compared images.
-        is_straight_through: quantisation was removed.
+        is_straight_through: it rounds, which has no gradient.
     """
 
     network: PixelNetwork
@@ -58,7 +58,8 @@ def to_torch(classifier: OnnxClassifier, images: NDArray[np.uint8]) -> Different
         )
     signature = classifier.signature
     logits = softmax_before(classifier.model, signature.output) or signature.output
-    graph, is_straight_through = differentiable(classifier.model, logits)
+    graph = differentiable(classifier.model, logits)
+    is_straight_through = not operators(graph).isdisjoint(STEPS)
     body = _Body(_converted(graph, str(classifier.path)), signature)
     preprocess = classifier.preprocess
     mean, std = ((0.0,) * 3, (1 / 255,) * 3) if signature.dtype == "uint8" else (preprocess.mean, preprocess.std)

@@ -146,17 +146,17 @@ def test_other_classes_and_answers_that_change_are_one_line(behaviour, coloured,
         _refused("answers with scores that are not finite", address, coloured, out / "new")
         random = np.random.default_rng(0)
         behaviour.scores = lambda pixels: scores(pixels) + random.normal(size=(len(pixels), 3))
-        _refused("changes its answer: two answers to the same 8 images differ by .*--repeats K", address, coloured, out)
+        _refused("changes its answer: two answers to the same 8 images differ by .*--eot K", address, coloured, out)
 
 
 def test_a_random_endpoint_is_asked_several_times(behaviour, coloured, out):
     random = np.random.default_rng(0)
     behaviour.scores = lambda pixels: scores(pixels) + random.normal(size=(len(pixels), 3)).astype(np.float32)
     with v2_server(behaviour) as address:
-        options = EndpointOptions(repeats=5)
-        card = evaluate(address, coloured, endpoint=options, out=out, **{**FEW, "queries": 5})
+        card = evaluate(address, coloured, eot=5, out=out, **{**FEW, "queries": 5})
     assert card.endpoint.repeats == 5
     assert card.endpoint.queries == behaviour.images > 5 * 8 * 5
+    assert "randomness is attacked through its expectation" in {check.name for check in card.sanity if check.passed}
 
 
 def test_a_budget_that_is_too_small_says_what_fits_and_is_never_exceeded(behaviour, coloured, out):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from abnn_serve.errors import ConfigError
@@ -12,6 +13,7 @@ from abnn_serve.evaluation.foreign.differentiable import differentiable, operato
 from abnn_serve.evaluation.foreign.preprocess import Preprocess, read_preprocess
 from abnn_serve.evaluation.foreign.to_torch import to_torch
 from abnn_serve.evaluation.gradient_check import gradient_error
+from abnn_serve.lab.attacks.adaptive import StraightThroughNetwork, steps_without_gradient
 from abnn_serve.lab.training.batches import to_input
 from tests.evaluation.foreign.conftest import small_graph
 
@@ -45,7 +47,7 @@ def test_the_torch_form_gives_onnx_runtime_s_logits_and_right_gradients(options,
         assert (logits.sum(dim=1) - 1).abs().max() > 0.1
 
 
-def test_quantisation_is_removed_and_weights_are_dequantised(tmp_path):
+def test_a_quantised_file_rounds_in_torch_as_it_does_itself_and_has_straight_through_gradients(tmp_path):
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     plain = small_graph(tmp_path / "fp32.onnx")
@@ -62,14 +64,41 @@ def test_quantisation_is_removed_and_weights_are_dequantised(tmp_path):
         activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
     )  # fmt: skip
     quantised = open_classifier(tmp_path / "int8.onnx", Preprocess())
-    graph, was_quantised = differentiable(quantised.model, "logits")
-    assert was_quantised
+    graph = differentiable(quantised.model, "logits")
+    assert "Round" in operators(graph)
     assert not operators(graph) & {"QuantizeLinear", "DequantizeLinear"}
     converted = to_torch(quantised, PIXELS)
     assert converted.is_straight_through
-    original = to_torch(open_classifier(plain, Preprocess()), PIXELS)
-    x = to_input(PIXELS)
-    np.testing.assert_allclose(converted.network(x), original.network(x), atol=1)
+    assert converted.error < 0.02 * np.abs(quantised.logits(PIXELS)).max()
+    original = to_torch(open_classifier(plain, Preprocess()), PIXELS).network
+    assert steps_without_gradient(converted.network, to_input(PIXELS)) == ("round",)
+    gradients = []
+    for network in (original, StraightThroughNetwork(converted.network)):
+        x = to_input(PIXELS).requires_grad_()
+        gradients.append(torch.autograd.grad(network(x)[:, 0].sum(), x)[0].flatten())
+    assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.9
+
+
+def test_a_file_that_rounds_is_attacked_through_its_rounding(tmp_path):
+    plain = onnx.load(str(small_graph(tmp_path / "fp32.onnx")))
+    nodes = [
+        helper.make_node("Mul", ["pixels", "levels"], ["scaled"]),
+        helper.make_node("Round", ["scaled"], ["rounded"]),
+        helper.make_node("Div", ["rounded", "levels"], ["coarse"]),
+    ]
+    plain.graph.node[0].input[0] = "coarse"
+    rest = list(plain.graph.node)
+    del plain.graph.node[:]
+    plain.graph.node.extend([*nodes, *rest])
+    plain.graph.initializer.append(numpy_helper.from_array(np.float32(7), "levels"))
+    onnx.save(plain, str(tmp_path / "coarse.onnx"))
+    converted = to_torch(open_classifier(tmp_path / "coarse.onnx", Preprocess()), PIXELS)
+    assert converted.is_straight_through
+    assert converted.same_class == 1
+    x = to_input(PIXELS).requires_grad_()
+    assert torch.autograd.grad(converted.network(x).sum(), x)[0].abs().max() == 0
+    (through,) = torch.autograd.grad(StraightThroughNetwork(converted.network)(x).sum(), x)
+    assert through.abs().max() > 0.01
 
 
 def test_a_missing_operator_is_named_and_queries_are_offered(tmp_path):
