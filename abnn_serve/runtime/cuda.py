@@ -37,7 +37,7 @@ _REMEDY = "install its CUDA and cuDNN libraries: pip install 'abnn_serve[cuda]',
 
 
 class CudaEngine:
-    """Runs a graph on a GPU, counted from 0. A batch is padded to the next of `bucket_sizes`.
+    """Runs a graph on a GPU, counted from 0. A batch is padded to the next of `batches`, by default `bucket_sizes`.
 
     Fixed batch sizes let cuDNN choose its algorithms once; a CUDA graph needs fixed addresses. If ONNX Runtime cannot
     capture the graph, it runs in padded batches of `_PLAIN_BATCH`. Each engine has its own thread; GPU_LOCK serialises
@@ -50,10 +50,10 @@ class CudaEngine:
         DeviceError: ONNX Runtime cannot run the graph on CUDA, for example because CUDA or cuDNN libraries are missing.
     """
 
-    def __init__(self, model: bytes, gpu: int = 0) -> None:
+    def __init__(self, model: bytes, gpu: int = 0, batches: Sequence[int] | None = None) -> None:
         self.providers: Sequence[Any] = _providers(graphs=False, gpu=gpu)
         self._thread = GpuThread()
-        self._loaded = self._thread.run(_load, with_fewer_kernels(model), gpu)
+        self._loaded = self._thread.run(_load, with_fewer_kernels(model), gpu, batches)
         self.graphs = self._loaded.graphs
         self.inputs, self.outputs = self._loaded.inputs, self._loaded.outputs
         self.placement = self._loaded.placement
@@ -79,7 +79,7 @@ class CudaEngine:
 class _Loaded:
     """A session and its buckets, for use in their engine's thread only."""
 
-    def __init__(self, model: bytes, gpu: int, *, graphs: bool) -> None:
+    def __init__(self, model: bytes, gpu: int, batches: Sequence[int] | None, *, graphs: bool) -> None:
         with GPU_LOCK:
             if gpu:  # the first is CUDA's default
                 use_gpu(gpu)
@@ -89,7 +89,7 @@ class _Loaded:
         self.inputs, self.outputs = ports(self.session)
         self.placement = placement(self.session)
         self.buckets: list[_Bucket] = []
-        sizes = bucket_sizes(self.inputs[0].frames)
+        sizes = sorted(batches) if batches else bucket_sizes(self.inputs[0].frames)
         for size in reversed(sizes) if graphs else [min(_PLAIN_BATCH, sizes[-1])]:  # smaller ones reuse its memory
             with GPU_LOCK:  # per size, so that other engines can run in between
                 bucket = _Bucket(self.session, self.inputs[0], self.outputs, size, gpu)
@@ -115,12 +115,12 @@ class _Loaded:
         return parts[0] if len(parts) == 1 else [np.concatenate(column) for column in zip(*parts, strict=True)]
 
 
-def _load(model: bytes, gpu: int) -> _Loaded:
+def _load(model: bytes, gpu: int, batches: Sequence[int] | None) -> _Loaded:
     """Load with CUDA graphs if ONNX Runtime can capture this graph, otherwise without."""
     reason = ""
     for graphs in (True, False) if can_replay() else (False,):
         try:
-            return _Loaded(model, gpu, graphs=graphs)
+            return _Loaded(model, gpu, batches, graphs=graphs)
         except DeviceError:
             raise
         except Exception as error:  # ORT's exceptions have no common base class

@@ -9,7 +9,7 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,14 @@ _gpu_failures: list[str] = []
 _ARITHMETIC = ("Conv", "Gemm", "MatMul", "InstanceNormalization")
 
 
-def open_engine(model: bytes, device: Device, threads: int, precision: Precision = "fp32", gpu: int = 0) -> Engine:
+def open_engine(
+    model: bytes,
+    device: Device,
+    threads: int,
+    precision: Precision = "fp32",
+    gpu: int = 0,
+    batches: Sequence[int] | None = None,
+) -> Engine:
     """Load a serialised graph on a device.
 
     Args:
@@ -39,6 +46,7 @@ def open_engine(model: bytes, device: Device, threads: int, precision: Precision
         threads: threads per run on the CPU.
         precision: precision of the graph; `bf16` is OpenVINO's arithmetic on the fp32 graph.
         gpu: number of the GPU, from 0.
+        batches: sizes of the batches that CUDA prepares; None prepares all of `bucket_sizes`.
 
     Raises:
         DeviceError: the device is unavailable, its libraries are missing, or it would run arithmetic on the CPU.
@@ -57,7 +65,7 @@ def open_engine(model: bytes, device: Device, threads: int, precision: Precision
         raise DeviceError(f"ABNN_DEVICE is {device!r} but {reason}; {remedy}")
     if not reason:
         try:
-            return _open_on_gpu(model, device, threads, gpu)
+            return _open_on_gpu(model, device, threads, gpu, batches)
         except DeviceError as error:
             if device != "auto":
                 OnnxEngine(model, threads)  # raises its own error if no device can load the graph
@@ -69,10 +77,12 @@ def open_engine(model: bytes, device: Device, threads: int, precision: Precision
     return engine
 
 
-def _open_on_gpu(model: bytes, device: Device, threads: int, gpu: int) -> Engine:
+def _open_on_gpu(model: bytes, device: Device, threads: int, gpu: int, batches: Sequence[int] | None) -> Engine:
     preload_libraries()
     with redirect_stdout(sys.stderr):  # ONNX Runtime prints to stdout, where predictions go
-        engine: Engine = CudaEngine(model, gpu) if device != "tensorrt" else _open_tensorrt(model, threads, gpu)
+        engine: Engine = (
+            CudaEngine(model, gpu, batches) if device != "tensorrt" else _open_tensorrt(model, threads, gpu)
+        )
     problem = misplaced(engine.placement, TENSORRT if device == "tensorrt" else CUDA)
     if problem and device != "auto":
         raise DeviceError(f"ABNN_DEVICE is {device!r} but {problem}; set ABNN_DEVICE=cpu for this graph")

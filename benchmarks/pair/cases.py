@@ -35,7 +35,8 @@ def pair_cases(
     images = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
 
     def case(model: bytes, device: Device = options.device, precision: Precision = "fp32") -> Call:
-        engine = engines(model, device, options.threads, precision)
+        batches = (batch,) if device == "cuda" else None  # an engine with all sizes takes gigabytes at 224 px
+        engine = engines(model, device, options.threads, precision, batches=batches)
         return lambda: engine.run(images)
 
     def fp16_case(model: bytes) -> Call:

@@ -126,6 +126,20 @@ def memory(file: str) -> list[int]:
     return held
 
 
+def few_batches(file: str) -> dict[str, Any]:
+    """Bytes of device memory of an engine for all batch sizes, and of one for a single size, with its answers."""
+    model, live = Path(file).read_bytes(), []
+    for batches in (None, (8,)):
+        before = int(_STUB.stub_live())
+        engine = CudaEngine(model, batches=batches)
+        _KEPT.append(engine)
+        live.append(int(_STUB.stub_live()) - before)
+    counts()
+    images = np.zeros((20, *engine.inputs[0].shape[1:]), np.uint8)
+    shapes = [engine.run(images[:size]).shape for size in (1, 8, 20)]
+    return {"live": live, "shapes": shapes, "calls": counts()}
+
+
 def opened(file: str, device: str, precision: str = "fp32", gpu: str = "0") -> dict[str, Any]:
     """The placement of an engine, or its error, the warnings and the calls while opening it."""
     warnings: list[str] = []

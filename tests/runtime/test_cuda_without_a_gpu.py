@@ -96,6 +96,14 @@ def test_an_engine_that_goes_returns_its_memory(stub, graphs):
     assert after[0] < 0.05 * during
 
 
+def test_an_engine_for_one_batch_size_holds_less_and_answers_all_sizes(stub, graphs):
+    answer = stub.ask("few_batches", graphs["cifar10-abnn-robust fp32"])
+    every, one = answer["live"]
+    assert one < 0.5 * every
+    assert answer["shapes"] == [[1, 10], [8, 10], [20, 10]]
+    assert answer["calls"]["cudaGraphLaunch"] == 1 + 1 + 3
+
+
 def test_an_engine_opens_where_pages_cannot_be_locked(stub, graphs):
     answer = stub.ask("replays", graphs["cifar10-abnn-robust fp32"], STUB_PINS_NOTHING="1")
     assert "cudaHostUnregister" not in answer["ran"]

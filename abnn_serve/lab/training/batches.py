@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,15 +17,40 @@ from abnn_serve.lab.training.recipe import Recipe
 _SHARE = 0.25  # of a GPU's free memory that a data set may take
 
 
+@dataclass(frozen=True, slots=True)
+class HeldData:
+    """A data set on a device.
+
+    Attributes:
+        images: uint8 (N, [T,] H, W, 3).
+        labels: int64 (N,).
+    """
+
+    images: Tensor
+    labels: Tensor
+
+
+def hold(data: ImageData, device: torch.device) -> HeldData | None:
+    """Copy a data set to a GPU that has the memory for it; None for others and for CPUs."""
+    if device.type != "cuda" or data.images.nbytes > _SHARE * torch.cuda.mem_get_info(device)[0]:
+        return None
+    return copy_to(data, device)
+
+
+def copy_to(data: ImageData, device: torch.device) -> HeldData:
+    """Copy a data set to a device."""
+    return HeldData(*(torch.from_numpy(array).to(device) for array in (data.images, data.labels)))
+
+
 def training_batches(
-    data: ImageData, recipe: Recipe, rng: np.random.Generator, device: torch.device
+    data: ImageData, recipe: Recipe, rng: np.random.Generator, device: torch.device, held: HeldData | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield shuffled, augmented batches of images and labels; an incomplete last batch is dropped.
 
-    A GPU that has the memory holds the data set during the epoch and augments there, by the same random choices.
+    If the device holds the data, it augments there, by the same random choices.
     """
-    if device.type == "cuda" and data.images.nbytes < _SHARE * torch.cuda.mem_get_info(device)[0]:
-        yield from batches_on_device(data, recipe, rng, device)
+    if held is not None:
+        yield from batches_on_device(data, held, recipe, rng)
         return
     for chosen in _shuffled(data, recipe, rng):
         images = data.images[chosen]
@@ -33,15 +59,14 @@ def training_batches(
 
 
 def batches_on_device(
-    data: ImageData, recipe: Recipe, rng: np.random.Generator, device: torch.device
+    data: ImageData, held: HeldData, recipe: Recipe, rng: np.random.Generator
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """As `training_batches`: everything is copied to the device before the first batch, so that no step waits."""
-    shape = (recipe.batch_size, *data.images.shape[1:])
+    """As `training_batches`: all choices are copied to the device before the first batch, so that no step waits."""
+    device, shape = held.images.device, (recipe.batch_size, *data.images.shape[1:])
     steps = [(chosen, draw(recipe, rng, shape, mirrors=data.mirrors)) for chosen in _shuffled(data, recipe, rng)]
     moved = [(torch.from_numpy(chosen).to(device), draws.to(device)) for chosen, draws in steps]
-    images, labels = (torch.from_numpy(array).to(device) for array in (data.images, data.labels))
     for chosen, draws in moved:
-        yield as_input(augment_on_device(images, chosen, draws, recipe)), labels[chosen]
+        yield as_input(augment_on_device(held.images, chosen, draws, recipe)), held.labels[chosen]
 
 
 def _shuffled(data: ImageData, recipe: Recipe, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:

@@ -21,7 +21,7 @@ from abnn_serve.lab.attacks.pgd import PGD
 from abnn_serve.lab.data.dataset import ImageData
 from abnn_serve.lab.device import describe_device
 from abnn_serve.lab.training.adversarial import craft
-from abnn_serve.lab.training.batches import to_input, training_batches
+from abnn_serve.lab.training.batches import HeldData, hold, to_input, training_batches
 from abnn_serve.lab.training.collapse import find_collapse
 from abnn_serve.lab.training.distributed import ALONE, Workers, synchronise_norms
 from abnn_serve.lab.training.features import FeatureTap
@@ -84,10 +84,11 @@ def fit(
     synchronise_norms(network, workers)
     lesson = None if teacher is None else _teacher(recipe, network, teacher.to(torch_device))
     forward = torch.compile(network) if compiled else network
+    held = hold(data, torch_device)
     for epoch in range(state.epoch, recipe.epochs):
         torch.manual_seed(seed * 1_000_003 + epoch)
         rng = np.random.default_rng([seed, epoch])
-        entry = _train_epoch(run, state, forward, data, rng, torch_device, on_progress, lesson, workers)
+        entry = _train_epoch(run, state, forward, data, held, rng, torch_device, on_progress, lesson, workers)
         accuracy, loss = evaluate_clean(state.average, val, device=device)
         if not math.isfinite(loss):
             raise TrainingError(_not_finite(run, "the validation loss", state, state.steps))
@@ -125,6 +126,7 @@ def _train_epoch(
     state: TrainingState,
     forward: Callable[[Tensor], Tensor],
     data: ImageData,
+    held: HeldData | None,
     rng: np.random.Generator,
     device: torch.device,
     on_progress: Callable[[Progress], None],
@@ -132,8 +134,7 @@ def _train_epoch(
     workers: Workers,
 ) -> dict[str, Any]:
     recipe = state.recipe
-    on_device = device if device.type == "cuda" else torch.device("cpu")
-    generator = torch.Generator(on_device).manual_seed(torch.initial_seed())
+    generator = noise_source(device).manual_seed(torch.initial_seed())
     set_training_mode(state.network, recipe.trained)
     losses: list[Tensor] = []
     correct = torch.zeros((), device=device)
@@ -154,7 +155,7 @@ def _train_epoch(
     if teacher is not None:
         teacher = replace(teacher, logits=torch.no_grad()(partial(logits_of, teacher.logits)))
     fill, eval_mode = fill_of(state.network), EvalMode(forward)
-    for step, (x, y) in enumerate(training_batches(data, recipe, rng, device), start=1):
+    for step, (x, y) in enumerate(training_batches(data, recipe, rng, device, held), start=1):
         x, y = workers.share(x), workers.share(y)  # noqa: PLW2901
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             view = draw_view(recipe, forward, fill, x, y, generator, workers=workers, eval_mode=eval_mode)
@@ -202,6 +203,11 @@ def _train_epoch(
         "seconds": round(seconds, 3),
         "images_per_second": round(state.steps * recipe.batch_size / seconds, 1),
     }
+
+
+def noise_source(device: torch.device) -> torch.Generator:
+    """A generator on the device: on CUDA, noise needs no copy; other devices take the CPU's."""
+    return torch.Generator(device if device.type == "cuda" else "cpu")
 
 
 def _refuse_nan(run: Run, losses: list[Tensor], state: TrainingState) -> None:
