@@ -36,10 +36,11 @@ def certify(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="folder for the results; RUN/evaluation by default")] = None,
 ) -> None:
-    """Measure how many samples are classified correctly with a proof against patches, or in L2.
+    """Measure accuracy with a proof, against patches or in L2.
 
-    Writes certification.json and certified.png; a bundle also gets them on its card, which changes its identity. If it
-    is killed, run the same command again: it resumes.
+    A sample counts if it is classified correctly and no attack can change the answer. Writes certification.json and
+    certified.png; a bundle also gets them on its card, which changes its identity. If it is killed, run the same
+    command again: it resumes.
 
     Example: abnn certify models/cifar10-masks --data data/test.parquet --patch 5 --patch 10
     """

@@ -15,10 +15,10 @@ from abnn_serve.errors import ConfigError
 def compare(
     cards: Annotated[list[Path], typer.Argument(help="bundles, folders of evaluations, or card.json files")],
 ) -> None:
-    """Compare the first card with each other one: accuracies, differences and their 95% intervals.
+    """Compare the first card with each other one.
 
-    Evaluations of the same images are paired, which makes the interval narrower. A difference whose interval excludes 0
-    is marked as clear.
+    Prints accuracies, differences and their 95% intervals. Evaluations of the same images are paired, which makes
+    the interval narrower. A difference whose interval excludes 0 is marked as clear.
 
     Example: abnn compare runs/old/evaluation runs/new/evaluation
     """

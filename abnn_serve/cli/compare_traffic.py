@@ -24,11 +24,11 @@ _SECONDS = 30
 def compare_traffic(
     metrics: Annotated[str, typer.Argument(help="metrics of a server: URL of /metrics, file, or - for stdin")],
 ) -> None:
-    """Compare a candidate with the model that it may replace, from the counts of a server.
+    """Compare a candidate with the model that it may replace.
 
-    ABNN_SHADOW and ABNN_CANARY set the candidates of a server. Differences whose p-value, adjusted for the number of
-    tests, is below 0.05 are marked as significant. Decide on a number of requests beforehand: whoever looks until a
-    difference appears will find one.
+    Reads the counts of a server. ABNN_SHADOW and ABNN_CANARY set the candidates of a server. Differences whose
+    p-value, adjusted for the number of tests, is below 0.05 are marked as significant. Decide on a number of
+    requests beforehand: whoever looks until a difference appears will find one.
 
     Example: abnn compare-traffic http://localhost:3000/metrics
     """

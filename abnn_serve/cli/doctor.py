@@ -33,9 +33,10 @@ def doctor(
     training: Annotated[bool, typer.Option(help="also train a small network, if torch is installed")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="print the report as JSON")] = False,
 ) -> None:
-    """Check this machine, and every bundle on every engine; exit 1 on a failure.
+    """Check this machine, and every bundle on every engine.
 
-    Replays the golden vectors at every batch size up to a hundred times, and recommends a device and a precision.
+    Replays the golden vectors at every batch size up to a hundred times, and recommends a device and a precision. Exits
+    1 on a failure.
 
     Example: abnn doctor --device cuda
     """

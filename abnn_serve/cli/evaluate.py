@@ -93,11 +93,11 @@ def evaluate(
         int | None, typer.Option(help="processes, each with one thread; the results are the same for any number", min=1)
     ] = None,
 ) -> None:
-    """Attack a classifier under every available threat model, and write the results to its card.
+    """Attack a classifier and write its robustness card.
 
-    A run gets RUN/evaluation/card.json and plots. A bundle also gets the card inside, which changes its identity;
-    with --run it is also attacked through its gradients. If an evaluation is killed, run the same command again: it
-    resumes.
+    Tries every available threat model by default. A run gets RUN/evaluation/card.json and plots. A bundle also gets
+    the card inside, which changes its identity; with --run it is also attacked through its gradients. If an
+    evaluation is killed, run the same command again: it resumes.
 
     Example: abnn evaluate models/mine --run runs/abnn --twin runs/standard --data data/test.parquet
     """

@@ -25,9 +25,10 @@ def key(
     ] = None,
     revoke: Annotated[bool, typer.Option("--revoke", help="revoke the key instead")] = False,
 ) -> None:
-    """Generate an API key, print it once, and append its hash to the key file; or revoke one.
+    """Generate an API key, or revoke one.
 
-    A running service reloads the file, so no restart is needed. --revoke turns the key's line into a comment.
+    A new key is printed once; the key file gets its hash. A running service reloads the file, so no restart is
+    needed. --revoke turns the key's line into a comment.
 
     Example: abnn key alice --file keys.txt --requests 600 --burst 50 --expires 2027-01-31
     """

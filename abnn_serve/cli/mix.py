@@ -25,10 +25,11 @@ def mix(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     seed: Annotated[int, typer.Option(help="random seed of the attacks")] = 0,
 ) -> None:
-    """Mix a robust and an accurate network into one, without training.
+    """Mix a robust and an accurate network into one.
 
-    The clean half decides where the robust half is unsure (Bai et al. 2024, MixedNUTS). The rule is chosen on held-out
-    images under attacks on the mixture itself. The new run is exported as one graph, and attacked through both halves.
+    Nothing is trained. The clean half decides where the robust half is unsure (Bai et al. 2024, MixedNUTS). The
+    rule is chosen on held-out images under attacks on the mixture itself. The new run is exported as one graph, and
+    attacked through both halves.
 
     Example: abnn mix runs/robust runs/twin --data 'data/train-*.parquet[48000:]' --out runs/mixed
     """

@@ -22,7 +22,7 @@ def show(
     bundle: Annotated[Path | None, typer.Argument(help="bundle directory; the default bundle if omitted")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the manifest and the card as JSON")] = False,
 ) -> None:
-    """Print a bundle's identity, input, origin and robustness card.
+    """Print a bundle's identity, origin and robustness card.
 
     Example: abnn show models/cifar10-abnn-robust
     """
@@ -41,9 +41,10 @@ def verify(
         list[Path] | None, typer.Option(help="PEM file of a public key that must have signed the bundle; repeatable")
     ] = None,
 ) -> None:
-    """Check every file of a bundle against its sha256 and replay the golden vectors on the CPU; exit 1 on a difference.
+    """Check a bundle's files and replay its golden vectors.
 
-    With --key, first check the signature that `abnn sign` wrote.
+    Compares every file with its sha256 and runs the vectors on the CPU; exits 1 on a difference. With --key, first
+    check the signature that `abnn sign` wrote.
 
     Example: abnn verify models/cifar10-abnn-robust
     """

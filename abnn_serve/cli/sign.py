@@ -16,11 +16,11 @@ def sign(
     bundle: Annotated[Path, typer.Argument(help="bundle directory")],
     key: Annotated[Path, typer.Option(help="PEM file of an elliptic-curve private key (P-256, P-384 or P-521)")],
 ) -> None:
-    """Verify a bundle's files and write its signature, signature.sigstore, into its directory.
+    """Verify a bundle's files and sign them.
 
-    The file has the format of OpenSSF model signing. Create a key pair with: openssl ecparam -name prime256v1 -genkey
-    -noout -out key.pem; openssl ec -in key.pem -pubout -out key.pub. Replacing a bundle removes its signature, and
-    `abnn evaluate` replaces it when it writes the card.
+    Writes signature.sigstore into the bundle's directory. The file has the format of OpenSSF model signing. Create
+    a key pair with: openssl ecparam -name prime256v1 -genkey -noout -out key.pem; openssl ec -in key.pem -pubout
+    -out key.pub. Replacing a bundle removes its signature, and `abnn evaluate` replaces it when it writes the card.
 
     Example: abnn sign models/mine --key key.pem
     """

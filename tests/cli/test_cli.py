@@ -57,6 +57,13 @@ def test_every_command_has_help_with_an_example(command):
     assert f"Example: abnn {command}" in result.stdout
 
 
+def test_the_list_of_commands_cuts_no_summary():
+    listed = _abnn("--help").stdout.partition("Commands:")[2].splitlines()
+    rows = [line for line in listed if line.strip()]
+    assert len(rows) >= len(COMMANDS)
+    assert [row for row in rows if not row.endswith(".") or row.endswith("...")] == []
+
+
 def test_wrong_usage_exits_with_2():
     assert _abnn("export").returncode == 2
     assert _abnn("frobnicate").returncode == 2
