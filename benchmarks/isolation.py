@@ -3,7 +3,8 @@
 python -m benchmarks.isolation --quick
 python -m benchmarks.isolation --out benchmarks/results/isolation-cpu
 
-The same files are decoded in this process and in an isolated one, in turn. Over HTTP, one server gets 32-pixel baseline
+The same files are decoded in this process and in an isolated one, in turn; "cpu" is the processor time of both
+processes, which other work on the machine hardly changes. Over HTTP, one server gets 32-pixel baseline
 JPEG images, which it decodes in threads, and the same images as progressive JPEG, which isolated processes decode.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import io
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +32,7 @@ from benchmarks.common.timing import Call, interleaved, medians
 from benchmarks.common.videos import drawn_video
 
 _CLIENTS = 32
+_CPU_ROUNDS = 100
 _SPEC = InputSpec(height=224, width=224)
 _CLIP_SPEC = InputSpec(height=112, width=112, sampling=Sampling(frames=16))
 
@@ -77,9 +80,24 @@ def _decoding(seconds: float) -> dict[str, float]:
             "small_isolated": lambda: pool.image(small, _SPEC, limits),
         }
         cost = medians(interleaved(cases, seconds))
+        used = {name: _cpu_seconds(call, pool) for name, call in cases.items()}
     figures = {f"{name}_ms": 1000 * value for name, value in cost.items()}
+    figures |= {f"{name}_cpu_ms": 1000 * value for name, value in used.items()}
     rates = {f"{name}_rate": cost[f"{name}_here"] / cost[f"{name}_isolated"] for name in ("large", "clip")}
+    rates |= {f"{name}_cpu_rate": used[f"{name}_here"] / used[f"{name}_isolated"] for name in ("large", "clip")}
     return figures | rates
+
+
+def _cpu_seconds(call: Call, pool: DecoderPool) -> float:
+    """Median processor time of this thread and of the decoding process, which takes turns with it."""
+    (process,) = pool.pids
+    clock = Path(f"/proc/{process}/schedstat")
+    values = []
+    for _ in range(_CPU_ROUNDS):
+        own, other = time.thread_time(), int(clock.read_text().split()[0])
+        call()
+        values.append(time.thread_time() - own + (int(clock.read_text().split()[0]) - other) / 1e9)
+    return float(np.median(values))
 
 
 def _over_http(seconds: float) -> dict[str, float]:

@@ -36,9 +36,7 @@ def open_image(data: bytes, limits: ImageLimits) -> Image.Image:
         UnreadableInputError: the file is empty, or its header is damaged.
     """
     check_header(data, limits)
-    image = _open(data)
-    limits.check_size(*image.size)
-    return image
+    return _open_sized(data, limits)
 
 
 def check_header(data: bytes, limits: ImageLimits) -> Header:
@@ -88,9 +86,17 @@ def quiet_pillow() -> None:
     warnings.filterwarnings("ignore", module=r"PIL\..*")
 
 
-def load_image(data: bytes, spec: InputSpec, limits: ImageLimits) -> NDArray[np.uint8]:
-    """Decode an encoded image to a model's input, uint8 (spec.height, spec.width, 3); errors as `decode_image`."""
-    return fit_image(decode_image(data, limits), spec)
+def load_image(data: bytes, spec: InputSpec, limits: ImageLimits, *, is_checked: bool = False) -> NDArray[np.uint8]:
+    """Decode an encoded image to a model's input, uint8 (spec.height, spec.width, 3); errors as `decode_image`.
+
+    Args:
+        data: the encoded file.
+        spec: the model's input.
+        limits: limits for the file.
+        is_checked: `check_header` has accepted the data.
+    """
+    image = _open_sized(data, limits) if is_checked else open_image(data, limits)
+    return fit_image(to_pixels(image), spec)
 
 
 def load_if_plain(data: bytes, spec: InputSpec, limits: ImageLimits, max_pixels: int) -> NDArray[np.uint8] | Header:
@@ -103,7 +109,15 @@ def load_if_plain(data: bytes, spec: InputSpec, limits: ImageLimits, max_pixels:
         max_pixels: images of more pixels are not cheap.
     """
     header = check_header(data, limits)
-    return load_image(data, spec, limits) if header.is_plain and header.pixels <= max_pixels else header
+    if not header.is_plain or header.pixels > max_pixels:
+        return header
+    return load_image(data, spec, limits, is_checked=True)
+
+
+def _open_sized(data: bytes, limits: ImageLimits) -> Image.Image:
+    image = _open(data)
+    limits.check_size(*image.size)
+    return image
 
 
 def _open(data: bytes) -> Image.Image:

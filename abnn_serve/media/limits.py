@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from abnn_serve.errors import ConfigError, InputError, InputTooLargeError
 
+_POLL_SECONDS = 0.005
 _PILLOW_MAX_PIXELS = 178_956_970  # larger images raise DecompressionBombError
 
 
@@ -132,13 +133,17 @@ class Interrupt:
 
     def __init__(self, seconds: float, is_cancelled: Callable[[], bool]) -> None:
         self._seconds, self._is_cancelled = seconds, is_cancelled
-        self._end = time.monotonic() + seconds
+        self._next_poll = time.monotonic()
+        self._end = self._next_poll + seconds
 
     def check(self) -> None:
         """Raise InputError if decoding is cancelled, InputTooLargeError if it takes too long."""
-        if self._is_cancelled():
-            raise InputError("decoding was cancelled")
-        if time.monotonic() > self._end:
+        now = time.monotonic()
+        if now >= self._next_poll:  # polling takes longer than decoding a small packet
+            self._next_poll = now + _POLL_SECONDS
+            if self._is_cancelled():
+                raise InputError("decoding was cancelled")
+        if now > self._end:
             raise InputTooLargeError(
                 f"decoding the video takes more than {self._seconds:g} s, which is the limit; shorten or shrink it"
             )

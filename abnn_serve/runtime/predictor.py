@@ -155,8 +155,12 @@ class Predictor:
         """The session's bundle."""
         return self.session.bundle
 
-    def decode(self, data: bytes) -> NDArray[np.uint8]:
+    def decode(self, data: bytes, header: Header | None = None) -> NDArray[np.uint8]:
         """Decode an encoded image to the model's input, uint8 (H, W, 3).
+
+        Args:
+            data: the encoded image.
+            header: what `decode_if_plain` returned for it; None reads it again.
 
         Raises:
             InputError: as `media.image.load_image`, or the model classifies videos.
@@ -166,9 +170,9 @@ class Predictor:
         self._require("image")
         spec = self.bundle.manifest.input
         if self._decoders:
-            return self._decoders.image(data, spec, self.limits)
+            return self._decoders.image(data, spec, self.limits, header)
         with _out_of_memory("image"):
-            return load_image(data, spec, self.limits)
+            return load_image(data, spec, self.limits, is_checked=header is not None)
 
     def decode_if_plain(self, data: bytes, pixels: int) -> NDArray[np.uint8] | Header:
         """As `decode`, in this process, if the header proves that decoding is cheap; else only the header.

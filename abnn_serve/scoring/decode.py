@@ -88,7 +88,7 @@ class Decoder:
             return isolated_decoder().video(content, self.spec, self.video_limits).pixels
         image = load_if_plain(content, self.spec, self.limits, SMALL_PIXELS)
         if isinstance(image, Header):
-            image = isolated_decoder().image(content, self.spec, self.limits)
+            image = isolated_decoder().image(content, self.spec, self.limits, image)
         return image[None]
 
     def _read(self, rows: Sequence[Row]) -> Iterator[tuple[bytes, str]]:

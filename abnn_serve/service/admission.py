@@ -128,8 +128,8 @@ class Admission:
         if not isinstance(image, Header):
             return image
         if image.pixels > SMALL_PIXELS:
-            return await self.run_large(lambda: predictor.decode(data))
-        return await asyncio.get_running_loop().run_in_executor(self._unusual_pool, predictor.decode, data)
+            return await self.run_large(lambda: predictor.decode(data, image))
+        return await asyncio.get_running_loop().run_in_executor(self._unusual_pool, predictor.decode, data, image)
 
     async def decode_all(self, predictor: Predictor, files: list[bytes]) -> list[NDArray[np.uint8] | InputError]:
         """Decode several images; each result, in input order, is the pixels or the error of that image."""

@@ -21,13 +21,14 @@ def is_jpeg(data: bytes) -> bool:
     return data.startswith(_SOI)
 
 
-def check_scans(data: bytes | memoryview) -> None:
-    """Raise InputTooLargeError if JPEG data have too many scans."""
+def check_scans(data: bytes | memoryview) -> int:
+    """Count the scans of JPEG data; raises InputTooLargeError if there are too many."""
     scans = bytes(data).count(_SCAN)
     if scans > _MAX_SCANS:
         raise InputTooLargeError(
             f"the JPEG image has {scans:,} scans, the limit is {_MAX_SCANS}; save it again without progressive scans"
         )
+    return scans
 
 
 def read_jpeg(data: bytes) -> Header:
@@ -36,7 +37,7 @@ def read_jpeg(data: bytes) -> Header:
     Raises:
         InputTooLargeError: too many scans, segments, or bytes between segments.
     """
-    check_scans(data)
+    scans = check_scans(data)
     frames: list[tuple[int, int, int, int]] = []
     segments = padding = metadata = 0
     at, is_plain = 2, True
@@ -80,7 +81,7 @@ def read_jpeg(data: bytes) -> Header:
         and len(frames) == 1
         and code in _BASELINE
         and components in (1, 3)
-        and data.count(_SCAN, at) == 0
+        and data.count(_SCAN, 0, at) == scans
         and padding == 0
         and segments <= _PLAIN_SEGMENTS
         and metadata <= _PLAIN_METADATA,

@@ -21,6 +21,7 @@ from abnn_serve.errors import AbnnError
 from abnn_serve.media.limits import ImageLimits, VideoLimits
 from abnn_serve.spec import InputSpec
 
+KEPT_BYTES = 4_194_304  # of shared memory between tasks: new pages cost more than what is written to them
 _MAX_LINE = 65_536
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from abnn_serve.errors import DecoderError
+from abnn_serve.media.headers.header import Header
 from abnn_serve.media.image import check_header
 from abnn_serve.media.isolation.budget import Budget, image_budget, video_budget
 from abnn_serve.media.isolation.messages import Job
@@ -99,15 +100,23 @@ class DecoderPool:
         with self._changed:
             return sorted(process.pid for process in self._alive - set(self._idle))
 
-    def image(self, data: bytes, spec: InputSpec, limits: ImageLimits) -> NDArray[np.uint8]:
+    def image(
+        self, data: bytes, spec: InputSpec, limits: ImageLimits, header: Header | None = None
+    ) -> NDArray[np.uint8]:
         """Decode an image to uint8 (spec.height, spec.width, 3).
+
+        Args:
+            data: the encoded file.
+            spec: the model's input.
+            limits: limits for the file.
+            header: what `check_header` returned for the file; None calls it.
 
         Raises:
             TooCostlyError: decoding takes more time or memory than the declared size justifies.
             InputError: as `media.image.load_image`.
             DecoderError: no process is free within a minute.
         """
-        budget = image_budget(check_header(data, limits), len(data), spec, limits)
+        budget = image_budget(header or check_header(data, limits), len(data), spec, limits)
         job = Job(spec=spec, limits=limits, video_limits=VideoLimits())
 
         def decode(process: DecodingProcess) -> NDArray[np.uint8]:
@@ -178,7 +187,7 @@ class DecoderPool:
                     raise DecoderError(f"no decoding process was free for {_MAX_WAIT_SECONDS:g} s; retry later")
 
     def _give_back(self, process: DecodingProcess, *, is_large: bool) -> None:
-        process.forget_pixels()
+        process.free_memory()
         with self._changed:
             self._large_running -= is_large
             if process in self._alive:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from abnn_serve.media.isolation.budget import Budget
-from abnn_serve.media.isolation.messages import Channel, Job, create_shared_file, write_all, write_job
+from abnn_serve.media.isolation.messages import KEPT_BYTES, Channel, Job, create_shared_file, write_all, write_job
 
 Cause = Literal["time", "memory", "system_call", "crash", "killed", "protocol"]
 
@@ -100,9 +100,10 @@ class DecodingProcess:
             self._channel.send(task)
         return self._receive(deadline, is_cancelled)
 
-    def forget_pixels(self) -> None:
-        """Free the shared memory."""
-        os.ftruncate(self.memory, 0)
+    def free_memory(self) -> None:
+        """Free what the shared memory takes beyond KEPT_BYTES."""
+        if os.fstat(self.memory).st_size > KEPT_BYTES:
+            os.ftruncate(self.memory, KEPT_BYTES)
 
     def kill(self) -> None:
         """Kill the process; a task that is running ends with ProcessDiedError."""

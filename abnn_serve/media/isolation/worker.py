@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import importlib
 import io
 import os
@@ -21,7 +22,7 @@ from PIL import Image
 
 from abnn_serve.errors import InputError, UnreadableInputError, one_line
 from abnn_serve.media.image import FORMATS, load_image, quiet_pillow
-from abnn_serve.media.isolation.messages import Channel, Job, read_job, write_array
+from abnn_serve.media.isolation.messages import KEPT_BYTES, Channel, Job, read_job, write_array
 from abnn_serve.media.isolation.sandbox import Sandbox
 from abnn_serve.media.limits import ImageLimits, VideoLimits
 from abnn_serve.media.video import decode_video
@@ -42,6 +43,8 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     quiet_pillow()
     _load_everything()
+    gc.collect()
+    gc.freeze()  # or full collections would visit the objects of all imported modules again and again
     sandbox = Sandbox(_MEMORY + 1)
     with suppress(OSError):
         channel.send({"mechanisms": sandbox.mechanisms})
@@ -91,7 +94,8 @@ def _load_everything() -> None:
 def _run(task: dict[str, Any], channel: Channel) -> dict[str, Any]:
     """Decode one file from the shared memory into it; the reply."""
     data = os.pread(_MEMORY, task["size"], 0)
-    os.ftruncate(_MEMORY, 0)
+    if len(data) > KEPT_BYTES:
+        os.ftruncate(_MEMORY, KEPT_BYTES)
     try:
         job = read_job(task["job"])
         return _decode_video(data, job, channel) if job.spec.sampling else _decode_image(data, job)
@@ -105,7 +109,7 @@ def _run(task: dict[str, Any], channel: Channel) -> dict[str, Any]:
 
 
 def _decode_image(data: bytes, job: Job) -> dict[str, Any]:
-    write_array(_MEMORY, load_image(data, job.spec, job.limits), 0)
+    write_array(_MEMORY, load_image(data, job.spec, job.limits, is_checked=True), 0)
     return {"clips": 1}
 
 

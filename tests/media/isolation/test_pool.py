@@ -20,8 +20,9 @@ from PIL import Image
 
 from abnn_serve.errors import DecoderError, InputError, TooCostlyError, UnreadableInputError
 from abnn_serve.media.headers.header import Header
-from abnn_serve.media.image import load_image
+from abnn_serve.media.image import check_header, load_image
 from abnn_serve.media.isolation.budget import image_budget
+from abnn_serve.media.isolation.messages import KEPT_BYTES
 from abnn_serve.media.isolation.pool import DecoderPool
 from abnn_serve.media.limits import ImageLimits, VideoLimits
 from abnn_serve.media.video import decode_video
@@ -97,6 +98,19 @@ def test_odd_and_broken_files_have_the_same_outcome(pool, deaths, data_folder: P
     for path in files:
         (_same_video if path.parent.name == "videos" else _same_image)(pool, path.read_bytes())
     assert not deaths
+
+
+def test_little_shared_memory_is_kept_between_tasks(pool):
+    large = png(Image.fromarray(np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), np.uint8)))
+    assert len(large) > KEPT_BYTES
+    pool.image(large, SPEC, LIMITS)
+    assert all(os.fstat(process.memory).st_size <= KEPT_BYTES for process in pool._idle)
+
+
+def test_a_header_that_was_read_already_is_not_read_again(pool, monkeypatch):
+    header = check_header(IMAGE, LIMITS)
+    monkeypatch.setattr("abnn_serve.media.isolation.pool.check_header", None)
+    np.testing.assert_array_equal(pool.image(IMAGE, SPEC, LIMITS, header), load_image(IMAGE, SPEC, LIMITS))
 
 
 def test_a_file_that_takes_too_long_costs_its_process_and_nobody_else_anything(pool, deaths):
