@@ -99,7 +99,9 @@ def fill_card(card: RobustnessCard, report: Report, data: ImageData) -> Robustne
     evaluation = report.evaluation
     card = replace(card, clean=card.clean or Accuracy.of(evaluation.clean))
     if not evaluation.outcomes:
-        return card
+        earlier = _ONLY_THESE.format("Corruptions, r")
+        limits = tuple(_ONLY_THESE.format("R") if limit == earlier else limit for limit in card.limits)
+        return replace(card, limits=limits) if card.corruptions else card
     n = len(evaluation.data)
     masked = any(threat != "whitebox" for threat in evaluation.worst)
     return replace(

@@ -9,7 +9,7 @@ from importlib import resources
 
 from abnn_serve.card import Accuracy, RobustnessCard
 from abnn_serve.evaluation.reports.source import CardSource
-from abnn_serve.evaluation.reports.words import THREATS, between, budget, percent, verdict
+from abnn_serve.evaluation.reports.words import THREATS, asked, between, budget, percent, verdict
 from abnn_serve.version import __version__
 
 _CAPTIONS = {
@@ -130,6 +130,7 @@ def _limits(card: RobustnessCard) -> str:
 def _measured(source: CardSource) -> str:
     card = source.card
     rows = [("data", card.data), ("data digest", card.data_digest), ("model sha256", card.model_sha256)]
+    rows += asked(card.endpoint) if card.endpoint else []
     rows += [("seed", str(seed)) for seed in sorted({row.seed for row in card.attacks})]
     rows.append(("written by", f"abnn_serve {__version__}"))
     table = _table(("", ""), rows).replace("<table>", '<table class="facts">')

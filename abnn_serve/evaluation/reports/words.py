@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abnn_serve.card import Accuracy, RobustnessCard
+from abnn_serve.card import Accuracy, EndpointUse, RobustnessCard
 
 THREATS: dict[str, tuple[str, str]] = {
     "whitebox": ("White-box", "an attacker who has the model and its gradients: the figure to rely on"),
@@ -54,6 +54,18 @@ def figures(card: RobustnessCard) -> dict[str, Accuracy]:
     """The headline figures by name: clean, then the worst case of each threat model."""
     clean = {"clean": card.clean} if card.clean else {}
     return clean | {name: card.worst[name] for name in THREATS if name in card.worst}
+
+
+def asked(use: EndpointUse) -> list[tuple[str, str]]:
+    """What an endpoint is, was asked and answered, as names and values."""
+    answers = ", ".join(f"{count:,} x {answer}" for answer, count in use.answers.items())
+    repeated = f", each the mean of {use.repeats}" if use.repeats > 1 else ""
+    return [
+        ("endpoint", use.address),
+        ("protocol", f"{use.protocol}, answers {use.scores}{repeated}"),
+        ("queries", f"{use.queries:,} images in {use.requests:,} requests ({answers})"),
+        ("waiting asked for", f"{use.waited:,.0f} s"),
+    ]
 
 
 def describe(name: str) -> str:

@@ -36,7 +36,8 @@ def test_the_figures_are_accuracies_of_the_corrupted_images(standard_run, val_da
 def test_a_bundle_s_card_gets_its_corruptions_and_keeps_its_attacks(bundle, shapes, tmp_path):
     copy, out = tmp_path / "shapes", tmp_path / "out"
     shutil.copytree(bundle.path, copy)
-    evaluate(copy, shapes["val"], attacks=["square"], quick=True, images=4, out=out)
+    attacked = evaluate(copy, shapes["val"], attacks=["square"], quick=True, images=4, out=out)
+    assert any("Corruptions, rotations" in limit for limit in attacked.limits)
     seen: list[tuple[str, int]] = []
     options = {"attacks": ["none"], "corruptions": True, "images": 8, "out": out}
     card = evaluate(copy, shapes["val"], **options, on_corruption=lambda *at: seen.append(at))
@@ -44,6 +45,8 @@ def test_a_bundle_s_card_gets_its_corruptions_and_keeps_its_attacks(bundle, shap
     assert load_bundle(copy).card == card
     assert card.corruptions.constants == "CIFAR-10-C"
     assert card.corruptions.mce is None
+    assert any("Rotations, larger budgets" in limit for limit in card.limits)
+    assert not any("Corruptions, rotations" in limit for limit in card.limits)
     assert [row.attack for row in card.attacks] == ["Square-100"]
     assert (out / "corruptions.png").read_bytes().startswith(b"\x89PNG")
     value = json.loads((out / "card.json").read_text())

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 
 from abnn_serve.bundle.store import pack_json
-from abnn_serve.card import Accuracy, CorruptionResult, Corruptions, RobustnessCard, SanityCheck
+from abnn_serve.card import Accuracy, CorruptionResult, Corruptions, EndpointUse, RobustnessCard, SanityCheck
 from abnn_serve.errors import ConfigError
 from abnn_serve.evaluation.corruptions.constants import CORRUPTIONS, SEVERITIES
 from abnn_serve.evaluation.reports.compare import compare
@@ -124,6 +126,41 @@ def test_junit_fails_what_is_below_its_minimum_unmeasured_or_suspect(source):
     assert failed["sanity: queries alone do not beat gradients"] == "Square <wins> & more"
     assert any("expected at least 99.0%" in message for message in failed.values())
     assert ET.fromstring(to_junit(replace(source, card=replace(source.card, sanity=())))).get("failures") == "0"
+
+
+def test_reports_say_what_an_endpoint_was_asked(source):
+    use = EndpointUse(
+        address="http://host/v2/models/x", protocol="v2", scores="labels", repeats=3, queries=12345, requests=1600,
+        answers={"200": 1598, "429": 2}, waited=4.2,
+    )  # fmt: skip
+    asked = replace(source, card=replace(source.card, endpoint=use))
+    for text in (to_html(asked), to_markdown(asked)):
+        assert "http://host/v2/models/x" in text
+        assert "v2, answers labels, each the mean of 3" in text
+        assert "12,345 images in 1,600 requests (1,598 x 200, 2 x 429)" in text
+
+
+@pytest.mark.slow
+def test_the_bill_of_materials_follows_cyclonedx_s_schema(source, tmp_path):
+    """Downloads the schema, in CycloneDX's own library."""
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--target", tmp_path / "packages"]
+    done = subprocess.run(
+        [*install, "cyclonedx-python-lib[json-validation]"], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"cannot install cyclonedx-python-lib: {done.stderr.splitlines()[-1:]}")
+    program = (
+        "import sys; from cyclonedx.schema import SchemaVersion; "
+        "from cyclonedx.validation.json import JsonStrictValidator; "
+        "print(JsonStrictValidator(SchemaVersion.V1_6).validate_str(sys.stdin.read()))"
+    )
+    broken = to_mlbom(source).replace("machine-learning-model", "machine-learning-muddle")
+    for text, printed in ((to_mlbom(source), "None"), (broken, "machine-learning-muddle")):
+        done = subprocess.run(
+            [sys.executable, "-c", program], input=text, env={"PYTHONPATH": str(tmp_path / "packages")},
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert printed in done.stdout
 
 
 def test_the_bill_of_materials_has_the_metrics_of_cyclonedx(source):
