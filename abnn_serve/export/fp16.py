@@ -24,7 +24,7 @@ def to_fp16(model: bytes) -> bytes:
     Args:
         model: serialised graph, from `export_stages`.
     """
-    joined = ir.serde.deserialize_model(onnx.load_from_string(model))
+    joined = ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(onnx.load_from_string(model)))
     join_maps(joined, any_form=True)
     converted = ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(ir.serde.serialize_model(joined)))
     graph = converted.graph

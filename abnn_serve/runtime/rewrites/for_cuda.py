@@ -14,7 +14,8 @@ from abnn_serve.runtime.rewrites.statistics import read_maps_once
 
 def rewrite_for_cuda(model: bytes) -> bytes:
     """Rewrite a serialised graph; its inputs, outputs and their names stay."""
-    graph = ir.serde.deserialize_model(onnx.load_from_string(model))
+    proto = onnx.shape_inference.infer_shapes(onnx.load_from_string(model))  # another program may have left shapes out
+    graph = ir.serde.deserialize_model(proto)
     join_maps(graph, any_form=True)
     read_maps_once(graph)
     return bytes(ir.serde.serialize_model(graph).SerializeToString())

@@ -12,9 +12,11 @@ of a half-precision map. On a CPU it is slower than products and pooling, becaus
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 from onnx_ir.passes.common import TopologicalSortPass
 
 from abnn_serve.runtime.rewrites.values import add_constant, chain_up, concatenate, constant, dims, tidy
@@ -99,10 +101,15 @@ def _statistics(tape: ir.tape.Tape, graph: ir.Graph, y: ir.Value, eps: float) ->
     """M and i of a map (N, C, *S), each (N, C, 1)."""
     channels, *spatial = (size or 1 for size in dims(y)[1:])
     size = math.prod(spatial)
-    shape = add_constant(graph, f"{y.name}.rows", np.asarray([-1, channels, size]))
-    ones = add_constant(graph, f"{y.name}.ones", np.ones(size, _FLOATS[y.dtype or ir.DataType.FLOAT]))
+    shape = _constant(graph, f"{y.name}.rows", np.asarray([-1, channels, size]))
+    ones = _constant(graph, f"{y.name}.ones", np.ones(size, _FLOATS[y.dtype or ir.DataType.FLOAT]))
     attributes = {"axis": -1, "epsilon": eps, "stash_type": 1}
     _, mean, inverse = tape.op_multi_out(
         "LayerNormalization", [tape.op("Reshape", [y, shape]), ones], attributes, num_outputs=3
     )
     return mean, inverse
+
+
+def _constant(graph: ir.Graph, name: str, numbers: NDArray[Any]) -> ir.Value:
+    """The initialiser of this name, which another code of the same map may have added."""
+    return graph.initializers.get(name) or add_constant(graph, name, numbers)

@@ -10,6 +10,7 @@ import onnx
 import pytest
 
 from abnn_serve.bundle.store import load_bundle
+from abnn_serve.export.fp16 import to_fp16
 from abnn_serve.runtime.cuda import with_fewer_kernels
 from abnn_serve.runtime.engine import open_graph
 from abnn_serve.runtime.rewrites.statistics import read_maps_once
@@ -52,6 +53,16 @@ def test_each_statistic_of_a_shipped_graph_is_read_by_one_kernel(name):
     assert after["GlobalAveragePool"] == 0
 
 
+@pytest.mark.parametrize("convert", [with_fewer_kernels, to_fp16])
+@pytest.mark.parametrize("name", ["cifar10-abnn-robust", "motions-abnn"])
+def test_a_graph_that_lacks_the_shapes_of_its_values_is_rewritten_too(name, convert):
+    proto = onnx.load_from_string(load_bundle(ROOT / "models" / name).read("model.onnx"))
+    expected = Counter(node.op_type for node in onnx.load_from_string(convert(proto.SerializeToString())).graph.node)
+    del proto.graph.value_info[:]
+    found = Counter(node.op_type for node in onnx.load_from_string(convert(proto.SerializeToString())).graph.node)
+    assert found == expected
+
+
 def test_a_graph_without_adaptive_layers_keeps_its_nodes():
     graph = load_bundle(ROOT / "models" / "cifar10-masks").read("model.onnx")
     both = (graph, with_fewer_kernels(graph))
@@ -71,7 +82,7 @@ def test_without_onnx_ir_the_graph_opens_as_exported(monkeypatch):
     assert with_fewer_kernels(b"a graph") == b"a graph"
 
 
-CODE = """g (float[N, 4, 5, 5] x) => (float[N, 8] code) <float eps = {{0.00001}}> {{
+CODE = """g (float[N, 4, 5, 5] x) => (float[N, 8] code{outputs}) <float eps = {{0.00001}}> {{
     y = Neg(x)
     pooled = GlobalAveragePool({pooled})
     m = Flatten(pooled)
@@ -83,17 +94,30 @@ CODE = """g (float[N, 4, 5, 5] x) => (float[N, 8] code) <float eps = {{0.00001}}
     clipped = Relu(difference)
     variance = Add(clipped, {eps})
     deviation = Sqrt(variance)
+    {more}
     code = Concat<axis = 1>(m, deviation) }}"""
 
 
-def code(*, pooled: str = "y", square: str = "Mul(y, y)", eps: str = "eps", **numbers: np.ndarray):
-    return model(CODE.format(pooled=pooled, square=square, eps=eps), **numbers)
+def code(*, pooled="y", square="Mul(y, y)", eps="eps", more="", outputs="", **numbers: np.ndarray):
+    return model(CODE.format(pooled=pooled, square=square, eps=eps, more=more, outputs=outputs), **numbers)
 
 
 def test_a_single_code_is_read_by_one_kernel():
     built = code()
     check(read_maps_once, built, x=noise(3, 4, 5, 5))
     assert kinds(built) == {"Neg": 1, "Reshape": 1, "LayerNormalization": 1, "Flatten": 2, "Reciprocal": 1, "Concat": 1}
+
+
+def test_a_map_with_two_codes_keeps_both():
+    built = code(
+        more="""again = Add(clipped, other)
+    sigma = Sqrt(again)
+    second = Neg(sigma)""",
+        outputs=", float[N, 4] second",
+        other=np.float32(0.1),
+    )
+    check(read_maps_once, built, x=noise(3, 4, 5, 5))
+    assert kinds(built)["LayerNormalization"] == 1
 
 
 @pytest.mark.parametrize(
