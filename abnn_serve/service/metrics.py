@@ -84,6 +84,12 @@ class Metrics:
             "abnn_drift", "Mean drift of sampled inputs", ["model"], buckets=_DRIFTS, registry=registry
         )
 
+        self.near_duplicates = Counter(
+            "abnn_near_duplicates", "Samples that resemble earlier ones of the same key", ["key"], registry=registry
+        )
+        self.suspicious = Counter(
+            "abnn_suspicious_samples", "Samples that resemble many earlier ones", ["key"], registry=registry
+        )
         self._add_candidates()
 
     def _add_candidates(self) -> None:

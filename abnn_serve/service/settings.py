@@ -13,6 +13,7 @@ from typing import Any, get_args
 from abnn_serve.errors import ConfigError
 from abnn_serve.runtime.settings import read_count
 from abnn_serve.service.candidates import Candidate, read_canary, read_shadow, read_share
+from abnn_serve.service.near_duplicates import Mode
 from abnn_serve.spec import Precision
 
 
@@ -38,6 +39,8 @@ class ServiceSettings:
         shadow_precision: precision of the shadow; None takes that of the served model.
         shadow_sample: share of the samples that the shadow answers.
         canary: a bundle that answers a share of the callers of a served model; None for none.
+        near_duplicates: `count` samples that resemble earlier ones of the same caller; `label-only` also answers
+            callers with many of them by the label alone; None does neither.
         workers: worker processes; each has its own sessions and limits.
         api_key_file: key file written by `abnn key`; None disables authentication.
         allowed_hosts: names that a request's Host header may have; empty allows any name, but without keys a request to
@@ -62,6 +65,7 @@ class ServiceSettings:
     shadow_precision: Precision | None = None
     shadow_sample: float = 1.0
     canary: Candidate | None = None
+    near_duplicates: Mode | None = None
     workers: int = 1
     api_key_file: Path | None = None
     allowed_hosts: tuple[str, ...] = ()
@@ -119,6 +123,12 @@ def _precision(text: str) -> Precision:
     return text  # type: ignore[return-value]
 
 
+def _near_duplicates(text: str) -> Mode:
+    if text not in get_args(Mode):
+        raise ConfigError(f"ABNN_NEAR_DUPLICATES is {text!r}, expected one of {', '.join(get_args(Mode))}")
+    return text  # type: ignore[return-value]
+
+
 def _split(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
@@ -138,4 +148,5 @@ _READERS: Mapping[str, Callable[[str], Any]] = {
     "shadow_precision": _precision,
     "shadow_sample": partial(read_share, "ABNN_SHADOW_SAMPLE"),
     "canary": read_canary,
+    "near_duplicates": _near_duplicates,
 }

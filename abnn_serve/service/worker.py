@@ -24,6 +24,7 @@ from abnn_serve.service.catalog import Catalog
 from abnn_serve.service.gpus import take_gpu
 from abnn_serve.service.hosts import HostCheck
 from abnn_serve.service.metrics import Metrics
+from abnn_serve.service.near_duplicates import NearDuplicates
 from abnn_serve.service.quality import QualitySignals
 from abnn_serve.service.settings import ServiceSettings
 from abnn_serve.service.shadow import Shadow
@@ -51,6 +52,7 @@ class WorkerState:
     decoders: DecoderPool
     hosts: HostCheck
     keys: KeyRing | None = None
+    near_duplicates: NearDuplicates | None = None
 
     def __init__(self) -> None:
         self.ready = self.draining = False
@@ -83,6 +85,7 @@ class WorkerState:
             )
             started.result()
         self.quality = QualitySignals(self.metrics, self.limits.drift_sample, self.is_idle)
+        self.near_duplicates = NearDuplicates() if self.limits.near_duplicates else None
         self.shadow = Shadow(self.metrics, self.limits.shadow_sample, self.catalog.shadow_of, self.is_idle)
         self.ready = True
 

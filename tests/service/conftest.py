@@ -66,3 +66,20 @@ def server(bundle: Bundle, video_bundle: Bundle, tmp_path_factory: pytest.TempPa
 @pytest.fixture
 def client(server: Server) -> httpx.Client:
     return server.client
+
+
+@pytest.fixture(scope="session")
+def operated(bundle: Bundle, masks_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A server with everything that helps to operate it: two versions, a shadow, a canary, near-duplicates."""
+    folder = tmp_path_factory.mktemp("operated")
+    for version in ("1", "2"):
+        write_version(load_bundle(bundle.path), folder / "bundles" / version, version, "shapes")
+    write_version(load_bundle(bundle.path), folder / "new", "3", "new")
+    with serving(
+        folder / "bundles",
+        folder / "log",
+        ABNN_SHADOW=f"shapes:{masks_bundle.path}",
+        ABNN_CANARY=f"shapes:{folder / 'new'}:0.5",
+        ABNN_NEAR_DUPLICATES="label-only",
+    ) as running:
+        yield running

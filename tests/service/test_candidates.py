@@ -16,7 +16,7 @@ from abnn_serve.service.settings import ServiceSettings
 from abnn_serve.service.traffic import compare_canaries, compare_shadows, read_samples
 from tests.drawing import draw_shape, png
 from tests.service.conftest import write_version
-from tests.service.server import serving, wait_until
+from tests.service.server import wait_until
 
 RNG = np.random.default_rng(11)
 PICTURES = [png(draw_shape(i % 3, RNG)) for i in range(12)]
@@ -80,67 +80,53 @@ def test_two_bundles_of_one_name_and_version_are_refused_also_on_reload(bundle, 
         Catalog(Settings(bundle=tmp_path, threads=1, device="cpu"), ServiceSettings(), metrics)
 
 
-@pytest.fixture(scope="module")
-def client(bundle, masks_bundle, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("candidates")
+def _ask(operated, **options):
+    return operated.post("/classify", files={"image": PICTURES[0]}, **options)
+
+
+def test_two_versions_are_served_at_once(operated):
     for version in ("1", "2"):
-        write_version(load_bundle(bundle.path), folder / "bundles" / version, version, "shapes")
-    write_version(load_bundle(bundle.path), folder / "new", "3", "new")
-    with serving(
-        folder / "bundles",
-        folder / "log",
-        ABNN_SHADOW=f"shapes:{masks_bundle.path}",
-        ABNN_CANARY=f"shapes:{folder / 'new'}:0.5",
-    ) as running:
-        yield running
-
-
-def _ask(client, **options):
-    return client.post("/classify", files={"image": PICTURES[0]}, **options)
-
-
-def test_two_versions_are_served_at_once(client):
-    for version in ("1", "2"):
-        assert _ask(client, params={"version": version}).json()["model"]["version"] == version
-        assert client.get(f"/model?version={version}").json()["version"] == version
-        assert client.get(f"/v2/models/shapes/versions/{version}").json()["versions"] == ["1", "2"]
+        assert _ask(operated, params={"version": version}).json()["model"]["version"] == version
+        assert operated.get(f"/model?version={version}").json()["version"] == version
+        assert operated.get(f"/v2/models/shapes/versions/{version}").json()["versions"] == ["1", "2"]
         pixels = {"name": "image", "datatype": "UINT8", "shape": [1, 32, 32, 3], "data": [9] * 3072}
-        answer = client.post(f"/v2/models/shapes/versions/{version}/infer", json={"inputs": [pixels]}).json()
+        answer = operated.post(f"/v2/models/shapes/versions/{version}/infer", json={"inputs": [pixels]}).json()
         assert (answer["model_name"], answer["model_version"]) == ("shapes", version)
-    refused = _ask(client, params={"version": "9"})
+    refused = _ask(operated, params={"version": "9"})
     assert refused.status_code == 404
     assert refused.json()["error"]["message"] == "shapes has no version '9', expected '1' or '2'"
     assert refused.json()["error"]["field"] == "version"
-    assert [row["model"]["version"] for row in client.get("/models").json()["models"]] == ["1", "2"]
-    assert list(client.get("/openapi.json").json()["paths"]).count("/v2/models/shapes/infer") == 1
+    assert [row["model"]["version"] for row in operated.get("/models").json()["models"]] == ["1", "2"]
+    assert list(operated.get("/openapi.json").json()["paths"]).count("/v2/models/shapes/infer") == 1
 
 
-def test_a_canary_answers_some_callers_under_its_own_name_and_is_counted(client):
+def test_a_canary_answers_some_callers_under_its_own_name_and_is_counted(operated):
     canary = Candidate(role="canary", name="shapes", source="", share=0.5)
     for i in range(20):
         caller = f"caller-{i}"
-        answer = _ask(client, headers={"x-request-id": caller}).json()
+        answer = _ask(operated, headers={"x-request-id": caller}).json()
         assert answer["model"]["name"] == ("new" if canary.takes(caller) else "shapes")
     assert (
-        _ask(client, params={"version": "1"}, headers={"x-request-id": "caller-1"}).json()["model"]["name"] == "shapes"
+        _ask(operated, params={"version": "1"}, headers={"x-request-id": "caller-1"}).json()["model"]["name"]
+        == "shapes"
     )
-    bad = [client.post("/classify", files={"image": b"x"}, headers={"x-request-id": f"c{i}"}) for i in range(4)]
+    bad = [operated.post("/classify", files={"image": b"x"}, headers={"x-request-id": f"c{i}"}) for i in range(4)]
     assert {answer.status_code for answer in bad} == {415}
-    (comparison,) = compare_canaries(read_samples(client.get("/metrics").text, "metrics"))
+    (comparison,) = compare_canaries(read_samples(operated.get("/metrics").text, "metrics"))
     taken = sum(canary.takes(f"caller-{i}") for i in range(20)) + sum(canary.takes(f"c{i}") for i in range(4))
     assert comparison.requests[1] == taken
     assert {figure.p_value for figure in comparison.figures if figure.unit == "share"} == {1.0}
 
 
-def test_a_shadow_answers_again_by_its_rule_while_the_server_is_idle(client, masks_bundle, bundle):
+def test_a_shadow_answers_again_by_its_rule_while_the_server_is_idle(operated, masks_bundle, bundle):
     def compared():
-        text = client.get("/metrics").text
+        text = operated.get("/metrics").text
         return {row.label: row for shadow in compare_shadows(read_samples(text, "")) for row in shadow.classes}
 
-    wait_until(lambda: client.get("/metrics").text.count("abnn_shadow_answers_total{") > 0)
+    wait_until(lambda: operated.get("/metrics").text.count("abnn_shadow_answers_total{") > 0)
     before = compared()
     for count, picture in enumerate(PICTURES, 1):
-        client.post("/classify?version=1", files={"image": picture})
+        operated.post("/classify?version=1", files={"image": picture})
         wait_until(lambda count=count: _total(compared()) >= count + _total(before))
     after = compared()
     served, shadow = (
@@ -156,8 +142,8 @@ def _total(rows):
     return sum(row.both + row.served for row in rows.values())
 
 
-def test_candidates_are_named_in_the_metrics(client, masks_bundle):
-    rows = read_samples(client.get("/metrics").text, "")["abnn_candidate_info"]
+def test_candidates_are_named_in_the_metrics(operated, masks_bundle):
+    rows = read_samples(operated.get("/metrics").text, "")["abnn_candidate_info"]
     assert {(row["role"], row["name"], row["version"]) for row, value in rows if value} == {
         ("shadow", masks_bundle.manifest.name, "1"),
         ("canary", "new", "3"),

@@ -13,7 +13,7 @@ from abnn_serve.errors import InputError
 from abnn_serve.runtime.prediction_json import prediction_json
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.service.endpoints.long_json import LongResponse, write_object
-from abnn_serve.service.endpoints.pipeline import RequestPipeline
+from abnn_serve.service.endpoints.pipeline import RequestPipeline, complete
 from abnn_serve.service.errors import BadRequestError
 from abnn_serve.service.upload import Upload, UploadSpec, read_upload
 
@@ -32,7 +32,7 @@ async def classify(request: Request) -> Response:
         (answer,) = await pipeline.answer([image])
     prediction = pipeline.predictor.prediction(answer, top_k)
     (concluded,) = pipeline.conclude([prediction], [image])
-    return JSONResponse({**prediction_json(prediction), **concluded, **model_identity(pipeline.predictor)})
+    return JSONResponse({**complete(prediction_json(prediction), concluded), **model_identity(pipeline.predictor)})
 
 
 async def classify_batch(request: Request) -> Response:
@@ -51,7 +51,7 @@ async def classify_batch(request: Request) -> Response:
         concluded = pipeline.conclude(predictions, images) if images else []
 
         def write() -> bytes:
-            rows = ({**prediction_json(p), **more} for p, more in zip(predictions, concluded, strict=True))
+            rows = (complete(prediction_json(p), more) for p, more in zip(predictions, concluded, strict=True))
             outcomes = (_error_json(image) if isinstance(image, InputError) else next(rows) for image in decoded)
             return write_object({"outcomes": outcomes, **model_identity(predictor)})
 

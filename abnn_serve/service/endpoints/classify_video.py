@@ -11,7 +11,7 @@ from starlette.responses import Response
 from abnn_serve.runtime.prediction_json import video_prediction_json
 from abnn_serve.service.endpoints.classify import model_identity, read_top_k
 from abnn_serve.service.endpoints.long_json import LongResponse, write_object
-from abnn_serve.service.endpoints.pipeline import RequestPipeline
+from abnn_serve.service.endpoints.pipeline import RequestPipeline, complete
 from abnn_serve.service.upload import UploadSpec, read_upload
 
 
@@ -41,8 +41,8 @@ async def classify_video(request: Request) -> Response:
         (concluded,) = pipeline.conclude([prediction.overall], list(video.pixels))
 
         def write() -> bytes:
-            rows = video_prediction_json(prediction, video)
-            return write_object({**rows, **concluded, **model_identity(predictor)})
+            row = complete(video_prediction_json(prediction, video), concluded)
+            return write_object({**row, **model_identity(predictor)})
 
         content = await pipeline.run_python(values, write)
     return LongResponse(content)

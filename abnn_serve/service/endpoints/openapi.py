@@ -73,12 +73,12 @@ def _image_paths(state: WorkerState) -> Json:
     if not (names := _names(state, "image")):
         return {}
     images = {**array(_IMAGE), "minItems": 1, "maxItems": state.limits.max_parts}
-    outcome = {"oneOf": [_answer(), record(error=record(code=_STRING, message=_STRING))]}
+    outcome = {"oneOf": [_answer(state), record(error=record(code=_STRING, message=_STRING))]}
     return {
         "/classify": {
             "post": operation(
                 "Classify one image",
-                _answer(**_MODEL),
+                _answer(state, **_MODEL),
                 errors=_ERRORS,
                 parameters=_query(state, names) + _certify(state, "image"),
                 body={"multipart/form-data": form("image", _IMAGE, "image/*"), "image/*": {"schema": _IMAGE}},
@@ -101,13 +101,13 @@ def _image_paths(state: WorkerState) -> Json:
 def _video_paths(state: WorkerState) -> Json:
     if not (names := _names(state, "video")):
         return {}
-    clip = _answer(start=_NUMBER, end=_NUMBER, frames=array(_INTEGER))
+    clip = _answer(None, start=_NUMBER, end=_NUMBER, frames=array(_INTEGER))
     frames = record(expected={"type": ["integer", "null"]}, found=_INTEGER, decoded=_INTEGER, lost=_INTEGER)
     return {
         "/classify_video": {
             "post": operation(
                 "Classify one video; also returns the classes and frames of each clip",
-                _answer(clips=array(clip), frames=frames, seconds=_NUMBER, **_MODEL),
+                _answer(state, clips=array(clip), frames=frames, seconds=_NUMBER, **_MODEL),
                 errors=_ERRORS,
                 parameters=_query(state, names) + _certify(state, "video"),
                 body={"multipart/form-data": form("video", _VIDEO, "video/*"), "video/*": {"schema": _VIDEO}},
@@ -188,10 +188,14 @@ def _names(state: WorkerState, modality: str | None = None) -> list[str]:
     return list(dict.fromkeys(model.name for model in state.catalog.all() if modality in (None, model.modality)))
 
 
-def _answer(**properties: Json) -> Json:
-    """An answer with these further properties, and a certificate where it was requested."""
+def _answer(state: WorkerState | None, **properties: Json) -> Json:
+    """An answer with these further properties, and a certificate where it was requested; or a label alone."""
     schema = record(**_PREDICTION, **properties)
-    return {**schema, "properties": {**schema["properties"], "certificate": _CERTIFICATE}}
+    schema = {**schema, "properties": {**schema["properties"], "certificate": _CERTIFICATE}}
+    if state is None or state.limits.near_duplicates != "label-only":
+        return schema
+    identity = _MODEL if "model" in properties else {}
+    return {"anyOf": [schema, record(label=_STRING, index=_INTEGER, label_only={"const": True}, **identity)]}
 
 
 def _certify(state: WorkerState, modality: str) -> list[Json]:

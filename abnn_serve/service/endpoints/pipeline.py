@@ -21,6 +21,7 @@ from abnn_serve.runtime.rules.plain import NO_CERTIFICATE, PlainRule
 from abnn_serve.service.admission import Admission, UploadBytes
 from abnn_serve.service.batcher import BatchResult
 from abnn_serve.service.errors import BadRequestError, DeadlineError
+from abnn_serve.service.near_duplicates import ALARM
 from abnn_serve.service.served_model import ServedModel
 from abnn_serve.service.settings import ServiceSettings
 from abnn_serve.service.worker import WorkerState
@@ -30,6 +31,7 @@ T = TypeVar("T")
 _NUMBER = r"[-+]?[0-9]{1,20}(\.[0-9]{1,20})?([eE][-+]?[0-9]{1,3})?"
 
 _FEW_VALUES = 1000
+_LABEL_ONLY = "label_only"
 _LEAST_PORTION = 16  # passes of one request in the queue at a time, so that a certificate does not fill it
 
 
@@ -54,6 +56,7 @@ class RequestPipeline:
         self._model, self._arm = self._state.catalog.choose(name, modality, version, caller)
         self._deadline = 0.0
         self._certify = False
+        self._suspicious: list[bool] = []
         self._abstain_below = read_abstain_below(request)
         request.state.stages = {}
         request.state.model, request.state.version = self._model.name, self._model.version
@@ -126,6 +129,7 @@ class RequestPipeline:
             BusyError, DeadlineError: as `Batcher.submit`; DeadlineError also if the passes cannot end in time.
         """
         rule, batcher = self.predictor.rule, self._model.batcher
+        self._suspicious = self._observe(samples)
         if isinstance(rule, PlainRule):
             result = await batcher.submit(samples, self._deadline)
             answers = [RuleAnswer(logits=logits, passes=1) for logits in result.logits]
@@ -178,13 +182,36 @@ class RequestPipeline:
         self._state.quality.sample(self._model, samples)
 
     def conclude(self, predictions: Sequence[Prediction], samples: Sequence[NDArray[np.uint8]]) -> list[dict[str, Any]]:
-        """Record answers and the samples behind them; return further keys of each answer: `abstained`, if requested."""
+        """Record answers and the samples behind them; return further keys of each answer, for `complete`.
+
+        Args:
+            predictions: the answers.
+            samples: one for each answer, or the clips of one answer.
+        """
         self.record_quality(np.stack([prediction.logits for prediction in predictions]), samples)
-        if self._abstain_below is None:
-            return [{} for _ in predictions]
-        abstained = [prediction.top[0].probability < self._abstain_below for prediction in predictions]
-        self._state.metrics.abstentions.labels(self._model.name).inc(sum(abstained))
-        return [{"abstained": value} for value in abstained]
+        flags = self.label_only if len(samples) == len(predictions) else [any(self.label_only)] * len(predictions)
+        further: list[dict[str, Any]] = [{_LABEL_ONLY: True} if flag else {} for flag in flags]
+        if self._abstain_below is not None:
+            for keys, prediction in zip(further, predictions, strict=True):
+                keys["abstained"] = prediction.top[0].probability < self._abstain_below
+            self._state.metrics.abstentions.labels(self._model.name).inc(sum(keys["abstained"] for keys in further))
+        return further
+
+    @property
+    def label_only(self) -> list[bool]:
+        """For each sample of `answer`: whether only its label may be told."""
+        return [flag and self.limits.near_duplicates == "label-only" for flag in self._suspicious]
+
+    def _observe(self, samples: Sequence[NDArray[np.uint8]]) -> list[bool]:
+        """For each sample, whether it resembles many earlier ones of the same caller."""
+        if (meter := self._state.near_duplicates) is None:
+            return [False] * len(samples)
+        client = self._request.client
+        key = getattr(self._request.state, "key", "")
+        counts = [meter.observe(key or (client.host if client else ""), sample) for sample in samples]
+        self._state.metrics.near_duplicates.labels(key).inc(sum(count > 0 for count in counts))
+        self._state.metrics.suspicious.labels(key).inc(sum(count >= ALARM for count in counts))
+        return [count >= ALARM for count in counts]
 
     @contextlib.contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
@@ -209,3 +236,10 @@ def read_abstain_below(request: Request) -> float | None:
             f"abstain_below is {text[:40]!r}, expected a number from 0 to 1, such as 0.6", field="abstain_below"
         )
     return float(text)
+
+
+def complete(row: dict[str, Any], further: dict[str, Any]) -> dict[str, Any]:
+    """An answer as JSON with the keys of `conclude`, or the label alone where these say so."""
+    if further.get(_LABEL_ONLY):
+        return {"label": row["label"], "index": row["index"], _LABEL_ONLY: True}
+    return {**row, **further}

@@ -74,6 +74,8 @@ async def infer(request: Request) -> Response:
         if infer_request.id is not None:
             response["id"] = infer_request.id
         outputs = {OUTPUT: logits, **_proofs(answers)}
+        if any(pipeline.label_only):
+            outputs = _only_labels(outputs, np.array(pipeline.label_only))
         write = partial(write_infer, response, outputs, binary=infer_request.binary)
         content, headers = await pipeline.run_python(logits.size, write)
     return LongResponse(content, headers=headers)
@@ -88,6 +90,17 @@ def _proofs(answers: list[RuleAnswer]) -> dict[str, NDArray[Any]]:
     if radii := [certificate.radius for certificate in certificates if certificate.radius is not None]:
         proofs["radius"] = np.array(radii, np.float32)
     return proofs
+
+
+def _only_labels(outputs: dict[str, NDArray[Any]], flags: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
+    """The outputs with nothing but the class of flagged samples: logits 1 and 0, and no proof."""
+    classes = outputs[OUTPUT].argmax(axis=1)
+    labels = np.eye(outputs[OUTPUT].shape[1], dtype=np.float32)[classes]
+    hidden = {name: np.zeros_like(values) for name, values in outputs.items()} | {OUTPUT: labels}
+    return {
+        name: np.where(flags.reshape(-1, *[1] * (values.ndim - 1)), hidden[name], values)
+        for name, values in outputs.items()
+    }
 
 
 def _requested_model(request: Request) -> ServedModel:

@@ -117,7 +117,7 @@ function draw(canvas, { width, height, fit }) {
   canvas.getContext("2d").drawImage(source, (width - wide) / 2, (height - high) / 2, wide, high);
 }
 
-function showClasses({ top, clips = [] }) {
+function showClasses({ top = [], clips = [] }) {
   const hasClips = clips.length > 1;
   $("classes").replaceChildren(...top.slice(0, SHOWN).map((row) => {
     const item = element("li", "");
@@ -182,7 +182,7 @@ async function send(blob, name) {
   try {
     const [body, response] = await classify(kind, form);
     const total = performance.now() - started;
-    say(`${name}: ${body.label}, ${percent(body.probability)}.`);
+    say(`${name}: ${body.label}${body.label_only ? "" : `, ${percent(body.probability)}`}.`);
     showClasses(body);
     showProof(body);
     showTime(response, total);
