@@ -304,6 +304,33 @@ class EndpointUse:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationResult:
+    """What temperature scaling does to probabilities.
+
+    Attributes:
+        data: name of the held-out data.
+        fitted: images or videos that the temperature was fitted on.
+        measured: other images or videos, on which all figures were measured.
+        bins: of the calibration error.
+        ece_before, ece_after: expected calibration error, in [0, 1], without and with the temperature.
+        nll_before, nll_after: mean negative log-likelihood, without and with the temperature.
+        abstained: how many of them the bundle abstains from; None if it never abstains.
+        answered: accuracy on the others; None if it never abstains, or always.
+    """
+
+    data: str
+    fitted: int
+    measured: int
+    bins: int
+    ece_before: float
+    ece_after: float
+    nll_before: float
+    nll_after: float
+    abstained: int | None = None
+    answered: Accuracy | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RobustnessCard:
     """Everything measured on one model file, and the limits of the figures.
 
@@ -323,6 +350,7 @@ class RobustnessCard:
         limits: sentences that qualify the figures.
         certification: accuracy with a proof; None if not measured.
         endpoint: the service that was asked; None for a model that was opened.
+        calibration: of the bundle's temperature; None without one.
     """
 
     model_sha256: str
@@ -340,3 +368,4 @@ class RobustnessCard:
     limits: tuple[str, ...] = ()
     certification: Certification | None = field(default=None, metadata=OMITTED_IF_NONE)
     endpoint: EndpointUse | None = field(default=None, metadata=OMITTED_IF_NONE)
+    calibration: CalibrationResult | None = field(default=None, metadata=OMITTED_IF_NONE)

@@ -13,15 +13,17 @@ from abnn_serve.codec import OMITTED_IF_NONE, canonical, from_json, to_json
 from abnn_serve.errors import BundleIntegrityError, BundleVersionError, ConfigError
 from abnn_serve.spec import InputSpec, Precision, model_file
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 MANIFEST = "bundle.json"
 SIGNATURE = "signature.sigstore"  # made after the manifest, so not listed in it
 REQUIRED = ("model.onnx", "labels.json", "card.json", "golden.npz")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
-def format_version_of(spec: InputSpec, answer: Answer | None = None) -> int:
+def format_version_of(spec: InputSpec, answer: Answer | None = None, calibration: Calibration | None = None) -> int:
     """Format version of a bundle: the lowest that describes it, so that older versions can read it."""
+    if calibration:
+        return 4
     if answer:
         return 3
     return 2 if spec.sampling else 1
@@ -61,6 +63,25 @@ class Parity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """How logits become probabilities, and when the bundle abstains.
+
+    Attributes:
+        temperature: divides the logits before the softmax, 0.01 to 100.
+        abstain_below: probability of the predicted class, 0 to 1, below which it abstains; None never abstains.
+    """
+
+    temperature: float
+    abstain_below: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0.01 <= self.temperature <= 100:
+            raise ConfigError(f"temperature is {self.temperature}, expected 0.01 to 100")
+        if self.abstain_below is not None and not 0 <= self.abstain_below <= 1:
+            raise ConfigError(f"abstain_below is {self.abstain_below}, expected a probability from 0 to 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FileEntry:
     """SHA-256 (lower-case hexadecimal) and size in bytes of a file."""
 
@@ -74,6 +95,7 @@ class Manifest:
 
     Attributes:
         answer: the answer rule; None answers with the logits of one pass.
+        calibration: None takes the softmax of the logits as they are, and never abstains.
     """
 
     name: str
@@ -88,6 +110,7 @@ class Manifest:
     stats_scope: Literal["sample"] = "sample"
     format_version: int = 1
     answer: Answer | None = field(default=None, metadata=OMITTED_IF_NONE)
+    calibration: Calibration | None = field(default=None, metadata=OMITTED_IF_NONE)
 
     def __post_init__(self) -> None:
         self._check_answer()
@@ -106,8 +129,11 @@ class Manifest:
                 raise ConfigError(f"files has {name!r}, expected a plain file name inside the bundle")
 
     def _check_answer(self) -> None:
-        if self.format_version != (expected := format_version_of(self.input, self.answer)):
+        if self.answer and self.calibration:
+            raise ConfigError("calibration is for bundles without an answer rule, and this one has both")
+        if self.format_version != (expected := format_version_of(self.input, self.answer, self.calibration)):
             content = "an answer rule" if self.answer else f"{self.input.modality}s"
+            content = "a calibration" if self.calibration else content
             raise ConfigError(f"format_version is {self.format_version}, expected {expected} for {content}")
         if self.answer:
             self.answer.check_size(self.input.height, self.input.width)

@@ -40,6 +40,12 @@ def export(
     answer: Annotated[
         str, typer.Option(help="plain, masks:patch=5,k=3 (patch also 5x7 or 10%), or noise:sigma=0.25,n=1000")
     ] = "plain",
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="fit a temperature on half of --data, as abnn calibrate does")
+    ] = False,
+    abstain_below: Annotated[
+        float | None, typer.Option(help="with --calibrate: probability below which it abstains", min=0.0, max=1.0)
+    ] = None,
     bento_store: Annotated[
         bool, typer.Option("--bento-store", help="also import the bundle into BentoML's model store")
     ] = False,
@@ -51,6 +57,10 @@ def export(
     Example: abnn export runs/abnn --out models/mine --data data/test.parquet
     """
     require_lab()
+    if calibrate and answer != "plain":
+        raise ConfigError(f"--calibrate is for plain answers, and --answer is {answer!r}; omit one of them")
+    if abstain_below is not None and not calibrate:
+        raise ConfigError("--abstain-below needs --calibrate, as the threshold is one of calibrated probabilities")
     precisions = _read_precisions(precision)
     from abnn_serve.export.bundle import export_bundle
     from abnn_serve.export.int8 import CALIBRATION_IMAGES
@@ -76,6 +86,11 @@ def export(
             on_stage=status.update,
             on_passes=lambda gains: _print_gains(gains, console),
         )
+        if calibrate:
+            from abnn_serve.export.calibration import calibrate as calibrate_bundle
+
+            status.update("fitting the temperature")
+            bundle = calibrate_bundle(bundle, images, abstain_below=abstain_below)
     print_bundle(bundle)
     if bento_store:
         from abnn_serve.service.model_store import put_in_store

@@ -8,6 +8,7 @@ import typer
 
 from abnn_serve.cli.average import average
 from abnn_serve.cli.bench import bench
+from abnn_serve.cli.calibrate import calibrate
 from abnn_serve.cli.certify import certify
 from abnn_serve.cli.compare import compare
 from abnn_serve.cli.compare_traffic import compare_traffic
@@ -46,6 +47,7 @@ for _command in (
     report,
     compare,
     export,
+    calibrate,
     sign,
     verify,
     show,

@@ -87,6 +87,7 @@ def print_bundle(bundle: Bundle) -> None:
             (v.precision, f"on {v.provider}: clean {v.clean}; white-box images: {v.robust or 'not measured'}")
             for v in card.variants
         ),
+        *calibration_rows(bundle),
         *_certified_rows(card),
         *_corruption_rows(card),
         *_drift_rows(card),
@@ -96,6 +97,19 @@ def print_bundle(bundle: Bundle) -> None:
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         echo(f"{name:<{width}} {value}")
+
+
+def calibration_rows(bundle: Bundle) -> list[tuple[str, str]]:
+    """The temperature of a bundle and what it does to the calibration error, as rows of `abnn show`."""
+    calibration, result = bundle.manifest.calibration, bundle.card.calibration
+    if calibration is None or result is None:
+        return []
+    error = f"calibration error {result.ece_before:.2%} before, {result.ece_after:.2%} after"
+    rows = [("calibrated", f"temperature {calibration.temperature:.4g}: {error}, on {result.measured:,} others")]
+    if calibration.abstain_below is not None:
+        share = f"{result.abstained or 0:,} of {result.measured:,}"
+        rows.append(("abstains", f"below {calibration.abstain_below:g}: {share}; of the rest {result.answered}"))
+    return rows
 
 
 def _certified_rows(card: RobustnessCard) -> list[tuple[str, str]]:

@@ -13,13 +13,17 @@ DIGITS = 6
 
 
 def prediction_json(prediction: Prediction) -> dict[str, Any]:
-    """Label, index and probability (rounded to DIGITS) of the best class, and of each of the top classes."""
+    """Label, index and probability (rounded to DIGITS) of the best class, and of each of the top classes.
+
+    Also `abstained` of a bundle with a threshold, and a requested `certificate`.
+    """
     top = [
         {"label": score.label, "index": score.index, "probability": round(score.probability, DIGITS)}
         for score in prediction.top
     ]
     certificate = certificate_json(prediction) if prediction.certificate else {}
-    return {**top[0], "top": top, **certificate}
+    abstained = {} if prediction.abstained is None else {"abstained": prediction.abstained}
+    return {**top[0], "top": top, **abstained, **certificate}
 
 
 def certificate_json(prediction: Prediction) -> dict[str, Any]:

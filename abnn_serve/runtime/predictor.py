@@ -48,6 +48,7 @@ class Prediction:
         logits: float32 (classes,).
         drift: drift of each adaptive layer, float32 (layers,), see `DriftMeter.run`; None if it is not measured.
         certificate: what is proved of the answer; None if that was not requested.
+        abstained: the probability is below the bundle's threshold; None for a bundle without one.
         views: of double masking with a certificate, what each mask hides and the class without these pixels.
     """
 
@@ -55,6 +56,7 @@ class Prediction:
     logits: NDArray[np.float32]
     drift: NDArray[np.float32] | None = None
     certificate: Certificate | None = None
+    abstained: bool | None = None
     views: tuple[MaskedView, ...] = ()
 
 
@@ -257,7 +259,7 @@ class Predictor:
 
     def video_prediction(self, answers: Sequence[RuleAnswer], top_k: int) -> VideoPrediction:
         """The prediction for one video from the answers to its clips."""
-        mean = softmax(np.stack([answer.logits for answer in answers])).mean(axis=0)
+        mean = self.probabilities(np.stack([answer.logits for answer in answers])).mean(axis=0)
         log_mean = np.log(np.maximum(mean, np.finfo(np.float32).tiny)).astype(np.float32)
         overall = RuleAnswer(
             logits=log_mean,
@@ -265,7 +267,12 @@ class Predictor:
             certificate=of_video(answers, int(log_mean.argmax())),
         )
         clips = tuple(self.prediction(answer, top_k) for answer in answers)
-        return VideoPrediction(overall=self.prediction(overall, top_k), clips=clips)
+        return VideoPrediction(overall=self._prediction(overall, softmax(log_mean), top_k), clips=clips)
+
+    def probabilities(self, logits: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Probabilities of logits (..., classes) of single samples, at the bundle's temperature."""
+        calibration = self.bundle.manifest.calibration
+        return softmax(logits / np.float32(calibration.temperature) if calibration else logits)
 
     def _require(self, modality: str) -> None:
         manifest = self.bundle.manifest
@@ -276,8 +283,17 @@ class Predictor:
 
     def prediction(self, answer: RuleAnswer, top_k: int, drift: NDArray[np.float32] | None = None) -> Prediction:
         """The prediction for one sample from the rule's answer."""
-        names = self.bundle.labels.names
-        probabilities = softmax(answer.logits)
+        return self._prediction(answer, self.probabilities(answer.logits), top_k, drift)
+
+    def _prediction(
+        self,
+        answer: RuleAnswer,
+        probabilities: NDArray[np.float64],
+        top_k: int,
+        drift: NDArray[np.float32] | None = None,
+    ) -> Prediction:
+        names, calibration = self.bundle.labels.names, self.bundle.manifest.calibration
+        threshold = calibration.abstain_below if calibration else None
         best = (-probabilities).argsort(kind="stable")[:top_k]
         scores = zip(best.tolist(), probabilities[best].tolist(), strict=True)
         top = [ClassScore(index=index, label=names[index], probability=probability) for index, probability in scores]
@@ -286,6 +302,7 @@ class Predictor:
             logits=answer.logits,
             drift=drift,
             certificate=answer.certificate,
+            abstained=None if threshold is None else top[0].probability < threshold,
             views=self._views(answer) if answer.certificate else (),
         )
 

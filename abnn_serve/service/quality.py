@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from abnn_serve.arrays import softmax
 from abnn_serve.bundle.store import Bundle
 from abnn_serve.errors import AbnnError, one_line
 from abnn_serve.runtime.drift import DRIFT_FILE, CpuDriftMeter, DriftMeter
@@ -43,10 +42,11 @@ class QualitySignals:
         self._worker = IdleWorker("drift", self._measure, is_idle)
         self.measure_drift, self.close = self._worker.run, self._worker.close
 
-    def record(self, model: ServedModel, logits: NDArray[np.floating], arm: tuple[str, Arm] | None = None) -> None:
-        """Record the logits of answers, float32 (n, classes), and the arm of a model with a canary."""
+    def record(
+        self, model: ServedModel, probabilities: NDArray[np.float64], arm: tuple[str, Arm] | None = None
+    ) -> None:
+        """Record the probabilities of answers, (n, classes), and the arm of a model with a canary."""
         metrics, name, names = self._metrics, model.name, model.predictor.bundle.labels.names
-        probabilities = softmax(logits)
         classes = probabilities.shape[-1]
         logarithms = np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
         entropy = -(probabilities * logarithms).sum(axis=-1) / (np.log(classes) or 1.0)

@@ -11,7 +11,6 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from abnn_serve.arrays import softmax
 from abnn_serve.runtime.rules.base import RuleAnswer
 from abnn_serve.service.idle import IdleWorker
 from abnn_serve.service.metrics import Metrics
@@ -79,7 +78,8 @@ class Shadow:
 
     def _record(self, sample: _Sample, logits: NDArray[np.float32], seconds: float) -> None:
         metrics, name, names = self._metrics, sample.served.name, sample.served.labels
-        before, after = softmax(sample.logits), softmax(logits)
+        before = sample.served.predictor.probabilities(sample.logits)
+        after = sample.candidate.predictor.probabilities(logits)
         index, other = int(before.argmax()), int(after.argmax())
         label = label_of(names, index)
         if index == other:

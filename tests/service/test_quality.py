@@ -27,7 +27,7 @@ def _value(metrics: Metrics, name: str, **labels: str) -> float:
 def test_confidence_and_predicted_class_are_recorded_for_each_answer():
     metrics = Metrics(workers=1)
     probabilities = np.array([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]])
-    QualitySignals(metrics, 0.0, lambda: True).record(_model(("a", "b", "c")), np.log(probabilities))
+    QualitySignals(metrics, 0.0, lambda: True).record(_model(("a", "b", "c")), probabilities)
     assert _value(metrics, "abnn_top_probability_sum") == pytest.approx(1.3)
     assert _value(metrics, "abnn_margin_sum") == pytest.approx(0.25 + 0.7)
     entropy = -(probabilities * np.log(probabilities)).sum() / np.log(3)
@@ -39,12 +39,12 @@ def test_confidence_and_predicted_class_are_recorded_for_each_answer():
 def test_labels_are_bounded_and_one_class_is_no_error():
     metrics = Metrics(workers=1)
     names = tuple(f"class {i}" for i in range(MAX_LABELS + 50))
-    QualitySignals(metrics, 0.0, lambda: True).record(_model(names), 50 * np.eye(len(names)))
+    QualitySignals(metrics, 0.0, lambda: True).record(_model(names), np.eye(len(names)))
     (family,) = metrics.predictions.collect()
     counts = {s.labels["label"]: s.value for s in family.samples if s.name.endswith("_total")}
     assert len(counts) == MAX_LABELS + 1
     assert counts[OTHER] == 50
-    QualitySignals(metrics, 0.0, lambda: True).record(_model(("only",)), np.zeros((1, 1)))
+    QualitySignals(metrics, 0.0, lambda: True).record(_model(("only",)), np.ones((1, 1)))
     assert _value(metrics, "abnn_predictions_total", label="only") == 1
 
 

@@ -75,6 +75,7 @@ def _description(model: ServedModel) -> dict[str, Any]:
         "max_batch": model.batcher.max_batch,
         "input": to_json(bundle.manifest.input),
         "answer": to_json(bundle.manifest.answer) if bundle.manifest.answer else None,
+        "calibration": to_json(bundle.manifest.calibration) if bundle.manifest.calibration else None,
         "passes": {name: rule.max_passes(certify=name == "certificate") for name in _kinds(rule)},
         "labels": list(bundle.labels.names),
         "stats_scope": bundle.manifest.stats_scope,

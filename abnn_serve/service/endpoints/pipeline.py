@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from starlette.requests import Request
 
-from abnn_serve.arrays import batch_slices
+from abnn_serve.arrays import batch_slices, softmax
 from abnn_serve.runtime.predictor import Prediction, Predictor
 from abnn_serve.runtime.rules.base import Passes, RuleAnswer
 from abnn_serve.runtime.rules.plain import NO_CERTIFICATE, PlainRule
@@ -176,9 +176,9 @@ class RequestPipeline:
         """Run Python code that takes up to 3 us for each value: at once if they are few, else in a thread."""
         return task() if values <= _FEW_VALUES else await self.admission.run_small(task)
 
-    def record_quality(self, logits: NDArray[np.float32], samples: Sequence[NDArray[np.uint8]]) -> None:
-        """Record the logits of answers, (n, classes), and the samples behind them, for the metrics of quality."""
-        self._state.quality.record(self._model, logits, self._arm)
+    def record_quality(self, probabilities: NDArray[np.float64], samples: Sequence[NDArray[np.uint8]]) -> None:
+        """Record probabilities of answers, (n, classes), and the samples behind them, for the metrics of quality."""
+        self._state.quality.record(self._model, probabilities, self._arm)
         self._state.quality.sample(self._model, samples)
 
     def conclude(self, predictions: Sequence[Prediction], samples: Sequence[NDArray[np.uint8]]) -> list[dict[str, Any]]:
@@ -188,13 +188,16 @@ class RequestPipeline:
             predictions: the answers.
             samples: one for each answer, or the clips of one answer.
         """
-        self.record_quality(np.stack([prediction.logits for prediction in predictions]), samples)
+        logits = np.stack([prediction.logits for prediction in predictions])
+        is_video = self._model.modality == "video"  # its logits are those of the mean over clips
+        self.record_quality(softmax(logits) if is_video else self.predictor.probabilities(logits), samples)
         flags = self.label_only if len(samples) == len(predictions) else [any(self.label_only)] * len(predictions)
         further: list[dict[str, Any]] = [{_LABEL_ONLY: True} if flag else {} for flag in flags]
-        if self._abstain_below is not None:
-            for keys, prediction in zip(further, predictions, strict=True):
+        for keys, prediction in zip(further, predictions, strict=True):
+            if self._abstain_below is not None:
                 keys["abstained"] = prediction.top[0].probability < self._abstain_below
-            self._state.metrics.abstentions.labels(self._model.name).inc(sum(keys["abstained"] for keys in further))
+            if keys.get("abstained", prediction.abstained):
+                self._state.metrics.abstentions.labels(self._model.name).inc()
         return further
 
     @property
