@@ -117,7 +117,8 @@ def main() -> list[Bar]:
         Bar(name="false alarms among images of the data set", value=innocent["data"]["suspicious"], limit=0),
     ]
     if options.out:
-        write_record(options.out, vars(options), bars, attacks=attacks, innocent=innocent)
+        settings = {**vars(options), "data": Path(options.data).name}
+        write_record(options.out, settings, bars, attacks=attacks, innocent=innocent)
     return bars
 
 

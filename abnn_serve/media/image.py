@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import AvifImagePlugin, Image, ImageOps, UnidentifiedImageError
 
 from abnn_serve.errors import (
     InputTooLargeError,
@@ -21,10 +21,12 @@ from abnn_serve.media.headers.image import read_header
 from abnn_serve.media.limits import ImageLimits
 from abnn_serve.spec import InputSpec
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*")
 _PIECE_PIXELS = 2**20
+
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # decoding processes start no threads
 
 
 def open_image(data: bytes, limits: ImageLimits) -> Image.Image:
@@ -124,7 +126,7 @@ def _open(data: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
-        if data.startswith(_SIGNATURES) or data[8:12] == b"WEBP":
+        if data.startswith(_SIGNATURES) or data[8:12] == b"WEBP" or data[4:12] in (b"ftypavif", b"ftypavis"):
             raise UnreadableInputError("the image's header is damaged") from None
         raise UnsupportedFormatError(f"not an image in a supported format ({', '.join(FORMATS)})") from None
     except Image.DecompressionBombError:

@@ -25,6 +25,7 @@ COMMANDS = [
     "score",
     "serve",
     "compare-traffic",
+    "calibrate",
     "key",
     "bench",
     "doctor",

@@ -12,7 +12,7 @@ class Header:
     """Header of one image.
 
     Attributes:
-        format: `JPEG`, `PNG`, `WEBP`, `BMP`, `GIF` or `TIFF`; empty if the data are none of these.
+        format: `JPEG`, `PNG`, `WEBP`, `BMP`, `GIF`, `TIFF` or `AVIF`; empty if the data are none of these.
         width: declared width; 0 if the header does not say.
         height: declared height; 0 if the header does not say.
         pixels: pixels that decoding touches; more than width * height if tiles or frames exceed the image.

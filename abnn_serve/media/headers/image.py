@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abnn_serve.media.headers.avif import is_avif, read_avif
 from abnn_serve.media.headers.bmp import is_bmp, read_bmp
 from abnn_serve.media.headers.gif import is_gif, read_gif
 from abnn_serve.media.headers.header import Header
@@ -17,6 +18,7 @@ _FORMATS = (
     (is_bmp, read_bmp),
     (is_gif, read_gif),
     (is_tiff, read_tiff),
+    (is_avif, read_avif),
 )
 
 
@@ -27,5 +29,6 @@ def read_header(data: bytes) -> Header:
 
     Raises:
         InputTooLargeError: the header declares more segments, chunks, tiles or scans than any encoder writes.
+        UnsupportedFormatError: a HEIC image.
     """
     return next((read(data) for is_format, read in _FORMATS if is_format(data)), Header())

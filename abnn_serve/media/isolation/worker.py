@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import gc
 import importlib
@@ -33,6 +34,12 @@ OUT_OF_MEMORY = 71  # exit status
 _CHANNEL, _MEMORY = 3, 4
 _DISPLAYS = ("Tk", "_tkinter_finder", "Qt", "Show", "Grab")  # modules of Pillow
 _SPEC = InputSpec(height=16, width=16)
+_AVIF = base64.b64decode(  # a red square
+    "AAAAIGZ0eXBhdmlmAAAAAGF2aWZtaWYxbWlhZk1BMUIAAADrbWV0YQAAAAAAAAAhaGRscgAAAAAAAAAAcGljdAAAAAAAAAAAAAAAAAAAAAAOcGl0"
+    "bQAAAAAAAQAAAB5pbG9jAAAAAEQAAAEAAQAAAAEAAAETAAAAKgAAAChpaW5mAAAAAAABAAAAGmluZmUCAAAAAAEAAGF2MDFDb2xvcgAAAABqaXBy"
+    "cAAAAEtpcGNvAAAAFGlzcGUAAAAAAAAACAAAAAgAAAAQcGl4aQAAAAADCAgIAAAADGF2MUOBAAwAAAAAE2NvbHJuY2x4AAEADQAGgAAAABdpcG1h"
+    "AAAAAAAAAAEAAQQBAoMEAAAAMm1kYXQSAAoIGAi/aICGg0IyHBTHh4ZlAgggnlAAAABIWtlc1jIgMQsbXgqRN4A="
+)
 _CLIP_SPEC = InputSpec(height=16, width=16, sampling=Sampling(frames=2))
 
 
@@ -75,8 +82,9 @@ def _load_everything() -> None:
                     importlib.import_module(module.name)
     image = Image.new("RGB", (8, 8))
     for kind in FORMATS:
-        out = io.BytesIO()
-        image.save(out, kind)
+        out = io.BytesIO(_AVIF if kind == "AVIF" else b"")
+        if kind != "AVIF":  # an AV1 encoder would start threads
+            image.save(out, kind)
         for data in (out.getvalue(), out.getvalue()[:-8], out.getvalue()[:20]):
             with suppress(InputError):
                 load_image(data, _SPEC, ImageLimits())

@@ -25,7 +25,7 @@ from tests.media.crafted import (
 )
 
 LIMITS = ImageLimits()
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 
 
 def _encode(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -62,7 +62,7 @@ def test_the_header_gives_format_and_size_of_every_format(kind, mode):
     header = read_header(_encode(Image.new(mode, (40, 30)), kind))
     assert (header.format, header.width, header.height) == (kind, 40, 30)
     assert header.pixels >= 1200
-    assert header.is_plain == (kind not in {"GIF", "TIFF"})
+    assert header.is_plain == (kind not in {"GIF", "TIFF", "AVIF"})
 
 
 @pytest.mark.parametrize(

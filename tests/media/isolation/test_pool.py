@@ -59,7 +59,7 @@ def _same_video(pool: DecoderPool, data: bytes, spec: InputSpec = CLIPS) -> None
     assert _outcome(lambda: described(pool.video(data, spec, VIDEO_LIMITS))) == here
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF"])
 def test_images_have_the_pixels_and_errors_of_decoding_in_the_same_process(pool, deaths, kind):
     out = io.BytesIO()
     draw_shape(1, np.random.default_rng(1), 70).save(out, kind)
