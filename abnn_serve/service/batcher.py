@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,23 @@ _QUEUE_FACTOR = 2.0  # a queue as long as the deadline would miss it for everyon
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
+@dataclass(slots=True, eq=False)
+class SessionRun:
+    """One session run, shared by the requests whose samples it computed.
+
+    Attributes:
+        started: in seconds of `time.perf_counter`.
+        seconds: its duration.
+        size: samples in it.
+        span: its context in a trace, once it has been recorded there.
+    """
+
+    started: float
+    seconds: float
+    size: int
+    span: Any = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchResult:
     """One request's logits, float32 (n, classes), and its times.
@@ -28,12 +46,16 @@ class BatchResult:
         queue_seconds: time in the queue.
         compute_seconds: time in session runs, each counted in full although it is shared with other requests.
         batch: samples in the largest run that included one of this request's samples.
+        submitted_at: when the request entered the queue, in seconds of `time.perf_counter`.
+        runs: the session runs, in order.
     """
 
     logits: NDArray[np.float32]
     queue_seconds: float
     compute_seconds: float
     batch: int
+    submitted_at: float
+    runs: tuple[SessionRun, ...]
 
 
 @dataclass(slots=True, eq=False)
@@ -44,8 +66,7 @@ class _Request:
     logits: list[NDArray[np.float32] | None]
     scheduled: int = 0
     unfinished: int = field(init=False)
-    compute_seconds: float = 0.0
-    batch: int = 0
+    runs: list[SessionRun] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.unfinished = len(self.samples)
@@ -142,11 +163,14 @@ class Batcher:
         finally:
             self._drop_unscheduled(request)
         total_seconds = time.perf_counter() - request.submitted_at
+        compute_seconds = sum(run.seconds for run in request.runs)
         return BatchResult(
             logits=np.stack([row for row in request.logits if row is not None]),
-            queue_seconds=max(0.0, total_seconds - request.compute_seconds),
-            compute_seconds=request.compute_seconds,
-            batch=request.batch,
+            queue_seconds=max(0.0, total_seconds - compute_seconds),
+            compute_seconds=compute_seconds,
+            batch=max(run.size for run in request.runs),
+            submitted_at=request.submitted_at,
+            runs=tuple(request.runs),
         )
 
     def _drop_unscheduled(self, request: _Request) -> None:
@@ -173,41 +197,42 @@ class Batcher:
         while batch := self._next_batch():
             samples = [request.samples[index] for request, index in batch]
             try:
-                logits, seconds = await self._timed_run(samples)
+                logits, run = await self._timed_run(samples)
             except Exception as error:  # a session may raise anything; only the sample that causes it must fail
                 await self._run_one_by_one(batch, error)
                 continue
-            self._seconds += 0.2 * (seconds / len(batch) - self._seconds)
-            self._on_batch(len(batch), seconds)
+            self._seconds += 0.2 * (run.seconds / len(batch) - self._seconds)
+            self._on_batch(len(batch), run.seconds)
             for row, (request, index) in zip(logits, batch, strict=True):
-                self._finish(request, index, row, len(batch), seconds)
+                self._finish(request, index, row, run)
 
     async def _run_one_by_one(self, batch: list[tuple[_Request, int]], batch_error: Exception) -> None:
         for request, index in batch:
             error = batch_error
             if len(batch) > 1:
                 try:
-                    logits, seconds = await self._timed_run([request.samples[index]])
+                    logits, run = await self._timed_run([request.samples[index]])
                 except Exception as sample_error:
                     error = sample_error
                 else:
-                    self._finish(request, index, logits[0], 1, seconds)
+                    self._finish(request, index, logits[0], run)
                     continue
             if not request.done.done():
                 request.done.set_exception(error)
 
-    async def _timed_run(self, samples: list[NDArray[np.uint8]]) -> tuple[NDArray[np.float32], float]:
-        def run() -> tuple[NDArray[np.float32], float]:
+    async def _timed_run(self, samples: list[NDArray[np.uint8]]) -> tuple[NDArray[np.float32], SessionRun]:
+        def run() -> tuple[NDArray[np.float32], SessionRun]:
             started = time.perf_counter()
-            return self._run(np.stack(samples)), time.perf_counter() - started
+            logits = self._run(np.stack(samples))
+            return logits, SessionRun(started, time.perf_counter() - started, len(samples))
 
         return await asyncio.get_running_loop().run_in_executor(self._executor, run)
 
     @staticmethod
-    def _finish(request: _Request, index: int, row: NDArray[np.float32], batch: int, seconds: float) -> None:
+    def _finish(request: _Request, index: int, row: NDArray[np.float32], run: SessionRun) -> None:
         request.logits[index] = row
         request.unfinished -= 1
-        request.batch = max(request.batch, batch)
-        request.compute_seconds += seconds
+        if not request.runs or request.runs[-1] is not run:
+            request.runs.append(run)
         if request.unfinished == 0 and not request.done.done():
             request.done.set_result(None)

@@ -29,7 +29,7 @@ class JsonFormatter(logging.Formatter):
     """Writes time, level, logger, message, request_id, the trace and traceback; `extra={"fields": {...}}` adds keys."""
 
     def format(self, record: logging.LogRecord) -> str:
-        line = {
+        line: dict[str, object] = {
             "time": dt.datetime.fromtimestamp(record.created, dt.UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,

@@ -24,6 +24,17 @@ _PUBLIC_PATHS = ("/", "/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/h
 _PUBLIC_PREFIX = "/page/"
 _UNLOGGED_PATHS = ("/livez", "/readyz", "/healthz", "/metrics", "/v2/health/live", "/v2/health/ready")
 
+_ATTRIBUTES = {  # of spans: the semantic conventions of OpenTelemetry, to the keys of the log
+    "http.request.method": "method",
+    "url.path": "path",
+    "http.response.status_code": "status",
+    "client.address": "client",
+    "error.type": "code",
+    "abnn.model": "model",
+    "abnn.version": "version",
+    "abnn.batch": "batch",
+}
+
 
 class RequestMiddleware:
     """ASGI middleware that passes requests to `state.app`; BentoML's own application answers only its schema."""
@@ -49,6 +60,8 @@ class RequestMiddleware:
         state["request_id"] = logs.request_id_of(headers)
         token = logs.request_id.set(state["request_id"])
         state["trace"] = traces.trace_of(headers)
+        if self._state.spans and not state["trace"] and scope["path"] not in _UNLOGGED_PATHS:
+            state["trace"] = self._state.spans.new_trace()
         trace_token = traces.current.set(state["trace"])
         started, status = time.perf_counter(), 0
 
@@ -126,6 +139,10 @@ class RequestMiddleware:
             **stages,
         }
         log.info("%s %s %d", scope["method"], path, status, extra={"fields": fields})
+        if self._state.spans and state["trace"]:
+            attributes = {name: fields[key] for name, key in _ATTRIBUTES.items() if fields.get(key) is not None}
+            name, timeline = f"{scope['method']} {path}", state.get("timeline", ())
+            self._state.spans.record(state["trace"], name, {**attributes, "http.route": path}, seconds, timeline)
 
 
 def skip_outer_middleware(app: Any, middleware: ASGIApp) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
@@ -41,6 +42,8 @@ class ServiceSettings:
         canary: a bundle that answers a share of the callers of a served model; None for none.
         near_duplicates: `count` samples that resemble earlier ones of the same caller; `label-only` also answers
             callers with many of them by the label alone; None does neither.
+        otlp_endpoint: URL of an OpenTelemetry collector that spans are sent to; None sends none.
+        trace_sample: of the requests without a caller's trace, the share that is recorded.
         workers: worker processes; each has its own sessions and limits.
         api_key_file: key file written by `abnn key`; None disables authentication.
         allowed_hosts: names that a request's Host header may have; empty allows any name, but without keys a request to
@@ -66,6 +69,8 @@ class ServiceSettings:
     shadow_sample: float = 1.0
     canary: Candidate | None = None
     near_duplicates: Mode | None = None
+    otlp_endpoint: str | None = None
+    trace_sample: float = 1.0
     workers: int = 1
     api_key_file: Path | None = None
     allowed_hosts: tuple[str, ...] = ()
@@ -129,6 +134,12 @@ def _near_duplicates(text: str) -> Mode:
     return text  # type: ignore[return-value]
 
 
+def _endpoint(text: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", text):
+        raise ConfigError(f"ABNN_OTLP_ENDPOINT is {text!r}, expected a URL such as http://localhost:4318/v1/traces")
+    return text
+
+
 def _split(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
@@ -149,4 +160,6 @@ _READERS: Mapping[str, Callable[[str], Any]] = {
     "shadow_sample": partial(read_share, "ABNN_SHADOW_SAMPLE"),
     "canary": read_canary,
     "near_duplicates": _near_duplicates,
+    "otlp_endpoint": _endpoint,
+    "trace_sample": partial(read_share, "ABNN_TRACE_SAMPLE"),
 }

@@ -21,13 +21,13 @@ class TraceContext:
     Attributes:
         trace_id: 32 digits, shared by all services of the trace.
         span_id: 16 digits, this service's part.
-        parent_id: 16 digits, the caller's part.
+        parent_id: 16 digits, the caller's part; None where the trace begins here.
         flags: two digits; the lowest bit says that the caller records the trace.
     """
 
     trace_id: str
     span_id: str
-    parent_id: str
+    parent_id: str | None
     flags: str
 
     @property

@@ -28,6 +28,7 @@ from abnn_serve.service.near_duplicates import NearDuplicates
 from abnn_serve.service.quality import QualitySignals
 from abnn_serve.service.settings import ServiceSettings
 from abnn_serve.service.shadow import Shadow
+from abnn_serve.service.spans import Spans
 
 log = logging.getLogger("abnn_serve")
 _ON_GPU = ("auto", "cuda", "tensorrt")
@@ -53,6 +54,7 @@ class WorkerState:
     hosts: HostCheck
     keys: KeyRing | None = None
     near_duplicates: NearDuplicates | None = None
+    spans: Spans | None = None
 
     def __init__(self) -> None:
         self.ready = self.draining = False
@@ -85,6 +87,8 @@ class WorkerState:
             )
             started.result()
         self.quality = QualitySignals(self.metrics, self.limits.drift_sample, self.is_idle)
+        endpoint = self.limits.otlp_endpoint
+        self.spans = Spans(endpoint, self.limits.trace_sample) if endpoint else None
         self.near_duplicates = NearDuplicates() if self.limits.near_duplicates else None
         self.shadow = Shadow(self.metrics, self.limits.shadow_sample, self.catalog.shadow_of, self.is_idle)
         self.ready = True
@@ -128,6 +132,8 @@ class WorkerState:
         self.admission.close()
         self.quality.close()
         self.shadow.close()
+        if self.spans:
+            self.spans.close()
         self.decoders.close()
 
     def _drain_on_sigterm(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from abnn_serve.service.near_duplicates import ALARM, CALLERS, SECONDS, TOLERANCE, WINDOW, NearDuplicates, sketch
 from tests.drawing import draw_shape, png
@@ -64,7 +65,7 @@ def test_old_samples_are_forgotten_and_memory_is_bounded():
 def test_a_caller_with_many_similar_samples_gets_labels_alone_and_is_counted(operated):
     image = np.clip(draw_shape(1, np.random.default_rng(21)), 8, 247)
     answers = [
-        operated.post("/classify?version=1&abstain_below=0.5", files={"image": png(_near(image))})
+        operated.post("/classify?version=1&abstain_below=0.5", files={"image": png(Image.fromarray(_near(image)))})
         for _ in range(ALARM + 8)
     ]
     told = [answer.json() for answer in answers]
@@ -74,7 +75,9 @@ def test_a_caller_with_many_similar_samples_gets_labels_alone_and_is_counted(ope
     pixels = {"name": "image", "datatype": "UINT8", "shape": [1, 32, 32, 3], "data": _near(image).ravel().tolist()}
     logits = operated.post("/v2/models/shapes/versions/1/infer", json={"inputs": [pixels]}).json()["outputs"][0]["data"]
     assert sorted(logits) == [0.0, 0.0, 1.0]
-    (outcome,) = operated.post("/classify_batch", files={"images": png(_near(image))}).json()["outcomes"]
+    (outcome,) = operated.post("/classify_batch", files={"images": png(Image.fromarray(_near(image)))}).json()[
+        "outcomes"
+    ]
     assert set(outcome) == {"label", "index", "label_only"}
     text = operated.get("/metrics").text
     assert 'abnn_suspicious_samples_total{key=""}' in text

@@ -36,10 +36,11 @@ _LEAST_PORTION = 16  # passes of one request in the queue at a time, so that a c
 
 
 class RequestPipeline:
-    """Runs one request on one model and records the seconds of each stage in `request.state.stages`.
+    """Runs one request on one model; records the seconds of each stage in `request.state.stages`, and its times.
 
     Args:
-        request: its state gets `stages`, `model` and `batch`, for the log, the metrics and Server-Timing.
+        request: its state gets `stages`, `timeline`, `model`, `version`, `arm` and `batch`, for the log, the metrics,
+            spans and Server-Timing.
         name: name of the model; None takes the default model for `modality`.
         modality: what the endpoint accepts.
 
@@ -59,6 +60,7 @@ class RequestPipeline:
         self._suspicious: list[bool] = []
         self._abstain_below = read_abstain_below(request)
         request.state.stages = {}
+        request.state.timeline = []
         request.state.model, request.state.version = self._model.name, self._model.version
         if self._arm:
             request.state.arm = self._arm
@@ -165,6 +167,10 @@ class RequestPipeline:
     ) -> None:
         compute = sum(result.compute_seconds for result in results)
         self._request.state.stages |= {"queue": sum(result.queue_seconds for result in results), "compute": compute}
+        for result in results:
+            waited = result.runs[0].started - result.submitted_at
+            timeline = [("compute", run.started, run.seconds, run) for run in result.runs]
+            self._request.state.timeline += [("queue", result.submitted_at, waited, None), *timeline]
         self._state.shadow.sample(self._model, samples, answers, compute / len(samples))
         if self._arm:
             self._state.metrics.canary_seconds.labels(*self._arm).observe(compute)
@@ -222,7 +228,8 @@ class RequestPipeline:
         try:
             yield
         finally:
-            self._request.state.stages[stage] = time.perf_counter() - started
+            seconds = self._request.state.stages[stage] = time.perf_counter() - started
+            self._request.state.timeline.append((stage, started, seconds, None))
 
 
 def read_abstain_below(request: Request) -> float | None:
