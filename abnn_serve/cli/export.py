@@ -9,6 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from abnn_serve.bundle.manifest import MANIFEST
+from abnn_serve.bundle.store import Bundle, load_bundle
 from abnn_serve.cli.extras import require_lab
 from abnn_serve.cli.show import print_bundle
 from abnn_serve.cli.terminal import echo
@@ -20,9 +22,9 @@ if TYPE_CHECKING:
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="directory of a finished run")],
-    out: Annotated[Path, typer.Option(help="directory of the bundle; its last part becomes the name")],
-    data: Annotated[str, typer.Option(help="held-out images for measuring parity and clean accuracy")],
+    run: Annotated[Path, typer.Argument(help="directory of a finished run, or with --triton of a bundle")],
+    out: Annotated[Path | None, typer.Option(help="directory of the bundle; its last part becomes the name")] = None,
+    data: Annotated[str | None, typer.Option(help="held-out images for measuring parity and clean accuracy")] = None,
     version: Annotated[str, typer.Option(help="version to record in the bundle")] = "1",
     parity_images: Annotated[
         int, typer.Option(help="number of images on which torch and the exported graph must agree", min=1)
@@ -46,6 +48,9 @@ def export(
     abstain_below: Annotated[
         float | None, typer.Option(help="with --calibrate: probability below which it abstains", min=0.0, max=1.0)
     ] = None,
+    triton: Annotated[
+        Path | None, typer.Option(help="also write a model repository for Triton here; of a bundle, nothing else")
+    ] = None,
     bento_store: Annotated[
         bool, typer.Option("--bento-store", help="also import the bundle into BentoML's model store")
     ] = False,
@@ -56,7 +61,12 @@ def export(
 
     Example: abnn export runs/abnn --out models/mine --data data/test.parquet
     """
+    if triton and (run / MANIFEST).is_file():
+        _write_triton(load_bundle(run), triton)
+        return
     require_lab()
+    if out is None or data is None:
+        raise ConfigError("--out or --data is missing; give the bundle's directory and held-out images")
     if calibrate and answer != "plain":
         raise ConfigError(f"--calibrate is for plain answers, and --answer is {answer!r}; omit one of them")
     if abstain_below is not None and not calibrate:
@@ -92,10 +102,20 @@ def export(
             status.update("fitting the temperature")
             bundle = calibrate_bundle(bundle, images, abstain_below=abstain_below)
     print_bundle(bundle)
+    if triton:
+        _write_triton(bundle, triton)
     if bento_store:
         from abnn_serve.service.model_store import put_in_store
 
         echo(f"imported into BentoML's model store; abnn serve --bundle bento:{put_in_store(bundle)} serves it")
+
+
+def _write_triton(bundle: Bundle, repository: Path) -> None:
+    from abnn_serve.export.triton import LOST, export_triton
+
+    echo(f"wrote {export_triton(bundle, repository)}; behind Triton these are lost:")
+    for loss in LOST:
+        echo(f"  {loss}")
 
 
 def _read_precisions(text: str) -> tuple[Precision, ...]:
