@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -62,6 +64,7 @@ class Admission:
         self.max_requests = max_requests
         self.max_buffered_bytes = max_buffered_bytes
         self.in_flight = self.buffered_bytes = 0
+        self.left_at = -math.inf  # when the last request ended, in seconds of perf_counter
         self.pending = 0  # passed to the application by the connection, but not yet started
         self._large_queued = 0
         self._small_pool = ThreadPoolExecutor(SMALL_THREADS, "small")
@@ -100,6 +103,7 @@ class Admission:
             yield
         finally:
             self.in_flight -= 1
+            self.left_at = time.perf_counter()
 
     async def run_small(self, task: Callable[[], T]) -> T:
         """Run a task that takes milliseconds in the pool for small inputs."""

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -32,6 +33,7 @@ from abnn_serve.service.spans import Spans
 
 log = logging.getLogger("abnn_serve")
 _ON_GPU = ("auto", "cuda", "tensorrt")
+_IDLE_SECONDS = 0.02  # a client that sends its next request at once is not disturbed
 _DECODING_SHARE = 0.8  # of the deadline; a video's process is killed a second later
 
 
@@ -117,8 +119,9 @@ class WorkerState:
             os.kill(os.getpid(), signal.SIGTERM)
 
     def is_idle(self) -> bool:
-        """Whether no request is in flight and no session has work."""
-        return not self.admission.in_flight and all(queue.is_idle for queue in self.catalog.queues())
+        """Whether no request has been in flight for _IDLE_SECONDS, and no session has work."""
+        rested = time.perf_counter() - self.admission.left_at >= _IDLE_SECONDS
+        return rested and not self.admission.in_flight and all(queue.is_idle for queue in self.catalog.queues())
 
     def update_gauges(self) -> None:
         """Update the metrics for requests in flight and queued samples."""

@@ -125,7 +125,14 @@ async def post(
 
 
 async def closed_loop(
-    url: str, images: Sequence[bytes], clients: int, seconds: float, *, raw: bool = False, field: str = "image"
+    url: str,
+    images: Sequence[bytes],
+    clients: int,
+    seconds: float,
+    *,
+    raw: bool = False,
+    field: str = "image",
+    headers: Mapping[str, str] | None = None,
 ) -> list[Sample]:
     """Keep `clients` requests in flight for `seconds`; each client sends its next image when a response arrives.
 
@@ -136,9 +143,10 @@ async def closed_loop(
         seconds: no request starts later than this.
         raw: send the image as the body, not in a multipart form.
         field: the form's field name.
+        headers: of every request, such as an API key.
     """
     samples: list[Sample] = []
-    async with client(clients) as session:
+    async with client(clients, headers) as session:
         end = time.perf_counter() + seconds
 
         async def one(index: int) -> None:
@@ -152,8 +160,8 @@ async def closed_loop(
 
 
 @contextlib.asynccontextmanager
-async def client(connections: int) -> AsyncIterator[aiohttp.ClientSession]:
+async def client(connections: int, headers: Mapping[str, str] | None = None) -> AsyncIterator[aiohttp.ClientSession]:
     """An HTTP session with a limit on connections; 0 means no limit."""
-    timeout = aiohttp.ClientTimeout(total=60)
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=connections), timeout=timeout) as session:
+    timeout, connector = aiohttp.ClientTimeout(total=60), aiohttp.TCPConnector(limit=connections)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout, headers=headers) as session:
         yield session
