@@ -81,7 +81,13 @@ def test_a_real_prometheus_answers_every_query_of_the_dashboard_and_loads_the_ru
     if not shutil.which("prometheus"):
         pytest.skip("needs prometheus")
     picture = png(draw_shape(2, np.random.default_rng(4)))
-    with serving(bundle.path, tmp_path / "log", ABNN_DRIFT_SAMPLE="1") as client:
+    with serving(
+        bundle.path,
+        tmp_path / "log",
+        ABNN_DRIFT_SAMPLE="1",
+        ABNN_SHADOW=f"shapes:{bundle.path}",
+        ABNN_NEAR_DUPLICATES="count",
+    ) as client:
         target = str(client.base_url).removeprefix("http://")
         job = {"job_name": "abnn", "scrape_interval": "1s", "static_configs": [{"targets": [target]}]}
         config = {"rule_files": [str(FOLDER / "alerts.yaml")], "scrape_configs": [job]}

@@ -87,9 +87,9 @@ def test_a_file_of_another_size_says_both_sizes(copy):
 
 
 def test_a_newer_format_asks_for_an_upgrade(copy):
-    _rewrite(copy, format_version=4)
+    _rewrite(copy, format_version=5)
     with pytest.raises(
-        BundleVersionError, match="format_version 4, but this abnn_serve reads up to 3; upgrade abnn_serve"
+        BundleVersionError, match="format_version 5, but this abnn_serve reads up to 4; upgrade abnn_serve"
     ):
         load_bundle(copy)
 

@@ -50,8 +50,9 @@ def test_the_configuration_names_the_inputs_and_outputs_of_the_graph(bundle, vid
 
 
 def test_the_configuration_is_one_of_triton_s_schema(bundle):
-    schema = pytest.importorskip("tritonclient.grpc.model_config_pb2", reason="needs tritonclient[grpc]")
+    pytest.importorskip("grpc", reason="needs tritonclient[grpc]")
     from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2 as schema
 
     parsed = text_format.Parse(config(bundle), schema.ModelConfig())
     assert (parsed.name, parsed.backend, parsed.max_batch_size) == ("shapes", "onnxruntime", 64)
