@@ -139,7 +139,11 @@ def with_fewer_kernels(model: bytes) -> bytes:
     except ImportError as error:
         log.info("opening the graph as exported: %s; pip install 'abnn_serve[cuda]' rewrites it", error)
         return model
-    return rewrite_for_cuda(model)
+    try:
+        return rewrite_for_cuda(model)
+    except Exception as error:  # graphs of other programs may hold anything; ONNX Runtime says what it cannot open
+        log.warning("opening the graph as exported: rewriting it for CUDA failed: %s", one_line(error))
+        return model
 
 
 def can_replay() -> bool:

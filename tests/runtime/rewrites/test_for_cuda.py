@@ -82,6 +82,12 @@ def test_without_onnx_ir_the_graph_opens_as_exported(monkeypatch):
     assert with_fewer_kernels(b"a graph") == b"a graph"
 
 
+def test_a_graph_that_cannot_be_rewritten_opens_as_exported_with_a_warning(caplog):
+    with caplog.at_level("WARNING", logger="abnn_serve"):
+        assert with_fewer_kernels(b"no graph") == b"no graph"
+    assert caplog.messages[0].startswith("opening the graph as exported: rewriting it for CUDA failed: ")
+
+
 CODE = """g (float[N, 4, 5, 5] x) => (float[N, 8] code{outputs}) <float eps = {{0.00001}}> {{
     y = Neg(x)
     pooled = GlobalAveragePool({pooled})
