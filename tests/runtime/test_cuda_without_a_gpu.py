@@ -19,14 +19,14 @@ BUNDLE_GRAPHS = [f"{bundle} {variant}" for bundle in BUNDLES for variant in VARI
 BUNDLE_GRAPHS += ["cifar10-masks fp32", "cifar10-masks fp16"]
 LAUNCHES = {
     "cifar10-abnn-robust fp32": 94,
-    "cifar10-abnn-robust fp16": 106,
+    "cifar10-abnn-robust fp16": 105,
     "cifar10-abnn-robust drift": 118,
-    "cifar10-abnn fp32": 86,
-    "cifar10-abnn fp16": 115,
-    "cifar10-abnn drift": 110,
-    "motions-abnn fp32": 63,
-    "motions-abnn fp16": 82,
-    "motions-abnn drift": 83,
+    "cifar10-abnn fp32": 85,
+    "cifar10-abnn fp16": 114,
+    "cifar10-abnn drift": 109,
+    "motions-abnn fp32": 62,
+    "motions-abnn fp16": 81,
+    "motions-abnn drift": 82,
 }
 NEW = ("cudaMalloc", "cudaMallocFromPoolAsync", "cudaMallocHost", "cudaHostAlloc", "cudaStreamBeginCapture")
 HANDLES = ("cudnnCreate", "cublasCreate_v2", "cublasLtCreate", "cudaStreamCreateWithFlags", "launches")
@@ -91,7 +91,7 @@ def test_no_request_captures_allocates_or_makes_a_handle_from_any_thread_before_
 
 def test_an_engine_that_goes_returns_its_memory(stub, graphs):
     during, *after = stub.ask("memory", graphs["cifar10-abnn-robust fp32"])
-    assert during < 95 << 20  # an arena that doubles took 128 MiB even without rewriting
+    assert during < 76 << 20  # 94 MiB if the normalised maps are kept, 128 MiB with an arena that doubles
     assert len(set(after)) == 1
     assert after[0] < 0.05 * during
 

@@ -44,7 +44,7 @@ def _rewrite_joined(graph: ir.Graph, where: ir.Node) -> None:
     if eps is None or not maps:
         return
     tape = ir.tape.Tape(graph)
-    row = tape.op("Flatten", [concatenate(tape, [value for y in maps for value in _statistics(tape, graph, y, eps)])])
+    row = concatenate(tape, [value for y in maps for value in _statistics(tape, graph, y, eps)])
     where.replace_input_with(1, row)
     where.replace_input_with(2, tape.op("Reciprocal", [row]))
 
@@ -61,8 +61,8 @@ def _rewrite_single(graph: ir.Graph, root: ir.Node) -> None:
     if eps is None or y is None:
         return
     tape = ir.tape.Tape(graph)
-    flat_mean, inverse = (tape.op("Flatten", [value]) for value in _statistics(tape, graph, y, eps))
-    ir.convenience.replace_all_uses_with(mean[0].outputs[0], flat_mean)
+    m, inverse = _statistics(tape, graph, y, eps)
+    ir.convenience.replace_all_uses_with(mean[0].outputs[0], m)
     ir.convenience.replace_all_uses_with(root.outputs[0], tape.op("Reciprocal", [inverse]))
 
 
@@ -98,16 +98,19 @@ def _map(mean: ir.Value | None, square: ir.Value | None) -> ir.Value | None:
 
 
 def _statistics(tape: ir.tape.Tape, graph: ir.Graph, y: ir.Value, eps: float) -> tuple[ir.Value, ir.Value]:
-    """M and i of a map (N, C, *S), each (N, C, 1)."""
+    """The statistics m and i of a map (N, C, *S), each (N, C).
+
+    They take their shape from the normalised map: ONNX Runtime would otherwise keep it until the run ends.
+    """
     channels, *spatial = (size or 1 for size in dims(y)[1:])
     size = math.prod(spatial)
     shape = _constant(graph, f"{y.name}.rows", np.asarray([-1, channels, size]))
     ones = _constant(graph, f"{y.name}.ones", np.ones(size, _FLOATS[y.dtype or ir.DataType.FLOAT]))
     attributes = {"axis": -1, "epsilon": eps, "stash_type": 1}
-    _, mean, inverse = tape.op_multi_out(
-        "LayerNormalization", [tape.op("Reshape", [y, shape]), ones], attributes, num_outputs=3
-    )
-    return mean, inverse
+    rows = tape.op("Reshape", [y, shape])
+    normalised, mean, inverse = tape.op_multi_out("LayerNormalization", [rows, ones], attributes, num_outputs=3)
+    flat = tape.op("Shape", [normalised], {"start": 0, "end": 2})
+    return tape.op("Reshape", [mean, flat]), tape.op("Reshape", [inverse, flat])
 
 
 def _constant(graph: ir.Graph, name: str, numbers: NDArray[Any]) -> ir.Value:
