@@ -91,7 +91,7 @@ class Subject:
         answer: the bundle's answer rule, through which `network` is attacked and judged; None for one plain pass.
         size: height and width of the input in pixels, for the rule.
         served_judges: the served model judges every attack, and `network` only supplies gradients.
-        labels_only: the served model tells classes alone; its logits are 0 and 1.
+        labels_only: the served model tells classes alone; its logits are 0 and -1.
         batch: samples that are attacked together; 0 for the default.
         straight_through: attackers differentiate rounding and signs as the identity.
         draws: of a random network, over which attackers take the mean; a random served model's answers are such means.

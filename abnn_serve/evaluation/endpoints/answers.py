@@ -51,14 +51,17 @@ class Answers:
         return cls(address=address, scores=scores, classes=classes)
 
     def logits(self, answers: NDArray[Any]) -> NDArray[np.float32]:
-        """Scores (n, classes) or labels (n,) to logits, float32 (n, classes): logarithms of probabilities, 0 and 1."""
+        """Scores (n, classes) or labels (n,) to logits, float32 (n, classes).
+
+        Those of probabilities are their logarithms, those of a label 0, and -1 for the other classes.
+        """
         if answers.ndim == 1:
             if answers.min() < 0 or answers.max() >= self.classes:
                 raise ConfigError(
                     f"{self.address} answers with class {answers.max()}, but there are {self.classes} class names; "
                     "give --labels with all of them, one a line"
                 )
-            return _one_hot(answers, self.classes)
+            return _as_logits(answers, self.classes)
         if answers.shape[1] != self.classes:
             raise ConfigError(
                 f"{self.address} answers with {answers.shape[1]} scores, and with {self.classes} before: another model "
@@ -67,7 +70,7 @@ class Answers:
         if not np.isfinite(answers).all():
             raise ConfigError(f"{self.address} answers with scores that are not finite")
         if self.scores == "labels":
-            return _one_hot(answers.argmax(axis=1), self.classes)
+            return _as_logits(answers.argmax(axis=1), self.classes)
         values: NDArray[np.float32] = answers.astype(np.float32)
         return np.log(np.maximum(values, _LEAST)) if self.scores == "probabilities" else values
 
@@ -78,6 +81,6 @@ class Answers:
         return float(np.abs(one - other).max() / max(1.0, float(np.abs(one).max())))
 
 
-def _one_hot(labels: NDArray[Any], classes: int) -> NDArray[np.float32]:
-    rows: NDArray[np.float32] = np.eye(classes, dtype=np.float32)[labels]
+def _as_logits(labels: NDArray[Any], classes: int) -> NDArray[np.float32]:
+    rows: NDArray[np.float32] = np.eye(classes, dtype=np.float32)[labels] - 1
     return rows

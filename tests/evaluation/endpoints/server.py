@@ -35,7 +35,7 @@ class Behaviour:
     delay: float = 0.0
     busy: list[tuple[int, str | None]] = field(default_factory=list)
     input: dict[str, object] = field(
-        default_factory=lambda: {"name": "pixels", "datatype": "FP32", "shape": [-1, 3, 32, 32]}
+        default_factory=lambda: {"name": "pixels", "datatype": "UINT8", "shape": [-1, 32, 32, 3]}
     )
     extra_outputs: list[dict[str, object]] = field(default_factory=list)
     redirect: str | None = None

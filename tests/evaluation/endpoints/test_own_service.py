@@ -14,6 +14,7 @@ from tests.service.server import serving
 FEW = {"images": 8, "queries": 20, "eps": 32 / 255}
 
 
+@pytest.mark.slow
 def test_our_service_gives_over_http_what_its_bundle_gives(bundle, shapes, tmp_path):
     with serving(bundle.path, tmp_path / "log") as client:
         root = str(client.base_url)
