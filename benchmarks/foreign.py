@@ -8,7 +8,7 @@ Networks of torchvision and timm have random weights, at 224 px, and are exporte
 one. Of each file: the operators, the largest difference of a logit from ONNX Runtime relative to the largest logit,
 seconds to convert, milliseconds of a query and of a gradient for one image on one thread, and how many of eight images
 PGD-10 at 8/255 gives another class in ONNX Runtime. Of files with trained weights also clean and robust accuracy under
-PGD-20 at 8/255. Rows that the file of --out already has are kept.
+PGD-20 at 8/255. Prints a table in Markdown. Rows that the file of --out already has are kept.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def main() -> list[Bar]:
                 rows += _measure(name, Path(folder), options)
                 if options.out:
                     write_record(options.out, {"images": options.n}, bars_of(rows), rows=rows)
-    print("\n".join(map(_line, rows)))
+    print(table(rows))
     return bars_of(rows)
 
 
@@ -248,9 +248,28 @@ def _figures(path: Path, options: Any, **how: Any) -> Row:
     return {"clean": card.clean.value, "robust": card.worst["whitebox"].value, "images": options.n}
 
 
-def _line(row: Row) -> str:
-    numbers = {key: f"{value:.3g}" if isinstance(value, float) else value for key, value in row.items()}
-    return "  ".join(f"{key} {value}" if key != "file" else f"{value:<28}" for key, value in numbers.items())
+def table(rows: list[Row]) -> str:
+    """The rows in Markdown, in the order of the files."""
+    head = ("file", "operators", "difference", "convert, s", "query, ms", "gradient, ms", "changed", "clean", "PGD-20")
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for row in sorted(rows, key=lambda row: str(row["file"])):
+        cells = (
+            row["file"],
+            str(row.get("operators", "")),
+            "refused" if "refused" in row else _cell(row, "parity", ".0e"),
+            _cell(row, "convert_s", ".1f"),
+            _cell(row, "query_ms", ".1f"),
+            _cell(row, "gradient_ms", ".1f"),
+            _cell(row, "changed", "d", f" of {_FEW}"),
+            _cell(row, "clean", ".1%"),
+            _cell(row, "robust", ".1%"),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(row: Row, key: str, form: str, unit: str = "") -> str:
+    return f"{row[key]:{form}}{unit}" if row.get(key) is not None else ""
 
 
 if __name__ == "__main__":
