@@ -6,9 +6,7 @@ seconds of the processor.
 
 from __future__ import annotations
 
-import contextlib
 import gzip
-import http.server
 import io
 import os
 import re
@@ -16,7 +14,6 @@ import resource
 import subprocess
 import sys
 import tarfile
-import threading
 import time
 import tomllib
 from collections.abc import Callable
@@ -39,6 +36,7 @@ from abnn_serve.service.key_file import append_key, new_key
 from abnn_serve.service.settings import ServiceSettings
 from abnn_serve.spec import InputSpec, Labels
 from benchmarks.common.report import Bar
+from tests.whole_file_server import whole_file_server
 
 _ROOT = Path(__file__).parents[2]
 _LIMIT_MB, _LIMIT_SECONDS = 400, 10
@@ -115,21 +113,11 @@ def _fifo(folder: Path) -> Check:
 
 
 def _no_range(_: Path) -> Check:
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Length", "600000000")
-            self.end_headers()
-            with contextlib.suppress(OSError):
-                for _ in range(600):
-                    self.wfile.write(bytes(1_000_000))
+    def read() -> bool:
+        with whole_file_server() as (url, _):
+            return len(read_start(url, _MANY + 1)) == _MANY + 1
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return lambda: len(read_start(f"http://127.0.0.1:{server.server_port}/a", _MANY + 1)) == _MANY + 1
+    return read
 
 
 def _list(folder: Path) -> Check:

@@ -1,10 +1,7 @@
 from __future__ import annotations
 
-import contextlib
-import http.server
 import json
 import os
-import threading
 import time
 from pathlib import Path
 
@@ -18,6 +15,7 @@ from abnn_serve.scoring.sources.filesystem import is_beneath, read_start
 from abnn_serve.scoring.sources.open import open_source
 from abnn_serve.spec import InputSpec
 from tests.scoring.conftest import LABELS, read_rows
+from tests.whole_file_server import whole_file_server
 
 
 def test_a_folder_gives_its_images_in_name_order_with_their_folders_as_classes(folder):
@@ -109,24 +107,8 @@ def test_a_fifo_and_a_device_are_rows_with_a_problem_at_once(tmp_path):
 
 
 def test_no_more_than_the_limit_is_taken_from_a_server_that_ignores_range():
-    sent = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Length", "600000000")
-            self.end_headers()
-            with contextlib.suppress(OSError):
-                while sum(sent) < 600_000_000:
-                    sent.append(self.wfile.write(bytes(1_000_000)))
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever).start()
-        content = read_start(f"http://127.0.0.1:{server.server_port}/a.png", 3_000_001)
-        server.shutdown()
+    with whole_file_server() as (url, sent):
+        content = read_start(url, 3_000_001)
     assert content == bytes(3_000_001)
     assert sum(sent) < 50_000_000  # what the kernel's buffers hold comes on top
 
