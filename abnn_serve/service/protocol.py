@@ -12,21 +12,13 @@ from enum import Enum, auto
 from typing import Any
 
 import httptools
-from starlette.datastructures import Headers
 
 from abnn_serve.service.admission import full_message
-from abnn_serve.service.errors import error_body
-from abnn_serve.service.logs import request_id_of
 from abnn_serve.service.peers import Peers
+from abnn_serve.service.rejections import rejection
 from abnn_serve.service.settings import ServiceSettings
 from abnn_serve.service.worker import WorkerState
 
-_REASONS = {
-    400: b"Bad Request",
-    408: b"Request Timeout",
-    431: b"Request Header Fields Too Large",
-    503: b"Service Unavailable",
-}
 _MAX_HEAD_BYTES = 65_536
 _MAX_URL_BYTES = 4096
 _MAX_HEADERS = 100
@@ -263,17 +255,12 @@ class GuardedProtocol(asyncio.Protocol):
         self._reject(400, "bad_request", problem)
 
     def _reject(self, status: int, code: str, message: str, *, close: bool = True) -> None:
-        """Send an error response without running the application, at a fraction of its cost."""
+        """Send an error response without running the application."""
         if self._phase is _Phase.CLOSING or self.transport.is_closing():
             return
         self.service.metrics.rejects.labels(code).inc()
         self.service.metrics.requests.labels("other", status).inc()
-        request_id = request_id_of(Headers(raw=self.headers or []))
-        body = error_body(code, message, None, request_id, self.url.decode("latin-1"))
-        head = b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\nx-request-id: %s\r\n%s%s\r\n"
-        retry = b"retry-after: 1\r\n" if status == 503 else b""
-        connection = b"connection: close\r\n" if close else b""
-        response = head % (status, _REASONS[status], len(body), request_id.encode(), retry, connection) + body
+        response = rejection(status, code, message, self.headers or [], self.url, close=close)
         if close:
             self._stop(response)
         else:

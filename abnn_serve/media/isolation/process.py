@@ -19,7 +19,7 @@ from abnn_serve.media.isolation.messages import KEPT_BYTES, Channel, Job, create
 
 Cause = Literal["time", "memory", "system_call", "crash", "killed", "protocol"]
 
-_START_SECONDS = 60.0
+_START_SECONDS = 180.0  # on a busy machine
 _CANCEL_SECONDS = 1.0  # between a cancellation and the end of a process that goes on
 _POLL_SECONDS = 0.05
 _OUT_OF_MEMORY = 71  # worker.py's exit status
@@ -79,7 +79,7 @@ class DecodingProcess:
         return self._process.poll() is None
 
     def wait_until_ready(self) -> bool:
-        """Wait until the process is confined and can decode; False if it ended, or is not ready after a minute."""
+        """Wait until the process is confined and can decode; False if it ended, or is not ready after three minutes."""
         try:
             message = self._receive(time.monotonic() + _START_SECONDS, lambda: False)
         except ProcessDiedError:
