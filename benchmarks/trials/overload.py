@@ -37,7 +37,10 @@ def overload(options: argparse.Namespace, folder: Path) -> Result:
     flood: list[Sample] = []
     plateau_rates: list[float] = []
     flood_rates: list[float] = []
-    with serving(options, folder, ABNN_DEADLINE_SECONDS=str(_DEADLINE)) as server:
+    behind_a_proxy = {
+        "ABNN_TRUSTED_PROXIES": "127.0.0.1"
+    }  # the flood stands for many clients, each with few connections
+    with serving(options, folder, ABNN_DEADLINE_SECONDS=str(_DEADLINE), **behind_a_proxy) as server:
         url = f"{server.url}/classify"
 
         def load(clients: int, duration: float) -> list[Sample]:
