@@ -3,9 +3,9 @@
 python -m benchmarks.operation
 python -m benchmarks.operation --out benchmarks/results/operation-cpu
 
-Two servers of the default bundle take turns in one run: one with everything off; one with an API key that has limits,
-spans sent to a collector, an int8 shadow and drift of 5% of the samples, a canary, near-duplicates counted, and two
-versions.
+Three servers of the default bundle take turns in one run: one with everything off; one with an API key that has limits,
+an int8 shadow and drift of 5% of the samples, spans of 5% of the requests, a canary, near-duplicates counted, and two
+versions; and the same with the spans of all requests.
 """
 
 from __future__ import annotations
@@ -49,11 +49,15 @@ def main() -> list[Bar]:
         folder = Path(text)
         key, on = _everything(folder, collector)
         off = {"ABNN_BUNDLE": str(default_bundle()), "ABNN_THREADS": "1"}
-        with running(ABNN, folder / "off.log", env=off) as plain, running(ABNN, folder / "on.log", env=on) as full:
-            cases = {"off": (plain.url, ""), "on": (full.url, key)}
+        with contextlib.ExitStack() as servers:
+            cases: dict[str, tuple[str, str]] = {}
+            for case, environment in (("off", off), ("on", on), ("on, all spans", {**on, "ABNN_TRACE_SAMPLE": "1"})):
+                server = servers.enter_context(running(ABNN, folder / f"{len(cases)}.log", env=environment))
+                cases[case] = server.url, "" if case == "off" else key
             for turn in range(options.rounds + 1):
                 for clients in _CLIENTS:
-                    for case in ("off", "on") if turn % 2 else ("on", "off"):
+                    order = list(cases) if turn % 2 else list(reversed(cases))
+                    for case in order:
                         url, own_key = cases[case]
                         seconds = options.seconds if turn else 1.0
                         samples = asyncio.run(
@@ -65,14 +69,15 @@ def main() -> list[Bar]:
                             latencies.setdefault((case, clients), []).extend(s.seconds for s in samples)
     p50 = {key: 1000 * float(np.median(values)) for key, values in latencies.items()}
     for (case, clients), value in sorted(p50.items()):
-        print(f"{case:<4} {clients:3} clients  p50 {value:8.3f} ms  of {len(latencies[case, clients]):,} requests")
+        print(f"{case:<14} {clients:3} clients  p50 {value:8.3f} ms  of {len(latencies[case, clients]):,} requests")
     bars = [
         Bar(
-            name="p50, on / off",
+            name=f"p50, {case} / off",
             setting=f"{clients} clients",
-            value=p50["on", clients] / p50["off", clients],
+            value=p50[case, clients] / p50["off", clients],
             limit=_LIMIT,
         )
+        for case in list(cases)[1:]
         for clients in _CLIENTS
     ]
     if options.out:
@@ -97,6 +102,7 @@ def _everything(folder: Path, collector: str | None) -> tuple[str, dict[str, str
         "ABNN_SHADOW": f"{name}:{source.path}",
         "ABNN_SHADOW_PRECISION": "int8",
         "ABNN_SHADOW_SAMPLE": "0.05",
+        "ABNN_TRACE_SAMPLE": "0.05",
         "ABNN_CANARY": f"{name}:{folder / 'canary'}:0.05",
         **({"ABNN_OTLP_ENDPOINT": collector} if collector else {}),
     }

@@ -11,7 +11,7 @@ from abnn_serve.errors import AbnnError, BundleError, ConfigError, one_line
 from abnn_serve.media.isolation.pool import DecoderPool
 from abnn_serve.runtime.settings import Settings
 from abnn_serve.service.batcher import Batcher
-from abnn_serve.service.candidates import Arm, Candidate
+from abnn_serve.service.candidates import Arm, Candidate, Role
 from abnn_serve.service.errors import UnknownModelError
 from abnn_serve.service.metrics import Metrics
 from abnn_serve.service.served_model import ModelLoader, ServedModel
@@ -59,17 +59,21 @@ class Catalog:
         self._loader = ModelLoader(service, metrics, decoders, on_device_lost)
         self._served: list[_Entry] = []
         self._candidates: list[_Entry] = []
+        self._versions: dict[str, dict[str, ServedModel]] = {}
+        self._replacements: dict[tuple[Role, str], _Entry] = {}
         for source, own_settings in find_sources(settings).items():
             entry = self._open(source, own_settings)
             check_video(settings, source, entry.model.modality)
             self._check_served(entry, entry.model)
             self._served.append(entry)
             self._set_info(entry, 1)
+            self._index()
         for candidate in service.candidates:
             entry = self._open(candidate.source, candidate_settings(settings, service, candidate), candidate)
             self._check_candidate(entry, entry.model)
             self._candidates.append(entry)
             self._set_info(entry, 1)
+        self._index()
 
     def get(self, name: str | None = None, modality: Modality | None = None, version: str | None = None) -> ServedModel:
         """Return a version of the model `name`, or without a name the first model of `modality`.
@@ -77,15 +81,13 @@ class Catalog:
         Raises:
             UnknownModelError: no such model or version is served.
         """
-        models = self.all()
         if name is None:
-            name = next((model.name for model in models if modality in (None, model.modality)), None)
+            name = next((model.name for model in self.all() if modality in (None, model.modality)), None)
             if name is None:
                 raise UnknownModelError(f"this server has no {modality} model; set ABNN_BUNDLE", field="model")
-        versions = {model.version: model for model in models if model.name == name}
-        if not versions:
-            names = dict.fromkeys(model.name for model in models)
-            raise UnknownModelError(f"unknown model {name[:64]!r}, expected one of {', '.join(names)}", field="model")
+        if (versions := self._versions.get(name)) is None:
+            names = ", ".join(self._versions)
+            raise UnknownModelError(f"unknown model {name[:64]!r}, expected one of {names}", field="model")
         if version is None:
             return next(iter(versions.values()))
         if version not in versions:
@@ -106,7 +108,7 @@ class Catalog:
             caller: identity of the client, see `Candidate.takes`.
         """
         model = self.get(name, modality, version)
-        entry = self._candidate_entry(model, "canary")
+        entry = self._replacements.get(("canary", model.name))
         if version is not None or entry is None or entry.candidate is None:
             return model, None
         if entry.candidate.takes(caller):
@@ -114,9 +116,9 @@ class Catalog:
         return model, (model.name, "stable")
 
     def shadow_of(self, model: ServedModel) -> ServedModel | None:
-        """The candidate that is compared with this model."""
-        entry = self._candidate_entry(model, "shadow")
-        return entry.model if entry else None
+        """The candidate that is compared with this model; None for a version that is not the default."""
+        entry = self._replacements.get(("shadow", model.name))
+        return entry.model if entry and model is self.get(model.name) else None
 
     def all(self) -> list[ServedModel]:
         """All served models without candidates, the default first."""
@@ -124,7 +126,7 @@ class Catalog:
 
     def versions(self, name: str) -> list[str]:
         """The versions of a model, the default first."""
-        return [model.version for model in self.all() if model.name == name]
+        return list(self._versions.get(name, ()))
 
     def queues(self) -> list[Batcher]:
         """The queues of all models, candidates included."""
@@ -157,6 +159,7 @@ class Catalog:
                 continue
             self._set_info(entry, 0)
             entry.model = model
+            self._index()
             self._set_info(entry, 1)
             self._metrics.reloads.labels(name, "served").inc()
             log.info("%s: now serving version %s, digest %s", name, model.version, model.digest)
@@ -166,12 +169,17 @@ class Catalog:
         model = self._loader.load(replace(settings, bundle=bundle_path(source)))
         return _Entry(source=source, settings=settings, model=model, candidate=candidate)
 
-    def _candidate_entry(self, model: ServedModel, role: str) -> _Entry | None:
-        for entry in self._candidates:
-            if entry.candidate and entry.candidate.role == role and entry.candidate.name == model.name:
-                is_default = model is self.get(model.name)
-                return entry if is_default and entry.model.can_replace(model) else None
-        return None
+    def _index(self) -> None:
+        """Look up what every request asks: versions by name, and the candidates of models that they can replace."""
+        versions: dict[str, dict[str, ServedModel]] = {}
+        for model in self.all():
+            versions.setdefault(model.name, {})[model.version] = model
+        self._versions = versions
+        self._replacements = {
+            (entry.candidate.role, entry.candidate.name): entry
+            for entry in self._candidates
+            if entry.candidate and entry.model.can_replace(self.get(entry.candidate.name))
+        }
 
     def _check_served(self, entry: _Entry, model: ServedModel) -> None:
         if model.name != entry.model.name:

@@ -55,7 +55,7 @@ class WorkerState:
     decoders: DecoderPool
     hosts: HostCheck
     keys: KeyRing | None = None
-    near_duplicates: NearDuplicates | None = None
+    near_duplicates: NearDuplicates
     spans: Spans | None = None
 
     def __init__(self) -> None:
@@ -91,7 +91,7 @@ class WorkerState:
         self.quality = QualitySignals(self.metrics, self.limits.drift_sample, self.is_idle)
         endpoint = self.limits.otlp_endpoint
         self.spans = Spans(endpoint, self.limits.trace_sample) if endpoint else None
-        self.near_duplicates = NearDuplicates() if self.limits.near_duplicates else None
+        self.near_duplicates = NearDuplicates()
         self.shadow = Shadow(self.metrics, self.limits.shadow_sample, self.catalog.shadow_of, self.is_idle)
         self.ready = True
 

@@ -12,8 +12,9 @@ from starlette.responses import JSONResponse, Response
 from abnn_serve.errors import InputError
 from abnn_serve.runtime.prediction_json import prediction_json
 from abnn_serve.runtime.predictor import Predictor
+from abnn_serve.service.endpoints.answers import complete
 from abnn_serve.service.endpoints.long_json import LongResponse, write_object
-from abnn_serve.service.endpoints.pipeline import RequestPipeline, complete
+from abnn_serve.service.endpoints.pipeline import RequestPipeline
 from abnn_serve.service.errors import BadRequestError
 from abnn_serve.service.upload import Upload, UploadSpec, read_upload
 

@@ -9,9 +9,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from abnn_serve.runtime.prediction_json import video_prediction_json
+from abnn_serve.service.endpoints.answers import complete
 from abnn_serve.service.endpoints.classify import model_identity, read_top_k
 from abnn_serve.service.endpoints.long_json import LongResponse, write_object
-from abnn_serve.service.endpoints.pipeline import RequestPipeline, complete
+from abnn_serve.service.endpoints.pipeline import RequestPipeline
 from abnn_serve.service.upload import UploadSpec, read_upload
 
 

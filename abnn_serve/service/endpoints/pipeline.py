@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from functools import partial
@@ -20,6 +19,7 @@ from abnn_serve.runtime.rules.base import Passes, RuleAnswer
 from abnn_serve.runtime.rules.plain import NO_CERTIFICATE, PlainRule
 from abnn_serve.service.admission import Admission, UploadBytes
 from abnn_serve.service.batcher import BatchResult
+from abnn_serve.service.endpoints.answers import LABEL_ONLY, read_abstain_below
 from abnn_serve.service.errors import BadRequestError, DeadlineError
 from abnn_serve.service.near_duplicates import ALARM
 from abnn_serve.service.served_model import ServedModel
@@ -28,10 +28,8 @@ from abnn_serve.service.worker import WorkerState
 from abnn_serve.spec import Modality
 
 T = TypeVar("T")
-_NUMBER = r"[-+]?[0-9]{1,20}(\.[0-9]{1,20})?([eE][-+]?[0-9]{1,3})?"
 
 _FEW_VALUES = 1000
-_LABEL_ONLY = "label_only"
 _LEAST_PORTION = 16  # passes of one request in the queue at a time, so that a certificate does not fill it
 
 
@@ -131,7 +129,8 @@ class RequestPipeline:
             BusyError, DeadlineError: as `Batcher.submit`; DeadlineError also if the passes cannot end in time.
         """
         rule, batcher = self.predictor.rule, self._model.batcher
-        self._suspicious = self._observe(samples)
+        if self.limits.near_duplicates == "label-only":
+            self._suspicious = self._observe(samples)
         if isinstance(rule, PlainRule):
             result = await batcher.submit(samples, self._deadline)
             answers = [RuleAnswer(logits=logits, passes=1) for logits in result.logits]
@@ -171,10 +170,15 @@ class RequestPipeline:
             waited = result.runs[0].started - result.submitted_at
             timeline = [("compute", run.started, run.seconds, run) for run in result.runs]
             self._request.state.timeline += [("queue", result.submitted_at, waited, None), *timeline]
+        self._request.state.batch = max(result.batch for result in results)
+        _after_response(partial(self._count, samples, answers, compute))
+
+    def _count(self, samples: Sequence[NDArray[np.uint8]], answers: Sequence[RuleAnswer], compute: float) -> None:
+        if self.limits.near_duplicates == "count":
+            self._observe(samples)
         self._state.shadow.sample(self._model, samples, answers, compute / len(samples))
         if self._arm:
             self._state.metrics.canary_seconds.labels(*self._arm).observe(compute)
-        self._request.state.batch = max(result.batch for result in results)
         for stage, seconds in self._request.state.stages.items():
             self._state.metrics.stages.labels(self._model.name, stage).observe(seconds)
 
@@ -184,7 +188,7 @@ class RequestPipeline:
 
     def record_quality(self, probabilities: NDArray[np.float64], samples: Sequence[NDArray[np.uint8]]) -> None:
         """Record probabilities of answers, (n, classes), and the samples behind them, for the metrics of quality."""
-        self._state.quality.record(self._model, probabilities, self._arm)
+        _after_response(partial(self._state.quality.record, self._model, probabilities, self._arm))
         self._state.quality.sample(self._model, samples)
 
     def conclude(self, predictions: Sequence[Prediction], samples: Sequence[NDArray[np.uint8]]) -> list[dict[str, Any]]:
@@ -197,8 +201,9 @@ class RequestPipeline:
         logits = np.stack([prediction.logits for prediction in predictions])
         is_video = self._model.modality == "video"  # its logits are those of the mean over clips
         self.record_quality(softmax(logits) if is_video else self.predictor.probabilities(logits), samples)
-        flags = self.label_only if len(samples) == len(predictions) else [any(self.label_only)] * len(predictions)
-        further: list[dict[str, Any]] = [{_LABEL_ONLY: True} if flag else {} for flag in flags]
+        is_one_each = len(self.label_only) == len(predictions)
+        flags = self.label_only if is_one_each else [any(self.label_only)] * len(predictions)
+        further: list[dict[str, Any]] = [{LABEL_ONLY: True} if flag else {} for flag in flags]
         for keys, prediction in zip(further, predictions, strict=True):
             if self._abstain_below is not None:
                 keys["abstained"] = prediction.top[0].probability < self._abstain_below
@@ -208,13 +213,12 @@ class RequestPipeline:
 
     @property
     def label_only(self) -> list[bool]:
-        """For each sample of `answer`: whether only its label may be told."""
-        return [flag and self.limits.near_duplicates == "label-only" for flag in self._suspicious]
+        """For each sample of `answer`: whether only its label may be told; empty if that is never so."""
+        return self._suspicious
 
     def _observe(self, samples: Sequence[NDArray[np.uint8]]) -> list[bool]:
         """For each sample, whether it resembles many earlier ones of the same caller."""
-        if (meter := self._state.near_duplicates) is None:
-            return [False] * len(samples)
+        meter = self._state.near_duplicates
         client = self._request.client
         key = getattr(self._request.state, "key", "")
         counts = [meter.observe(key or (client.host if client else ""), sample) for sample in samples]
@@ -232,24 +236,6 @@ class RequestPipeline:
             self._request.state.timeline.append((stage, started, seconds, None))
 
 
-def read_abstain_below(request: Request) -> float | None:
-    """Read `abstain_below` from the query; None if it is missing.
-
-    Raises:
-        BadRequestError: not a number from 0 to 1.
-    """
-    text = request.query_params.get("abstain_below")
-    if text is None:
-        return None
-    if not re.fullmatch(_NUMBER, text) or not 0 <= float(text) <= 1:
-        raise BadRequestError(
-            f"abstain_below is {text[:40]!r}, expected a number from 0 to 1, such as 0.6", field="abstain_below"
-        )
-    return float(text)
-
-
-def complete(row: dict[str, Any], further: dict[str, Any]) -> dict[str, Any]:
-    """An answer as JSON with the keys of `conclude`, or the label alone where these say so."""
-    if further.get(_LABEL_ONLY):
-        return {"label": row["label"], "index": row["index"], _LABEL_ONLY: True}
-    return {**row, **further}
+def _after_response(task: Callable[[], object]) -> None:
+    """Run a task as soon as the event loop is free, which is after the response has been written."""
+    asyncio.get_running_loop().call_soon(task)
