@@ -19,7 +19,8 @@ class ImageLimits:
     Attributes:
         max_bytes: size of the encoded file, at least 1.
         max_pixels: width times height as declared in the header, 1 to 178,956,970. The area of a TIFF file's tiles and
-            strips, and four times the canvas of an animated WebP, must not exceed it either.
+            strips, four times the canvas of an animated WebP, and twice an image with transparency or in CMYK must not
+            exceed it either.
         decode_seconds: time for decoding in an isolated process, above 0.
     """
 
@@ -49,8 +50,8 @@ class ImageLimits:
             )
         if touched > self.max_pixels:
             raise InputTooLargeError(
-                f"decoding the image of {width}x{height} pixels touches {touched:,} pixels of tiles, strips or frames, "
-                f"the limit is {self.max_pixels:,}; save it without tiles or animation"
+                f"the image of {width}x{height} pixels costs as much as {touched:,} for its tiles, strips, frames or "
+                f"fourth channel, the limit is {self.max_pixels:,}; save it without tiles, animation or transparency"
             )
 
 

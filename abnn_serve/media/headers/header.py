@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 from abnn_serve.errors import InputTooLargeError
 
+FOURTH_CHANNEL = (
+    2  # cost of transparency or CMYK: Pillow copies the pixels to drop it, and an RGB image has as many bytes
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
@@ -15,7 +19,8 @@ class Header:
         format: `JPEG`, `PNG`, `WEBP`, `BMP`, `GIF`, `TIFF` or `AVIF`; empty if the data are none of these.
         width: declared width; 0 if the header does not say.
         height: declared height; 0 if the header does not say.
-        pixels: pixels that decoding touches; more than width * height if tiles or frames exceed the image.
+        pixels: pixels that decoding touches; more than width * height if tiles or frames exceed the image,
+            or if it has a fourth channel.
         is_plain: the header proves that decoding costs no more than a few passes over the bytes and these pixels.
     """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abnn_serve.errors import InputTooLargeError
-from abnn_serve.media.headers.header import Header, check_count
+from abnn_serve.media.headers.header import FOURTH_CHANNEL, Header, check_count
 
 _MAX_SCANS = 100  # each scan costs a pass over all pixels; encoders write about ten
 _MAX_SEGMENTS = 1000
@@ -76,7 +76,7 @@ def read_jpeg(data: bytes) -> Header:
         format="JPEG",
         width=width,
         height=height,
-        pixels=width * height,
+        pixels=width * height * (FOURTH_CHANNEL if components > 3 else 1),
         is_plain=is_plain
         and len(frames) == 1
         and code in _BASELINE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from abnn_serve.media.headers.header import Header, check_count
+from abnn_serve.media.headers.header import FOURTH_CHANNEL, Header, check_count
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MAX_CHUNKS = 20_000  # Pillow takes about 8 us for each
@@ -12,6 +12,7 @@ _PLAIN_CHUNKS = 2000
 _PLAIN_ANCILLARY_CHUNKS = 32
 _PLAIN_ANCILLARY_BYTES = 256_000
 _ANIMATION = (b"acTL", b"fcTL", b"fdAT")
+_WITH_ALPHA = (4, 6)  # colour types
 
 
 def is_png(data: bytes) -> bool:
@@ -43,7 +44,7 @@ def read_png(data: bytes) -> Header:
         format="PNG",
         width=width,
         height=height,
-        pixels=width * height,
+        pixels=width * height * (FOURTH_CHANNEL if data[25] in _WITH_ALPHA else 1),
         is_plain=not is_animated
         and not interlaced
         and data[8:12] == b"\0\0\0\r"

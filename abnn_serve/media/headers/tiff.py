@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from abnn_serve.media.headers.header import Header, check_count
+from abnn_serve.media.headers.header import FOURTH_CHANNEL, Header, check_count
 
 _SIGNATURES = (b"II*\0", b"MM\0*", b"II\0*", b"MM*\0", b"II+\0", b"MM\0+")
 _MAX_PIECES = 2**15  # Pillow takes about 14 us for each tile or strip
@@ -35,7 +35,9 @@ def read_tiff(data: bytes) -> Header:
     width, height = values.get(_WIDTH, 0), values.get(_HEIGHT, 0)
     pieces = max(counts.get(_STRIPS, 0), counts.get(_TILES, 0))
     check_count(pieces, _MAX_PIECES, "TIFF tiles or strips")
-    planes = values.get(_SAMPLES, 1) if values.get(_PLANES) == _SEPARATE_PLANES else 1
+    samples = values.get(_SAMPLES, 1)
+    planes = samples if values.get(_PLANES) == _SEPARATE_PLANES else 1
+    cost = planes if planes > 1 else 1 if samples in (1, 3) else FOURTH_CHANNEL
     if _TILE_WIDTH in values or _TILE_HEIGHT in values:
         piece_width, piece_height = max(values.get(_TILE_WIDTH, 1), 1), max(values.get(_TILE_HEIGHT, 1), 1)
     else:
@@ -46,7 +48,7 @@ def read_tiff(data: bytes) -> Header:
         format="TIFF",
         width=width,
         height=height,
-        pixels=max(width * height, across * down * piece_width * piece_height) * max(planes, 1),
+        pixels=max(width * height, across * down * piece_width * piece_height) * max(cost, 1),
     )
 
 
