@@ -20,9 +20,10 @@ def calibrate(
         float | None, typer.Option(help="probability below which the bundle abstains", min=0.0, max=1.0)
     ] = None,
 ) -> None:
-    """Fit a temperature, so that probabilities are near the share of correct answers, and write it into the bundle.
+    """Calibrate a bundle's probabilities by a temperature.
 
-    The predicted classes stay the same. The digest changes, and a signature is removed.
+    They come near the share of correct answers, and the predicted classes stay the same. The digest changes, and a
+    signature is removed.
 
     Example: abnn calibrate models/mine --data data/test.parquet --abstain-below 0.5
     """

@@ -200,7 +200,7 @@ def test_cuda_where_there_is_none_is_one_line(picture, bundle):
 def test_bench_lists_what_there_is_and_hands_on_arguments_and_exit_status():
     _fails(
         _abnn("bench", "speed"),
-        "no benchmark named 'speed', expected one of agreement, certify, hostile, isolation, latency, reproduce, ",
+        "no benchmark named 'speed', expected one of agreement, certify, foreign, gpu, hostile, isolation, ",
     )
     shown = _abnn("bench", "latency", "--", "--help")
     assert shown.returncode == 0

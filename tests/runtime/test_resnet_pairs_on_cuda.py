@@ -20,10 +20,7 @@ PAIRS = {
 SIZE = 64  # at which the last feature map is larger than one pixel, as it is at 224
 
 
-@pytest.fixture(
-    scope="module",
-    params=[pytest.param(pair, marks=[] if pair == "resnet18 conditional" else pytest.mark.slow) for pair in PAIRS],
-)
+@pytest.fixture(scope="module", params=PAIRS)
 def pair(request, tmp_path_factory):
     """The name of a pair, and the files of its graphs by name."""
     network, form = request.param.split()
