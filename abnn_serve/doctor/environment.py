@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 import platform
 import re
 import subprocess
@@ -36,6 +37,7 @@ def check_environment(*, on_gpu: bool) -> list[Check]:
         _builds(installed_builds()),
         _cuda_majors([str(d.metadata["Name"]) for d in importlib.metadata.distributions()]),
         *check_versions(_requirements()),
+        _api_keys(os.environ.get("ABNN_API_KEY_FILE")),
     ]
 
 
@@ -136,6 +138,17 @@ def _cuda_majors(packages: list[str]) -> Check:
     wheels = " and ".join(f"nvidia-cudnn-cu{major}" for major in majors)
     remedy = f"uninstall both, then reinstall nvidia-cudnn-cu{majors[-1]}"
     return Check(name="cuDNN", detail=f"{wheels} overwrite each other", status="failed", remedy=remedy)
+
+
+def _api_keys(file: str | None) -> Check:
+    if file:
+        return Check(name="API keys", detail=f"required, {file}")
+    return Check(
+        name="API keys",
+        detail="none: a service that listens on all interfaces would answer everybody who reaches it",
+        status="warning",
+        remedy="set ABNN_API_KEY_FILE to a file written by `abnn key`, or listen on 127.0.0.1, as `abnn serve` does",
+    )
 
 
 def check_versions(requirements: list[Requirement]) -> list[Check]:

@@ -21,6 +21,16 @@ def test_this_machine_s_packages_fit():
     assert checks["memory"].detail.endswith(" GiB")
 
 
+def test_a_machine_without_api_keys_gets_a_warning_and_a_remedy(monkeypatch):
+    monkeypatch.delenv("ABNN_API_KEY_FILE", raising=False)
+    (keys,) = (check for check in check_environment(on_gpu=False) if check.name == "API keys")
+    assert (keys.status, "all interfaces" in keys.detail) == ("warning", True)
+    assert "ABNN_API_KEY_FILE" in keys.remedy
+    monkeypatch.setenv("ABNN_API_KEY_FILE", "/run/secrets/keys")
+    (keys,) = (check for check in check_environment(on_gpu=False) if check.name == "API keys")
+    assert (keys.status, keys.detail) == ("ok", "required, /run/secrets/keys")
+
+
 @pytest.mark.parametrize(
     ("requirement", "status", "detail"),
     [
