@@ -159,7 +159,8 @@ def test_data_of_another_size_is_refused(abnn_run, shapes, tmp_path):
 FAMILIES = ["resnet18", "densenet121", "mobilenet_v3_large", "efficientnet_b0", "timm:resnetv2_50", "timm:regnety_002"]
 
 
-@pytest.mark.parametrize("target", ["timm:test_resnet", pytest.param("mobilenet_v3_small", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["timm:test_resnet", "mobilenet_v3_small"])
 def test_other_families_are_exported_at_a_small_size(target, tmp_path):
     _export_untrained(target, 96, tmp_path)
 

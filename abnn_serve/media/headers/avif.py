@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 
 from abnn_serve.errors import UnsupportedFormatError
 from abnn_serve.media.headers.header import Header, check_count
 from abnn_serve.media.headers.mp4 import check_mp4
+from abnn_serve.media.headers.mp4_boxes import sibling_boxes
 
 _AVIF, _HEIC = (b"avif", b"avis"), (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 _MAX_BOXES = 4096
@@ -62,14 +62,7 @@ def read_avif(data: bytes) -> Header:
 
 def _boxes(data: bytes, at: int, end: int, parent: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
     """Kind and first bytes of the boxes that declare items; a property other than `ispe` has the kind `(kind`."""
-    while at + 8 <= end:
-        size, kind = struct.unpack_from(">I4s", data, at)
-        start = at + 8
-        if size == 1 and start + 8 <= end:
-            size, start = int.from_bytes(data[start : start + 8], "big"), start + 8
-        box_end = end if size == 0 else min(at + size, end)
-        if box_end < start:
-            return
+    for kind, start, box_end in sibling_boxes(data, at, end):
         if kind in (b"meta", b"iinf"):
             skipped = 4 if kind == b"meta" else 6 if data[start : start + 1] == b"\0" else 8
             yield from _boxes(data, start + skipped, box_end, kind)
@@ -81,7 +74,6 @@ def _boxes(data: bytes, at: int, end: int, parent: bytes = b"") -> Iterator[tupl
             yield kind, data[start:box_end] if kind == b"ipma" else data[start : min(box_end, start + 16)]
         else:
             yield b"", b""  # counts
-        at = box_end
 
 
 def _associations(body: bytes) -> dict[int, set[int]]:

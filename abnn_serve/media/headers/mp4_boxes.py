@@ -28,7 +28,7 @@ def boxes(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     Raises:
         UnreadableInputError: a table where no table belongs.
     """
-    top = list(_level(data, 0, len(data)))
+    top = list(sibling_boxes(data, 0, len(data)))
     containers = _CONTAINERS
     if not any(kind in (b"moov", b"hoov") for kind, _, _ in top):
         containers |= {b"free"}  # FFmpeg looks for the header there, too
@@ -52,7 +52,7 @@ def _descend(
     data: bytes, parent: bytes, start: int, end: int, containers: frozenset[bytes], depth: int
 ) -> Iterator[tuple[bytes, int, int]]:
     at = _handler(data, start, end) if parent == b"meta" else start
-    for kind, inner, inner_end in _level(data, at, end):
+    for kind, inner, inner_end in sibling_boxes(data, at, end):
         if kind == b"stsd" and any(data.find(name, inner, inner_end) >= 0 for name in _TABLES):
             raise UnreadableInputError("the video's header is damaged: the description of its samples has tables")
         yield kind, inner, inner_end
@@ -64,7 +64,7 @@ def _count_sizes(data: bytes, start: int, end: int) -> int:
     return sum(data.count(name, start, end) for name in _SIZES)
 
 
-def _level(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+def sibling_boxes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
     """The boxes that follow one another from `at` to `end`."""
     while at + 8 <= end:
         size, kind = struct.unpack_from(">I4s", data, at)

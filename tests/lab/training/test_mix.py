@@ -103,6 +103,7 @@ def test_a_search_that_ends_without_a_rule_says_what_to_change(standard_run, rob
         mix_runs(robust_run.path, standard_run.path, tmp_path / "a", val_data, images=20, eps=EPS, rounds=0)
 
 
+@pytest.mark.slow
 def test_a_substitute_that_both_halves_have_is_computed_once(standard_run, abnn_run, shapes, val_data, tmp_path):
     request = request_for(shapes, recipe="probe", init=str(standard_run.path), target=None, epochs=1)
     probe = train(request, tmp_path / "probe")
