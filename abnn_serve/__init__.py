@@ -22,13 +22,14 @@ if TYPE_CHECKING:
     from abnn_serve.lab.abnn.plan import SurgeryPlan
     from abnn_serve.lab.networks.zoo import build_network
     from abnn_serve.lab.training.train import train
-    from abnn_serve.runtime.predictor import Prediction, Predictor
+    from abnn_serve.runtime.predictions import Prediction
+    from abnn_serve.runtime.predictor import Predictor
     from abnn_serve.spec import InputSpec
 
 _HOME = {
     "AbnnError": "abnn_serve.errors",
     "InputSpec": "abnn_serve.spec",
-    "Prediction": "abnn_serve.runtime.predictor",
+    "Prediction": "abnn_serve.runtime.predictions",
     "Predictor": "abnn_serve.runtime.predictor",
     "RobustnessCard": "abnn_serve.card",
     "SurgeryPlan": "abnn_serve.lab.abnn.plan",

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from abnn_serve.media.video import VideoClips
-from abnn_serve.runtime.predictor import Prediction, VideoPrediction
+from abnn_serve.runtime.predictions import Prediction, VideoPrediction
 
 DIGITS = 6
 

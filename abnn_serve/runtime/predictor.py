@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -21,68 +21,14 @@ from abnn_serve.media.isolation.pool import DecoderPool
 from abnn_serve.media.limits import ImageLimits, VideoLimits
 from abnn_serve.media.video import VideoClips, decode_video
 from abnn_serve.runtime.drift import DriftMeter
-from abnn_serve.runtime.rules.base import Certificate, RuleAnswer, answer_all
+from abnn_serve.runtime.predictions import ClassScore, MaskedView, Prediction, VideoPrediction
+from abnn_serve.runtime.rules.base import RuleAnswer, answer_all
 from abnn_serve.runtime.rules.choose import make_rule, of_video
 from abnn_serve.runtime.rules.masks import MaskRule
 from abnn_serve.runtime.rules.plain import PlainRule
 from abnn_serve.runtime.session import Session
 from abnn_serve.runtime.settings import Device, Settings
 from abnn_serve.spec import Precision
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClassScore:
-    """A class with its index, its label and its probability in [0, 1]."""
-
-    index: int
-    label: str
-    probability: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prediction:
-    """The prediction for one sample.
-
-    Attributes:
-        top: the most probable classes, the best first.
-        logits: float32 (classes,).
-        drift: drift of each adaptive layer, float32 (layers,), see `DriftMeter.run`; None if it is not measured.
-        certificate: what is proved of the answer; None if that was not requested.
-        abstained: the probability is below the bundle's threshold; None for a bundle without one.
-        views: of double masking with a certificate, what each mask hides and the class without these pixels.
-    """
-
-    top: tuple[ClassScore, ...]
-    logits: NDArray[np.float32]
-    drift: NDArray[np.float32] | None = None
-    certificate: Certificate | None = None
-    abstained: bool | None = None
-    views: tuple[MaskedView, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MaskedView:
-    """A mask, in pixels of the model's input, and the class of the sample with the mask over it."""
-
-    label: str
-    top: int
-    left: int
-    height: int
-    width: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VideoPrediction:
-    """The prediction for one video.
-
-    Attributes:
-        overall: the video's prediction; its probabilities are the mean of the clips' probabilities, and its logits the
-            logarithm of that mean.
-        clips: the clips' predictions, in the order of `VideoClips.pixels`.
-    """
-
-    overall: Prediction
-    clips: tuple[Prediction, ...]
 
 
 class Predictor:

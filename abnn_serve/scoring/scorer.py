@@ -9,7 +9,8 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from abnn_serve.errors import ConfigError
-from abnn_serve.runtime.predictor import Prediction, Predictor
+from abnn_serve.runtime.predictions import Prediction
+from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.scoring.decode import Decoded, Decoder
 from abnn_serve.scoring.plan import Row
 

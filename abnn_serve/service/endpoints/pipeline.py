@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from starlette.requests import Request
 
 from abnn_serve.arrays import batch_slices, softmax
-from abnn_serve.runtime.predictor import Prediction, Predictor
+from abnn_serve.runtime.predictions import Prediction
+from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.runtime.rules.base import Passes, RuleAnswer
 from abnn_serve.runtime.rules.plain import NO_CERTIFICATE, PlainRule
 from abnn_serve.service.admission import Admission, UploadBytes
