@@ -52,8 +52,10 @@ class Recipe:
         loss_on: images whose cross-entropy is minimised; `clean` needs `kl_weight` or `nuclear_weight`.
         kl_weight: weight of the KL divergence from clean to adversarial predictions; the beta of TRADES.
         nuclear_weight: final weight of the nuclear norm of the difference between clean and adversarial logits, divided
-            by the batch size (Sriramanan et al. 2021, NuAT). It grows linearly from 0, is given for batches of 64 and
-            scaled for others. The attack maximises the term too, in every second batch.
+            by the batch size (Sriramanan et al. 2021, NuAT). It is given for batches of 64 and scaled for others. The
+            attack maximises the term too, in every second batch.
+        nuclear_start: share of `nuclear_weight` at the beginning, in [0, 1]; it grows linearly to 1. NuAT begins at 0;
+            a network that is robust already keeps that from 1.
         weight_perturbation: size of adversarial weight perturbations as a share of each weight's norm (Wu et al. 2020,
             AWP); 0 for none.
         self_distillation: share of a label that the averaged network's prediction on the clean image replaces at the
@@ -106,6 +108,7 @@ class Recipe:
     loss_on: Images = "adversarial"
     kl_weight: float = 0.0
     nuclear_weight: float = 0.0
+    nuclear_start: float = 0.0
     weight_perturbation: float = 0.0
     self_distillation: float = 0.0
     teacher_weight: float = 0.0
@@ -138,6 +141,7 @@ class Recipe:
             "ema_half_life": (1e-6, 1.0),
             "kl_weight": (0.0, 1000.0),
             "nuclear_weight": (0.0, 1000.0),
+            "nuclear_start": (0.0, 1.0),
             "weight_perturbation": (0.0, 1.0),
             "self_distillation": (0.0, 1.0),
             "teacher_weight": (0.0, 1000.0),

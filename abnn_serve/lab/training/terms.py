@@ -114,12 +114,13 @@ def nuclear(clean: Tensor, adversarial: Tensor) -> Tensor:
 
 
 def nuclear_weight(recipe: Recipe, progress: float) -> float:
-    """Weight of the nuclear norm divided by the batch size: it grows linearly with `progress`, from 0.
+    """Weight of the nuclear norm divided by the batch size: it grows linearly with `progress`, from `nuclear_start`.
 
     A nuclear norm grows like the root of the batch size, so the recipe's weight, given at 64 images, grows with it.
     """
     scale: float = (recipe.batch_size / _NUCLEAR_BATCH) ** 0.5
-    return recipe.nuclear_weight * progress * scale
+    share = recipe.nuclear_start + (1 - recipe.nuclear_start) * progress
+    return recipe.nuclear_weight * share * scale
 
 
 def _softened(labels: Tensor, teacher: Tensor, share: float) -> Tensor:

@@ -61,6 +61,7 @@ def test_the_nuclear_term_grows_with_training_and_holds_at_any_batch_size():
         _loss(recipe, network, step), CE(clean, step.y) + 4 * 0.5 * nuclear(clean, adversarial) / len(step.y)
     )
     assert nuclear_weight(recipe, 0.0) == 0
+    assert nuclear_weight(replace(recipe, nuclear_start=1.0), 0.0) == nuclear_weight(recipe, 1.0)
     assert nuclear_weight(replace(recipe, batch_size=256), 1.0) == 2 * nuclear_weight(recipe, 1.0)
 
 
