@@ -60,15 +60,17 @@ class MaskRule:
         single = mask_set(size, masks.patch, masks.k)
         numbers = {mask.tobytes(): index for index, mask in enumerate(single)}
         views, self.pairs = list(single), np.zeros((len(single),) * 2, np.int64)
+        self.boxes = tuple(_box(mask) for mask in single)
+        self._hidden: list[tuple[tuple[int, int, int, int], ...]] = [(box,) for box in self.boxes]
         for (i, one), (j, other) in ((a, b) for a in enumerate(single) for b in enumerate(single)):
             union = one | other
             self.pairs[i, j] = numbers.setdefault(union.tobytes(), len(numbers))
             if len(numbers) > len(views):
                 views.append(union)
+                self._hidden.append((self.boxes[i], self.boxes[j]))
         self.views = np.stack(views)
         self._count = len(single)
-        self.boxes = tuple(_box(mask) for mask in single)
-        self._fill = np.array(masks.fill, np.uint8)
+        self._fill = np.tile(np.array(masks.fill, np.uint8), size[1])  # one row of pixels
 
     def usual_passes(self, *, certify: bool = False) -> int:
         """Every mask; every view for a certificate."""
@@ -116,9 +118,11 @@ class MaskRule:
 
     def hide(self, sample: NDArray[np.uint8], views: NDArray[np.int64]) -> NDArray[np.uint8]:
         """The sample, uint8 ([T,] H, W, 3), as each of these views shows it, uint8 (views, [T,] H, W, 3)."""
-        hidden = self.views[views].reshape(len(views), *[1] * (sample.ndim - 3), *self.views.shape[1:])
         seen = np.repeat(sample[None], len(views), axis=0)
-        seen[np.broadcast_to(hidden, seen.shape[:-1])] = self._fill
+        rows = seen.reshape(*seen.shape[:-2], -1)
+        for each, view in zip(rows, views, strict=True):
+            for top, left, height, width in self._hidden[view]:  # ten times as fast as by boolean index
+                each[..., top : top + height, 3 * left : 3 * (left + width)] = self._fill[: 3 * width]
         return seen
 
 
