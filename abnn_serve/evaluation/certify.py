@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from abnn_serve.errors import ConfigError
 from abnn_serve.evaluation.certificates import Certificates, certify_all, open_logits
 from abnn_serve.evaluation.plots import draw_certified
 from abnn_serve.evaluation.subject import OpenedSubject, open_subject, output_folder
+from abnn_serve.evaluation.workers import check_jobs, share_work
 from abnn_serve.files import atomic_write
 from abnn_serve.hardware import describe_cpu
 from abnn_serve.lab.data.dataset import ImageData
@@ -59,13 +61,14 @@ def certify(
         k: for a run, masks along each axis.
         copies: for a run, noisy copies for a certificate.
         images: samples to certify, evenly spaced.
-        jobs: number of processes.
+        jobs: number of processes, each with one thread; the results are the same for any number.
         out: folder for the results; by default as for `evaluate`.
         on_progress: called with the number of certificates computed and the number in all.
 
     Raises:
         ConfigError: the bundle has no answer rule, an option does not fit, or `data` is not held out.
     """
+    check_jobs(jobs)
     opened = open_subject(path)
     answers = _answers(opened, patches, sigma, k, copies)
     dataset = agree(opened.labels, load_data(data, opened.input))
@@ -73,16 +76,17 @@ def certify(
     subset = dataset.spread(images)
     folder = Path(out) if out else output_folder(path)
     weights = opened.bundle.path / "model.onnx" if opened.bundle else Path(path) / "weights.pt"
-    results = certify_all(
-        Path(path),
-        answers,
-        subset,
-        identity=hashlib.sha256(weights.read_bytes()).hexdigest(),
-        jobs=jobs,
-        store=folder / "certificates",
-        on_progress=on_progress,
-    )
-    certification = summarise(answers, results, subset, open_logits(Path(path)))
+    logits, reopen = open_logits(Path(path)), partial(open_logits, Path(path))
+    with share_work(logits, reopen, jobs) as workers:
+        results = certify_all(
+            answers,
+            subset,
+            identity=hashlib.sha256(weights.read_bytes()).hexdigest(),
+            workers=workers,
+            store=folder / "certificates",
+            on_progress=on_progress,
+        )
+        certification = summarise(answers, results, subset, logits)
     with atomic_write(folder / "certification.json") as file:
         file.write(canonical(to_json(certification)))
     draw_certified(certification, folder / "certified.png")

@@ -22,7 +22,7 @@ from abnn_serve.evaluation.reports.source import write_flags
 from abnn_serve.evaluation.subject import OpenedSubject, output_folder
 from abnn_serve.evaluation.suites import choose_trials
 from abnn_serve.evaluation.threats import Subject
-from abnn_serve.evaluation.workers import share_work
+from abnn_serve.evaluation.workers import check_jobs, share_work
 from abnn_serve.files import atomic_write
 from abnn_serve.hardware import usable_cores
 from abnn_serve.lab.device import pick_device
@@ -225,8 +225,7 @@ def _check_arguments(
 ) -> None:
     if images < 2:
         raise ConfigError(f"images is {images}, expected at least 2")
-    if jobs is not None and jobs < 1:
-        raise ConfigError(f"jobs is {jobs}, expected at least 1")
+    check_jobs(jobs)
     if quick and full:
         raise ConfigError("--quick and --full exclude each other; choose one")
     if list(attacks) == ["none"] and not corruptions:

@@ -53,7 +53,7 @@ def measure(
     curve_images: int = 200,
     device: str = "cpu",
     store: Path | None = None,
-    workers: Workers | None = None,
+    workers: Workers[Subject] | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> Report:
     """Run the trials, the curves and the sanity checks.

@@ -150,7 +150,7 @@ def eps_curve(
     device: str = "cpu",
     steps: int = 20,
     store: Path | None = None,
-    workers: Workers | None = None,
+    workers: Workers[Subject] | None = None,
 ) -> Curve:
     """White-box accuracy under PGD at ten values of eps from 0 to 1; `store` and `workers` as for `run_trials`."""
     budgets = [0.0, *(level / 255 for level in (1, 2, 4, 8, 12, 16, 32, 64, 255))]
@@ -167,7 +167,7 @@ def steps_curve(
     device: str = "cpu",
     eps: float = 8 / 255,
     store: Path | None = None,
-    workers: Workers | None = None,
+    workers: Workers[Subject] | None = None,
 ) -> Curve:
     """White-box accuracy under PGD with 1 to 50 steps at budget `eps`; `store` and `workers` as for `run_trials`."""
     numbers = (1, 2, 5, 10, 20, 50)

@@ -39,7 +39,7 @@ def run_trials(
     *,
     device: str = "cpu",
     store: Path | None = None,
-    workers: Workers | None = None,
+    workers: Workers[Subject] | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> Evaluation:
     """Run every trial on all of `data`.

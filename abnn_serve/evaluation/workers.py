@@ -1,4 +1,4 @@
-"""Processes that share the work of an evaluation: each opens the subject once and runs parts of the work on it."""
+"""Processes that share the work of an evaluation or a certification: each opens the model once and runs parts on it."""
 
 from __future__ import annotations
 
@@ -11,49 +11,50 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
 from abnn_serve.errors import ConfigError
-from abnn_serve.evaluation.threats import Subject
 from abnn_serve.lab.device import exact_fp32
 
+M = TypeVar("M")
+M_co = TypeVar("M_co", covariant=True)
 T = TypeVar("T")
 
 
-class Workers(Protocol):
-    """Whatever runs parts of an evaluation on a subject."""
+class Workers(Protocol[M_co]):
+    """Whatever runs parts of the work on a model, such as a `Subject`."""
 
-    def run(self, parts: Sequence[Callable[[Subject], T]]) -> Iterator[tuple[int, T]]:
+    def run(self, parts: Sequence[Callable[[M_co], T]]) -> Iterator[tuple[int, T]]:
         """The number of each part and its result, in the order in which they finish."""
         ...
 
 
-class ThisProcess:
+class ThisProcess(Generic[M]):
     """Runs parts one after the other, in their order."""
 
-    def __init__(self, subject: Subject) -> None:
-        self._subject = subject
+    def __init__(self, model: M) -> None:
+        self._model = model
 
-    def run(self, parts: Sequence[Callable[[Subject], T]]) -> Iterator[tuple[int, T]]:
+    def run(self, parts: Sequence[Callable[[M], T]]) -> Iterator[tuple[int, T]]:
         """See `Workers`."""
         for number, part in enumerate(parts):
-            yield number, part(self._subject)
+            yield number, part(self._model)
 
 
-class Processes:
-    """Runs parts in processes of one thread, each of which opens the subject when it starts.
+class Processes(Generic[M]):
+    """Runs parts in processes of one thread, each of which opens the model when it starts.
 
     They end when this process ends, however it does.
     """
 
-    def __init__(self, reopen: Callable[[], Subject], jobs: int) -> None:
+    def __init__(self, reopen: Callable[[], M], jobs: int) -> None:
         context = mp.get_context("spawn")
         self._alive, self._guard = context.Pipe(duplex=False)
         self._pool = ProcessPoolExecutor(jobs, context, _start, (reopen, self._alive))
 
-    def run(self, parts: Sequence[Callable[[Subject], T]]) -> Iterator[tuple[int, T]]:
+    def run(self, parts: Sequence[Callable[[M], T]]) -> Iterator[tuple[int, T]]:
         """See `Workers`; ConfigError if a process dies."""
         futures: dict[Future[Any], int] = {self._pool.submit(_call, part): n for n, part in enumerate(parts)}
         try:
@@ -71,22 +72,28 @@ class Processes:
         self._alive.close()
 
 
+def check_jobs(jobs: int | None) -> None:
+    """ConfigError unless `jobs` is a number of processes, or None for this process with all its threads."""
+    if jobs is not None and jobs < 1:
+        raise ConfigError(f"jobs is {jobs}, expected at least 1")
+
+
 @contextlib.contextmanager
-def share_work(subject: Subject, reopen: Callable[[], Subject], jobs: int | None) -> Iterator[Workers]:
-    """Workers for an evaluation.
+def share_work(model: M, reopen: Callable[[], M], jobs: int | None) -> Iterator[Workers[M]]:
+    """Workers for an evaluation or a certification.
 
     Args:
-        subject: as this process opened it.
+        model: as this process opened it.
         reopen: opens it again in another process; must be picklable.
         jobs: number of processes, each with one thread of torch: results do not depend on it. None runs everything in
             this process with all of torch's threads, which may round differently.
     """
     if jobs is None:
-        yield ThisProcess(subject)
+        yield ThisProcess(model)
         return
     with _one_thread():
         if jobs == 1:
-            yield ThisProcess(subject)
+            yield ThisProcess(model)
             return
         processes = Processes(reopen, jobs)
         finished = False
@@ -107,15 +114,15 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-_subject: Subject | None = None
+_model: Any = None
 
 
-def _start(reopen: Callable[[], Subject], alive: Connection) -> None:
-    global _subject  # noqa: PLW0603 - set once per process
+def _start(reopen: Callable[[], Any], alive: Connection) -> None:
+    global _model  # noqa: PLW0603 - set once per process
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process handles Ctrl-C
     threading.Thread(target=_end_with, args=(alive,), daemon=True).start()
     torch.set_num_threads(1)
-    _subject = reopen()
+    _model = reopen()
 
 
 def _end_with(alive: Connection) -> None:
@@ -125,7 +132,6 @@ def _end_with(alive: Connection) -> None:
     os._exit(1)
 
 
-def _call(part: Callable[[Subject], T]) -> T:
-    assert _subject is not None  # noqa: S101
+def _call(part: Callable[[Any], T]) -> T:
     with exact_fp32():
-        return part(_subject)
+        return part(_model)

@@ -74,6 +74,17 @@ def test_a_run_is_certified_under_noise_against_the_radius(standard_run, shapes,
     assert 0 <= certification.uncertified <= 12
 
 
+@pytest.mark.slow
+def test_any_number_of_processes_keeps_the_same_certificates(standard_run, shapes, tmp_path):
+    kept = []
+    for jobs in (1, 2):
+        out = tmp_path / f"{jobs}"
+        certify(standard_run.path, shapes["val"], sigma=0.1, copies=20, images=50, jobs=jobs, out=out)
+        kept.append({file.name: file.read_bytes() for file in (out / "certificates").iterdir()})
+    assert len(kept[0]) == 3
+    assert kept[0] == kept[1]
+
+
 @pytest.mark.parametrize(
     ("subject", "options", "message"),
     [
@@ -86,6 +97,7 @@ def test_a_run_is_certified_under_noise_against_the_radius(standard_run, shapes,
         ("masks_bundle", {"patches": ["99"]}, "the patch's height is 99 pixels, expected 1 to the image's 32"),
         ("noise_bundle", {"patches": ["5"]}, "--patch is for masks, --sigma for a run"),
         ("standard_run", {"sigma": 0.2, "patches": ["5"]}, "--patch and --sigma are two rules, expected one of them"),
+        ("standard_run", {"jobs": 0}, "jobs is 0, expected at least 1"),
         ("standard_run", {"sigma": 0.2, "copies": 5}, "fewer than 10 copies never give a certificate"),
     ],
 )

@@ -36,7 +36,7 @@ def measure_corruptions(
     seed: int = 0,
     device: str = "cpu",
     store: Path | None = None,
-    workers: Workers | None = None,
+    workers: Workers[Subject] | None = None,
     on_progress: Callable[[str, int], None] = lambda *_: None,
 ) -> Corruptions:
     """Classify `data` under fifteen corruptions at five severities, by the served model where there is one.
