@@ -61,7 +61,7 @@ class V2Endpoint:
         self._layout, (self.height, self.width) = image_layout(self.address, str(self._input["name"]), shape, size)
         self._pads = shape[0] > 0
         self.per_request = shape[0] if self._pads else per_request
-        self.binary = "binary_tensor_data" in (_mapping(connection.get(f"{root}/v2")).get("extensions") or [])
+        self.binary = "binary_tensor_data" in _extensions(connection, root)
         self.identity = json.dumps([self.address, metadata, str(preprocess)], sort_keys=True)
 
     def close(self) -> None:
@@ -117,6 +117,14 @@ class V2Endpoint:
                 f"{self.address} does not answer as the Open Inference Protocol says: {body[:80]!r}"
             ) from None
         raise ConfigError(f"{self.address} answers without the output {self._output!r}")
+
+
+def _extensions(connection: Connection, root: str) -> list[str]:
+    """Extensions of the protocol that the server names; none if it does not describe itself."""
+    try:
+        return _mapping(connection.get(f"{root}/v2")).get("extensions") or []
+    except ConfigError:  # some servers describe their models alone
+        return []
 
 
 def _find_input(address: str, metadata: Any, *, is_preprocessed: bool) -> dict[str, Any]:

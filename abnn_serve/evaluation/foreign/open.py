@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from abnn_serve.card import Accuracy, RobustnessCard
 from abnn_serve.errors import ConfigError
 from abnn_serve.evaluation.foreign.classifier import OnnxClassifier, open_classifier
@@ -55,8 +57,14 @@ class ForeignModel:
         return labels
 
     def check_accuracy(self, data: ImageData) -> None:
-        """ConfigError if the model's accuracy on `data` is that of chance: the preprocessing is then likely wrong."""
-        clean = Accuracy.of(self.classifier.logits(data.images).argmax(axis=1) == data.labels)
+        """ConfigError if the accuracy on `data` is that of chance, or scores are not finite: a likely wrong input."""
+        logits = self.classifier.logits(data.images)
+        if broken := int((~np.isfinite(logits)).any(axis=1).sum()):
+            raise ConfigError(
+                f"{self.classifier.path} gives scores that are not finite to {broken} of {len(data)} clean images: is "
+                "--preprocess right?"
+            )
+        clean = Accuracy.of(logits.argmax(axis=1) == data.labels)
         check_not_chance(clean, self.classifier.signature.classes)
 
     def subject(

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import onnx
 import onnxruntime as ort
 from google.protobuf.message import DecodeError
+from onnx.checker import ValidationError
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from abnn_serve.errors import ConfigError, one_line
@@ -27,7 +29,7 @@ class Signature:
         input, output: names in the graph.
         dtype: of the input: uint8, float32 or float16.
         layout: `flat` is (N, height * width * 3), rows first and colours last.
-        batch: samples per run; None if any number works.
+        batch: samples per run; None if any number works. A graph with an open batch may still run single samples only.
         height, width: in pixels.
         classes: number of classes.
         is_probability: the output is that of a Softmax.
@@ -45,7 +47,7 @@ class Signature:
 
 
 def load_graph(path: Path) -> onnx.ModelProto:
-    """Read an ONNX file with its external data; ConfigError if it is not one, or if data is missing."""
+    """Read an ONNX file with its external data; ConfigError if it is not one, or if data is missing or too short."""
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; give a run, a bundle or an ONNX file")
     try:
@@ -59,13 +61,18 @@ def load_graph(path: Path) -> onnx.ModelProto:
             location = ExternalDataInfo(tensor).location
             if not (path.parent / location).is_file():
                 raise ConfigError(f"{path} keeps its weights in {location}, which is missing; put it beside the file")
-    return onnx.load(str(path))
+    try:
+        return onnx.load(str(path))
+    except (OSError, ValueError, ValidationError) as error:
+        raise ConfigError(
+            f"cannot read the weights of {path}: {one_line(error)}; put the whole data file beside it"
+        ) from None
 
 
 def read_signature(
     path: Path, model: onnx.ModelProto, session: ort.InferenceSession, output: str | None, size: tuple[int, int] | None
 ) -> Signature:
-    """Find the image input and the output of class scores.
+    """Find the image input and the output of class scores, and run the graph once on black images.
 
     Args:
         path: named in errors.
@@ -75,7 +82,8 @@ def read_signature(
         size: height and width, where the graph leaves them open.
 
     Raises:
-        ConfigError: two inputs, an input that is no image, an output that is not one score per class.
+        ConfigError: two inputs, an input that is no image, an output that is not one score per class, or a graph that
+            does not run on images of this size.
     """
     inputs = session.get_inputs()
     if len(inputs) != 1:
@@ -87,16 +95,17 @@ def read_signature(
     if port.type not in _DTYPES:
         raise ConfigError(f"{path} has the input {port.name} of {port.type}, expected uint8, float or float16")
     layout, (height, width) = image_layout(str(path), port.name, tuple(port.shape), size)
-    name, classes = _scores(path, session, output)
+    name = _scores(path, session, output)
+    batch, classes = _run_once(path, session, name, layout, (height, width))
     return Signature(
         input=port.name,
         output=name,
         dtype=_DTYPES[port.type],
         layout=layout,
-        batch=port.shape[0] if isinstance(port.shape[0], int) else None,
+        batch=batch,
         height=height,
         width=width,
-        classes=classes or _classes_by_running(session, port, name, layout, (height, width)),
+        classes=classes,
         is_probability=softmax_before(model, name) is not None,
     )
 
@@ -146,8 +155,8 @@ def _square(features: Any) -> int | None:
     return side if side and side * side * 3 == features else None
 
 
-def _scores(path: Path, session: ort.InferenceSession, output: str | None) -> tuple[str, int | None]:
-    """Name of the output of class scores, and the number of classes, None where the graph leaves it open."""
+def _scores(path: Path, session: ort.InferenceSession, output: str | None) -> str:
+    """Name of the output of class scores."""
     outputs = session.get_outputs()
     names = ", ".join(port.name for port in outputs)
     if output is not None and output not in [port.name for port in outputs]:
@@ -161,21 +170,33 @@ def _scores(path: Path, session: ort.InferenceSession, output: str | None) -> tu
         raise ConfigError(f"{path} has the outputs {names}, expected float scores of shape (N, classes)")
     if len(fit) > 1:
         raise ConfigError(f"{path} has several outputs ({names}); choose one with --output NAME")
-    classes = fit[0].shape[1]
-    if classes == 1:
-        raise ConfigError(f"{path}: output {fit[0].name} has one score, expected one for each of at least two classes")
-    return fit[0].name, classes if isinstance(classes, int) else None
+    return str(fit[0].name)
 
 
-def _classes_by_running(
-    session: ort.InferenceSession, port: Any, output: str, layout: Layout, size: tuple[int, int]
-) -> int:
-    import numpy as np
-
-    batch = port.shape[0] if isinstance(port.shape[0], int) else 1
-    shapes = {"NCHW": (3, *size), "NHWC": (*size, 3), "flat": (3 * size[0] * size[1],)}
-    zeros = np.zeros((batch, *shapes[layout]), _DTYPES[port.type])
-    return int(session.run([output], {port.name: zeros})[0].shape[1])
+def _run_once(
+    path: Path, session: ort.InferenceSession, output: str, layout: Layout, size: tuple[int, int]
+) -> tuple[int | None, int]:
+    """Samples per run, None if any number works, and the number of classes; found by running the graph."""
+    port = session.get_inputs()[0]
+    shape = {"NCHW": (3, *size), "NHWC": (*size, 3), "flat": (3 * size[0] * size[1],)}[layout]
+    fixed = port.shape[0] if isinstance(port.shape[0], int) else None
+    problem = ""
+    for count in (fixed,) if fixed else (2, 1):
+        try:
+            scores = session.run([output], {port.name: np.zeros((count, *shape), _DTYPES[port.type])})[0]
+        except Exception as error:  # ONNX Runtime's exceptions have no common base class
+            problem = one_line(error)
+            continue
+        if scores.ndim != 2 or len(scores) != count:
+            problem = f"{output} has shape {scores.shape} for {count} images"
+            continue
+        if scores.shape[1] == 1:
+            raise ConfigError(f"{path}: output {output} has one score, expected one for each of at least two classes")
+        return fixed or (None if count == 2 else 1), int(scores.shape[1])
+    raise ConfigError(
+        f"ONNX Runtime cannot run {path} on images of {size[0]}x{size[1]}: {problem}; is this the size that it was "
+        "made for? give it with --size"
+    )
 
 
 def softmax_before(model: onnx.ModelProto, output: str) -> str | None:

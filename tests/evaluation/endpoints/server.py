@@ -28,6 +28,7 @@ class Behaviour:
         input: name, datatype and shape.
         extra_outputs: more outputs that the metadata names.
         redirect: where each request is sent on to.
+        is_described: the server answers at /v2; if not, only at its model.
     """
 
     scores: Scores
@@ -39,6 +40,7 @@ class Behaviour:
     )
     extra_outputs: list[dict[str, object]] = field(default_factory=list)
     redirect: str | None = None
+    is_described: bool = True
     images: int = 0
     in_flight: int = 0
     most_in_flight: int = 0
@@ -58,7 +60,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self._admitted():
-            self._send(200, self._describe())
+            missing = self.path == "/v2" and not self.server.behaviour.is_described
+            self._send(*((404, {"error": "not found"}) if missing else (200, self._describe())))
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))

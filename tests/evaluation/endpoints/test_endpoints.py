@@ -191,7 +191,8 @@ def test_another_machine_is_attacked_only_with_permission(coloured, out):
 
 def test_inputs_of_every_form_are_found_in_the_metadata(coloured, out):
     for shape, datatype in (([-1, 32, 32, 3], "UINT8"), ([1, 3, 32, 32], "FP32"), ([-1, 3, -1, -1], "FP32")):
-        behaviour = Behaviour(scores=scores, input={"name": "x", "datatype": datatype, "shape": shape})
+        port = {"name": "x", "datatype": datatype, "shape": shape}
+        behaviour = Behaviour(scores=scores, input=port, is_described=datatype == "UINT8")
         with v2_server(behaviour) as address:
             size = (32, 32) if shape[2] == -1 else None
             model = open_endpoint(address, EndpointOptions(), folder=out / f"{shape}", attacked=True, size=size)

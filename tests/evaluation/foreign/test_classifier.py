@@ -80,9 +80,33 @@ def test_missing_external_data_is_named(tmp_path):
     path = small_graph(tmp_path / "outside.onnx")
     onnx.save(onnx.load(str(path)), str(path), save_as_external_data=True, location="weights.bin", size_threshold=0)
     open_classifier(path, Preprocess())
+    whole = (tmp_path / "weights.bin").read_bytes()
+    (tmp_path / "weights.bin").write_bytes(whole[:100])
+    with pytest.raises(ConfigError, match=r"cannot read the weights of .*exceeds available data .*put the whole data"):
+        open_classifier(path, Preprocess())
     (tmp_path / "weights.bin").unlink()
     with pytest.raises(ConfigError, match=r"keeps its weights in weights.bin, which is missing"):
         open_classifier(path, Preprocess())
+
+
+def test_a_size_that_the_graph_does_not_take_is_one_line(tmp_path, capfd):
+    path = small_graph(tmp_path / "open.onnx", size="S")
+    with pytest.raises(ConfigError, match=r"cannot run .*open.onnx on images of 48x48: .*Gemm.*; is this the size"):
+        open_classifier(path, Preprocess(), size=(48, 48))
+    assert capfd.readouterr().err == ""
+
+
+def test_a_graph_that_runs_single_images_only_is_asked_one_by_one(tmp_path):
+    expected = open_classifier(small_graph(tmp_path / "plain.onnx"), RAW).logits(PIXELS)
+    path = small_graph(tmp_path / "single.onnx")
+    model = onnx.load(str(path))
+    (flatten,) = [node for node in model.graph.node if node.op_type == "Flatten"]
+    flatten.CopyFrom(onnx.helper.make_node("Reshape", [flatten.input[0], "row"], flatten.output))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1, 96]), "row"))
+    onnx.save(model, str(path))
+    single = open_classifier(path, RAW)
+    assert single.signature.batch == 1
+    np.testing.assert_allclose(single.logits(PIXELS), expected, rtol=1e-4, atol=1e-3)
 
 
 def test_the_digest_covers_weights_and_preprocessing(tmp_path):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import onnx
 import pytest
 
 from abnn_serve import evaluate
@@ -60,6 +61,16 @@ def test_preprocessing_that_leaves_chance_accuracy_is_questioned(labelled, tmp_p
     path, data = labelled
     with pytest.raises(ConfigError, match=r"\d+% right on 32 clean images, as by chance: is --preprocess right"):
         evaluate(path, data, preprocess="mean=1,std=0.01", out=tmp_path / "o")
+
+
+def test_scores_that_are_not_finite_are_questioned(labelled, tmp_path):
+    path, data = labelled
+    model = onnx.load(str(path))
+    (bias,) = [tensor for tensor in model.graph.initializer if tensor.name == "bias"]
+    bias.CopyFrom(onnx.numpy_helper.from_array(np.array([0, np.nan, 0], np.float32), "bias"))
+    onnx.save(model, str(path))
+    with pytest.raises(ConfigError, match="scores that are not finite to 32 of 32 clean images: is --preprocess"):
+        evaluate(path, data, preprocess="cifar10", out=tmp_path / "o")
 
 
 def test_labels_must_be_as_many_as_outputs(labelled, tmp_path):
