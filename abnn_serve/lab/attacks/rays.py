@@ -7,44 +7,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from abnn_serve.errors import ConfigError
-from abnn_serve.lab.attacks.base import Attack, Model, Passes, as_images
+from abnn_serve.lab.attacks.base import Model, as_images
+from abnn_serve.lab.attacks.queries import QueryAttack
 from abnn_serve.lab.attacks.regions import ball
 
 _TOLERANCE = 0.1 / 255  # of a radius, in units of [0, 1] pixels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RayS(Attack):
+class RayS(QueryAttack):
     """Looks for the direction of signs in which the least Linf change alters the class; scores are not used.
 
     All values change by the radius, in the direction of their sign. Blocks of signs are turned, half the image first,
     then ever smaller ones; a turned block is kept if the answer is still wrong at the current radius, which a binary
     search then shrinks. The search of a sample ends when its radius is within eps.
-
-    Attributes:
-        queries: number of queries for each sample, at least 1.
     """
-
-    queries: int = 1000
-
-    def __post_init__(self) -> None:
-        super(RayS, self).__post_init__()
-        if self.queries < 1:
-            raise ConfigError(f"RayS has {self.queries} queries, expected at least 1")
-
-    @property
-    def name(self) -> str:
-        """Such as RayS-1000, with the number of queries."""
-        return f"RayS-{self.queries}"
-
-    @property
-    def passes(self) -> Passes:
-        return Passes(queries=self.queries)
-
-    @property
-    def needs_gradient(self) -> bool:
-        return False
 
     @torch.no_grad()
     def perturb(self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator, *, early_stop: bool) -> Tensor:  # noqa: ARG002

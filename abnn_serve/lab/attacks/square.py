@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from abnn_serve.errors import ConfigError
-from abnn_serve.lab.attacks.base import Attack, Model, Passes, as_images, margins
+from abnn_serve.lab.attacks.base import Model, as_images, margins
+from abnn_serve.lab.attacks.queries import QueryAttack
 from abnn_serve.lab.attacks.regions import ball
 
 # The paper's schedule: the squares' area is halved at each of these counts of 10,000 queries.
@@ -16,11 +17,10 @@ _HALVED_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Square(Attack):
+class Square(QueryAttack):
     """Stripes of +-eps, then squares of +-eps at random positions, each kept if it lowers the margin.
 
     Attributes:
-        queries: number of queries for each sample, at least 1.
         p_init: area of the first squares as a share of the image's, in (0, 1].
     """
 
@@ -29,23 +29,8 @@ class Square(Attack):
 
     def __post_init__(self) -> None:
         super(Square, self).__post_init__()
-        if self.queries < 1 or not 0 < self.p_init <= 1:
-            raise ConfigError(
-                f"Square has {self.queries} queries and p_init {self.p_init}, expected at least 1 and in (0, 1]"
-            )
-
-    @property
-    def name(self) -> str:
-        """Such as Square-1000, with the number of queries."""
-        return f"Square-{self.queries}"
-
-    @property
-    def passes(self) -> Passes:
-        return Passes(queries=self.queries)
-
-    @property
-    def needs_gradient(self) -> bool:
-        return False
+        if not 0 < self.p_init <= 1:
+            raise ConfigError(f"Square has p_init {self.p_init}, expected a share of the area in (0, 1]")
 
     @torch.no_grad()
     def perturb(self, model: Model, x: Tensor, y: Tensor, generator: torch.Generator, *, early_stop: bool) -> Tensor:
