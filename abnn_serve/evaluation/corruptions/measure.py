@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from abnn_serve.arrays import batch_slices
 from abnn_serve.card import Accuracy, CorruptionResult, Corruptions
+from abnn_serve.card.accuracy import Z95
 from abnn_serve.evaluation.corruptions.constants import CORRUPTIONS, SEVERITIES, constants_for
 from abnn_serve.evaluation.corruptions.corrupt import corrupt
 from abnn_serve.evaluation.threats import ServedModel, Subject
@@ -25,7 +26,6 @@ from abnn_serve.lab.device import exact_fp32
 from abnn_serve.lab.training.batches import to_input
 
 _BATCH = 100  # images; for clips, frames
-_Z95 = 1.959964
 
 
 @exact_fp32()
@@ -113,7 +113,7 @@ def _path(store: Path | None, key: str) -> Path | None:
 def _summary(flags: NDArray[np.bool_], data: ImageData, seed: int) -> Corruptions:
     """The card's figures from flags (corruptions, severities, models, N)."""
     shares = flags[:, :, 0].mean(axis=(0, 1))  # of each image
-    mean, half = float(shares.mean()), _Z95 * float(shares.std(ddof=1)) / len(shares) ** 0.5
+    mean, half = float(shares.mean()), Z95 * float(shares.std(ddof=1)) / len(shares) ** 0.5
     has_twin = flags.shape[2] > 1
     errors = (~flags).mean(axis=3).sum(axis=1)  # (corruptions, models)
     return Corruptions(

@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from abnn_serve.card import Accuracy
+from abnn_serve.card.accuracy import Z95
 from abnn_serve.evaluation.reports.source import CardSource
 from abnn_serve.evaluation.reports.words import figures
 from abnn_serve.significance import mcnemar
-
-_Z95 = 1.959964
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +58,7 @@ def _paired(name: str, first: NDArray[np.bool_], second: NDArray[np.bool_]) -> D
     """The difference of paired proportions with the interval of Bonett & Price (2012)."""
     n, gained, lost = len(first), int((~first & second).sum()), int((first & ~second).sum())
     up, down = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
-    half = _Z95 * math.sqrt((up + down - (up - down) ** 2) / (n + 2))
+    half = Z95 * math.sqrt((up + down - (up - down) ** 2) / (n + 2))
     return Difference(
         name=name,
         first=Accuracy.of(first),
