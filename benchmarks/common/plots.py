@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,17 @@ from benchmarks.common.fits import Line
 DPI = 110
 _MOST_KERNELS = 9
 _THREAT_COLOURS = {"clean": "tab:gray", "graybox": "tab:orange", "transfer": "tab:green", "whitebox": "tab:blue"}
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Accuracy of a network in percent, clean and of `images` images under AutoAttack, and whose figures they are."""
+
+    name: str
+    clean: float
+    autoattack: float
+    images: int
+    source: str
 
 
 def draw_latency(ratios: Mapping[str, Mapping[str, float]], path: Path) -> None:
@@ -83,4 +95,21 @@ def draw_accuracy(rows: Mapping[str, Mapping[str, float]], path: Path) -> None:
     axis.set(xlabel="accuracy, %: clean, and under the worst attack of each threat model", xlim=(0, 100))
     axis.legend(fontsize=8)
     axis.grid(axis="x", alpha=0.3)
+    figure.savefig(path, dpi=DPI)
+
+
+def draw_tradeoff(points: Sequence[Point], path: Path) -> None:
+    """Draw clean accuracy against accuracy under AutoAttack, numbered as in the list beside the plot."""
+    figure = Figure(figsize=(12, 6.5), layout="constrained")
+    axis = figure.subplots()
+    sources = {source: f"C{i}" for i, source in enumerate(dict.fromkeys(point.source for point in points))}
+    for number, point in enumerate(points, start=1):
+        label = f"{number:2}  {point.name}: {point.clean:.1f} / {point.autoattack:.1f}"
+        at = point.clean, point.autoattack
+        axis.plot(*at, "o", color=sources[point.source], label=label)
+        axis.annotate(str(number), at, xytext=(4, 4 + 8 * (number % 2)), textcoords="offset points", fontsize=7)
+    title = "; ".join(f"{'blue' if colour == 'C0' else 'orange'}: {source}" for source, colour in sources.items())
+    axis.set(title=title, xlabel="clean accuracy, %", ylabel="accuracy under AutoAttack, Linf 8/255, %")
+    axis.grid(alpha=0.3)
+    figure.legend(loc="outside right center", fontsize=8, title="clean / AutoAttack, %")
     figure.savefig(path, dpi=DPI)

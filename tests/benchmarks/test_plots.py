@@ -9,12 +9,13 @@ import pytest
 from PIL import Image
 
 from benchmarks.common.fits import Line, fit_line
-from benchmarks.common.plots import draw_accuracy, draw_kernels, draw_latency, draw_scaling
+from benchmarks.common.plots import draw_accuracy, draw_kernels, draw_latency, draw_scaling, draw_tradeoff
 from benchmarks.common.timing import medians
 from benchmarks.latency import over_apart
 from benchmarks.papers.report import accuracies, read_results, write_results
 from benchmarks.reproduce import TABLES
 from benchmarks.scaling import AXIS_LABELS
+from benchmarks.tradeoff import OURS, PUBLISHED, read_points
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 
@@ -57,3 +58,11 @@ def test_the_committed_table_is_written_again_as_it_is(tmp_path):
     assert json.loads((tmp_path / "table.json").read_text())["rows"]
     draw_accuracy(accuracies(results), tmp_path / "accuracy.png")
     assert _size(tmp_path / "accuracy.png")[0] == 880
+
+
+def test_the_trade_off_has_published_networks_and_those_of_ours_that_autoattack_was_run_on(tmp_path):
+    points = read_points(RESULTS.parents[1] / "models", RESULTS / "image-cpu" / "table.json")
+    assert {point.source for point in points} == {OURS, PUBLISHED}
+    assert all(0 <= point.autoattack <= point.clean <= 100 for point in points)
+    draw_tradeoff(points, tmp_path / "tradeoff.png")
+    assert _size(tmp_path / "tradeoff.png") == (1320, 715)
