@@ -47,7 +47,7 @@ def certify(
     require_lab()
     minimums = [_parse_minimum(text) for text in require or ()]
     from abnn_serve.evaluation.certify import certify as measure
-    from abnn_serve.evaluation.subject import output_folder
+    from abnn_serve.evaluation.opening import output_folder
 
     folder = out or output_folder(subject)
     console = Console(stderr=True)

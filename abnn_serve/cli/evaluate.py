@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from abnn_serve.bundle.manifest import MANIFEST
-from abnn_serve.card import Accuracy, Corruptions, EndpointUse, RobustnessCard, ThreatModel
+from abnn_serve.card import RobustnessCard, ThreatModel
+from abnn_serve.cli.card_tables import print_card
 from abnn_serve.cli.extras import require_lab
 from abnn_serve.cli.options import read_minimums
 from abnn_serve.cli.progress import progress_bar
-from abnn_serve.cli.terminal import echo, printable
+from abnn_serve.cli.terminal import echo
 from abnn_serve.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -117,8 +117,8 @@ def evaluate(
     budget = _parse_eps(eps)
     from abnn_serve.evaluation.endpoints.options import EndpointOptions
     from abnn_serve.evaluation.evaluate import evaluate as attack_and_write
+    from abnn_serve.evaluation.opening import output_folder
     from abnn_serve.evaluation.reports.source import COMMAND
-    from abnn_serve.evaluation.subject import output_folder
 
     folder = out or output_folder(subject, run)
     console = Console(stderr=True)
@@ -177,56 +177,6 @@ def evaluate(
     (folder / COMMAND).write_text(shlex.join(["abnn", *sys.argv[1:]]) + "\n", encoding="utf-8")
     echo(f"{folder}: wrote card.json and plots" + (f"; {subject}: replaced the card" if is_bundle else ""))
     _check_accuracy(minimums, card)
-
-
-def print_card(card: RobustnessCard) -> None:
-    """Print the figures as a table, the worst cases and the failed sanity checks."""
-    table = Table("threat model", "attack", "eps", "accuracy", "95%", "seconds")
-    table.add_row("none", "clean", "", *_cells(card.clean), "")
-    for row in card.attacks:
-        budget, seconds = f"{row.eps:.4g} {row.norm}", f"{row.seconds:,.0f}"
-        table.add_row(row.threat_model, printable(row.attack), budget, *_cells(row.accuracy), seconds)
-    for threat, accuracy in card.worst.items():
-        table.add_row(threat, "worst case without patches", "", *_cells(accuracy), "")
-    console = Console(width=140)
-    console.print(table)
-    if card.corruptions:
-        console.print(corruption_table(card.corruptions))
-    failed = [check for check in card.sanity if not check.passed]
-    for check in failed:
-        console.print(printable(f"FAILED: {check.name} ({check.detail})"), markup=False, highlight=False)
-    if card.endpoint:
-        console.print(endpoint_line(card.endpoint), markup=False, highlight=False)
-    passed = len(card.sanity) - len(failed)
-    console.print(f"{passed} of {len(card.sanity)} sanity checks passed", markup=False, highlight=False)
-
-
-def corruption_table(corruptions: Corruptions) -> Table:
-    """Accuracy by corruption and severity, their mean, and mCE if there is a twin."""
-    severities = sorted({result.severity for result in corruptions.results})
-    relative = "" if corruptions.mce is None else f", mCE {corruptions.mce:.1%} of the twin's error"
-    low, high = corruptions.interval
-    title = (
-        f"{corruptions.constants}'s corruptions: mean {corruptions.mean:.1%} (95%: {low:.1%} to {high:.1%}){relative}"
-    )
-    table = Table("corruption", *(f"severity {severity}" for severity in severities), "mean", title=title)
-    for name in dict.fromkeys(result.corruption for result in corruptions.results):
-        shares = [result.accuracy.value for result in corruptions.results if result.corruption == name]
-        table.add_row(name, *(f"{share:.1%}" for share in [*shares, sum(shares) / len(shares)]))
-    return table
-
-
-def endpoint_line(use: EndpointUse) -> str:
-    """What an endpoint was asked, and what it answered."""
-    answers = ", ".join(f"{count:,} x {answer}" for answer, count in use.answers.items())
-    return f"{use.queries:,} queries in {use.requests:,} requests ({answers}), {use.waited:,.0f} s of waiting asked for"
-
-
-def _cells(accuracy: Accuracy | None) -> tuple[str, str]:
-    if accuracy is None:
-        return "not measured", ""
-    low, high = accuracy.interval
-    return f"{accuracy.value:.2%}", f"{low:.1%} to {high:.1%}"
 
 
 def _check_minimums(minimums: list[tuple[str, float]], trials: Sequence[Trial], *, corruptions: bool) -> None:

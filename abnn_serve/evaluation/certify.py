@@ -18,8 +18,9 @@ from abnn_serve.card import Accuracy, Certification, CertifiedPoint
 from abnn_serve.codec import canonical, to_json
 from abnn_serve.errors import ConfigError
 from abnn_serve.evaluation.certificates import Certificates, certify_all, open_logits
+from abnn_serve.evaluation.opening import output_folder
 from abnn_serve.evaluation.plots import draw_certified
-from abnn_serve.evaluation.subject import OpenedSubject, open_subject, output_folder
+from abnn_serve.evaluation.subject import OpenedSubject, open_subject
 from abnn_serve.evaluation.workers import check_jobs, share_work
 from abnn_serve.files import atomic_write
 from abnn_serve.hardware import describe_cpu

@@ -14,12 +14,12 @@ from abnn_serve.evaluation.bundle_checks import with_attacked_drift, with_robust
 from abnn_serve.evaluation.corruptions.measure import measure_corruptions
 from abnn_serve.evaluation.endpoints.options import EndpointOptions
 from abnn_serve.evaluation.estimate import measure_seconds
-from abnn_serve.evaluation.opening import OnnxOptions, open_any
+from abnn_serve.evaluation.opening import OnnxOptions, open_any, output_folder
 from abnn_serve.evaluation.outcomes import Progress, Trial
 from abnn_serve.evaluation.plots import draw_corruptions
 from abnn_serve.evaluation.report import Report, draw_report, fill_card, measure
 from abnn_serve.evaluation.reports.source import write_flags
-from abnn_serve.evaluation.subject import OpenedSubject, output_folder
+from abnn_serve.evaluation.subject import OpenedSubject
 from abnn_serve.evaluation.suites import choose_trials
 from abnn_serve.evaluation.threats import Subject
 from abnn_serve.evaluation.workers import check_jobs, share_work

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from abnn_serve.bundle.manifest import MANIFEST
 from abnn_serve.errors import ConfigError
 from abnn_serve.evaluation.endpoints.open import open_endpoint
 from abnn_serve.evaluation.endpoints.options import EndpointOptions, is_address, is_callable
+from abnn_serve.evaluation.endpoints.subject import open_endpoint_subject
 from abnn_serve.evaluation.foreign.open import open_foreign
-from abnn_serve.evaluation.subject import OpenedSubject, open_endpoint_subject, open_foreign_subject, open_subject
+from abnn_serve.evaluation.foreign.subject import open_foreign_subject
+from abnn_serve.evaluation.subject import OpenedSubject, open_subject
 from abnn_serve.lab.data.dataset import ImageData
 from abnn_serve.lab.data.load import agree, load_data
 from abnn_serve.runtime.settings import Device
@@ -100,6 +104,19 @@ def open_any(
         path, run=run, twin=twin, probe=probe, device=device, straight_through=straight_through, draws=eot
     )
     return opened, agree(opened.labels, load_data(data, opened.input))
+
+
+def output_folder(path: str | Path, run: str | Path | None = None) -> Path:
+    """Where `evaluate` writes its results by default: in a run, or beside the working directory's bundles and files."""
+    if is_address(str(path)):
+        return Path(re.sub(r"[^A-Za-z0-9.-]+", "-", str(path).partition("://")[2]).strip("-") + "-evaluation")
+    if Path(path).suffix == ".onnx":
+        return Path(f"{Path(path).stem}-evaluation")
+    if _names_callable(path):
+        return Path(f"{str(path).replace(':', '-')}-evaluation")
+    if run or not (Path(path) / MANIFEST).is_file():
+        return Path(run or path) / "evaluation"
+    return Path(f"{Path(path).name}-evaluation")
 
 
 def _names_callable(path: str | Path) -> bool:

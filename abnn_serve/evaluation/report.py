@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from abnn_serve.card import Accuracy, Curve, RobustnessCard, SanityCheck
 from abnn_serve.evaluation.certificate_check import check_certificates
+from abnn_serve.evaluation.network_checks import check_network
 from abnn_serve.evaluation.outcomes import Evaluation, Progress, Trial
 from abnn_serve.evaluation.plots import draw_robustness, draw_samples
-from abnn_serve.evaluation.sanity import check_evaluation, check_network
+from abnn_serve.evaluation.sanity import check_evaluation
 from abnn_serve.evaluation.suites import eps_curve, steps_curve
 from abnn_serve.evaluation.threats import Subject
 from abnn_serve.evaluation.trials import run_trials
@@ -99,8 +100,7 @@ def fill_card(card: RobustnessCard, report: Report, data: ImageData) -> Robustne
     evaluation = report.evaluation
     card = replace(card, clean=card.clean or Accuracy.of(evaluation.clean))
     if not evaluation.outcomes:
-        earlier = _ONLY_THESE.format("Corruptions, r")
-        limits = tuple(_ONLY_THESE.format("R") if limit == earlier else limit for limit in card.limits)
+        limits = tuple(limit.replace("Corruptions, rotations", "Rotations") for limit in card.limits)
         return replace(card, limits=limits) if card.corruptions else card
     n = len(evaluation.data)
     masked = any(threat != "whitebox" for threat in evaluation.worst)

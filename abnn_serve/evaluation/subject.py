@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,12 +17,10 @@ from abnn_serve.bundle.store import Bundle, load_bundle
 from abnn_serve.card import RobustnessCard
 from abnn_serve.errors import ConfigError
 from abnn_serve.evaluation.endpoints.model import EndpointModel
-from abnn_serve.evaluation.endpoints.options import is_address, is_callable
-from abnn_serve.evaluation.foreign.open import COMPARED, ForeignModel
+from abnn_serve.evaluation.foreign.open import ForeignModel
 from abnn_serve.evaluation.threats import ServedLogits, Subject
 from abnn_serve.lab.abnn.network import AdaptiveNetwork, Network, PixelNetwork, ServedNetwork, torch_logits
 from abnn_serve.lab.data.dataset import ImageData
-from abnn_serve.lab.data.load import agree, load_data
 from abnn_serve.lab.training.run import Run, new_card
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.runtime.session import Session
@@ -31,7 +28,6 @@ from abnn_serve.runtime.settings import Device
 from abnn_serve.spec import InputSpec, Labels
 
 _TOLERANCE = 1e-3  # on logits
-_CLEAN_IMAGES = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +115,7 @@ def open_subject(
     path = Path(path)
     adaptive: dict[str, Any] = {"straight_through": straight_through, "draws": draws}
     reopen = partial(_reopened, path, run=run, twin=twin, probe=probe, device=device, **adaptive)
-    plain = {name: _plain(name, source) for name, source in (("twin", twin), ("probe", probe)) if source}
+    plain = {name: plain_network(name, source) for name, source in (("twin", twin), ("probe", probe)) if source}
     if not (path / MANIFEST).is_file():
         if run:
             raise ConfigError(f"--run is for a bundle, and {path} is not a bundle; omit --run")
@@ -166,94 +162,8 @@ def _served(session: Session) -> ServedLogits:
     return lambda images: np.stack([answer.logits for answer in predictor.answers(images)])
 
 
-def open_foreign_subject(
-    foreign: ForeignModel,
-    data: str,
-    *,
-    gradients: bool = True,
-    twin: str | Path | None = None,
-    draws: int = 1,
-) -> tuple[OpenedSubject, ImageData]:
-    """The subject for an ONNX file, and the data, which decide whether its torch form and its preprocessing are right.
-
-    Args:
-        foreign: the file, as `open_foreign` returns it.
-        data: as for `load_data`.
-        gradients: convert the file to torch, for white-box attacks.
-        twin: an undefended run with the same input.
-        draws: see `Subject`.
-
-    Raises:
-        ConfigError: other labels, accuracy as by chance, or a file that cannot be converted.
-        DataError: `data` cannot be read.
-    """
-    dataset = load_data(data, foreign.input)
-    labels = foreign.labels_for(dataset)
-    dataset = agree(labels, dataset)
-    foreign.check_accuracy(dataset.spread(_CLEAN_IMAGES))
-    plain = _plain("twin", twin) if twin else None
-    subject, limits = foreign.subject(dataset, gradients=gradients, twin=plain, draws=draws)
-    opened = OpenedSubject(
-        subject=subject,
-        run=None,
-        bundle=None,
-        input=foreign.input,
-        labels=labels,
-        reopen=partial(
-            _reopened_foreign, foreign.reopen, dataset.spread(COMPARED), gradients=gradients, twin=twin, draws=draws
-        ),
-        foreign=foreign,
-        limits=limits,
-    )
-    return opened, dataset
-
-
-def open_endpoint_subject(model: EndpointModel, data: str) -> tuple[OpenedSubject, ImageData]:
-    """The subject for an endpoint, and the data, on which its first answers are checked.
-
-    Raises:
-        ConfigError: as `EndpointModel.prepare`.
-        DataError: `data` cannot be read.
-    """
-    try:
-        labels, dataset = model.prepare(load_data(data, model.input))
-    except BaseException:
-        model.close()
-        raise
-    opened = OpenedSubject(
-        subject=model.subject(),
-        run=None,
-        bundle=None,
-        input=model.input,
-        labels=labels,
-        reopen=model.subject,
-        endpoint=model,
-        limits=(f"{model.endpoint.address} was asked over its interface alone; what runs behind it was not seen.",),
-    )
-    return opened, dataset
-
-
-def _reopened_foreign(
-    reopen: Callable[[], ForeignModel], data: ImageData, *, gradients: bool, twin: str | Path | None, draws: int
-) -> Subject:
-    plain = _plain("twin", twin) if twin else None
-    return reopen().subject(data, gradients=gradients, twin=plain, draws=draws)[0]
-
-
-def output_folder(path: str | Path, run: str | Path | None = None) -> Path:
-    """Where `evaluate` writes its results by default: in a run, or beside the working directory's bundles and files."""
-    if is_address(str(path)):
-        return Path(re.sub(r"[^A-Za-z0-9.-]+", "-", str(path).partition("://")[2]).strip("-") + "-evaluation")
-    if Path(path).suffix == ".onnx":
-        return Path(f"{Path(path).stem}-evaluation")
-    if is_callable(str(path)) and not Path(path).exists():
-        return Path(f"{str(path).replace(':', '-')}-evaluation")
-    if run or not (Path(path) / MANIFEST).is_file():
-        return Path(run or path) / "evaluation"
-    return Path(f"{Path(path).name}-evaluation")
-
-
-def _plain(name: str, source: str | Path) -> PixelNetwork:
+def plain_network(name: str, source: str | Path) -> PixelNetwork:
+    """The network of a run; ConfigError, which names the option `name`, if it is an ABNN or a mixture."""
     network = Run(source).network()
     if not isinstance(network, PixelNetwork):
         kind = "an ABNN" if isinstance(network, AdaptiveNetwork) else "a mixture"

@@ -6,7 +6,6 @@ import hashlib
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 
 from abnn_serve.arrays import batch_slices
+from abnn_serve.evaluation.budget import project_to_budget, within_uint8
 from abnn_serve.evaluation.outcomes import Evaluation, Outcome, OutcomeStore, Progress, Trial
 from abnn_serve.evaluation.threats import ServedModel, Subject
 from abnn_serve.evaluation.workers import ThisProcess, Workers
 from abnn_serve.lab.attacks.autoattack import AutoAttackWarning
-from abnn_serve.lab.attacks.base import Attack, Model, evaluating
-from abnn_serve.lab.attacks.regions import Linf, ball
+from abnn_serve.lab.attacks.base import Model, evaluating
 from abnn_serve.lab.data.dataset import ImageData
 from abnn_serve.lab.device import exact_fp32
 from abnn_serve.lab.training.batches import to_input
@@ -134,7 +133,7 @@ def _attack(trial: Trial, data: ImageData, device: str, offset: int, subject: Su
         seed = trial.seed * 1_000_003 + offset
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            x_adv = _within_uint8(trial.attack, attacked)(
+            x_adv = within_uint8(trial.attack, attacked)(
                 attacked,
                 x[is_correct],
                 y[is_correct],
@@ -156,39 +155,6 @@ def _attack(trial: Trial, data: ImageData, device: str, offset: int, subject: Su
         seconds=time.perf_counter() - started,
         flags=tuple(flags),
     )
-
-
-def _within_uint8(attack: Attack, attacked: Model) -> Attack:
-    """`attack`, with its eps rounded down to a multiple of 1/255 where it attacks a served model, which rounds."""
-    if isinstance(attacked, ServedModel) and attack.norm == "Linf":
-        return replace(attack, eps=_whole_levels(attack.eps))
-    return attack
-
-
-def _whole_levels(eps: float) -> float:
-    return int(eps * 255 + 1e-6) / 255
-
-
-def project_to_budget(attack: Attack, x: torch.Tensor, x_adv: torch.Tensor, *, as_uint8: bool) -> torch.Tensor:
-    """The images nearest to `x_adv` within the attack's budget around x, whatever the attack returned.
-
-    Args:
-        attack: its norm and eps are the budget; a patch that exceeds its area is replaced by x.
-        x: clean images, float (N, 3, [T,] H, W) in [0, 1].
-        x_adv: the attack's images, of the same shape.
-        as_uint8: round to multiples of 1/255, within the budget.
-    """
-    if attack.norm == "patch":
-        x_adv = (x_adv.clamp(0, 1) * 255).round() / 255 if as_uint8 else x_adv.clamp(0, 1)
-        area = (x_adv != x).any(dim=1).float().mean(dim=(-2, -1)).view(len(x), -1).amax(dim=1)  # of the worst frame
-        return torch.where((area <= attack.eps + 1e-6).view(-1, *[1] * (x.dim() - 1)), x_adv, x)
-    x_adv = ball(attack.norm, attack.eps).project(x, x_adv)
-    if not as_uint8:
-        return x_adv
-    levels = ((x_adv - x) * 255).round()
-    if attack.norm == "Linf":
-        return Linf(_whole_levels(attack.eps)).project(x, x + levels / 255)
-    return x + ((x_adv - x) * 255).trunc() / 255
 
 
 def identity_of(subject: Subject, data: ImageData) -> str:

@@ -10,7 +10,7 @@ from abnn_serve import evaluate
 from abnn_serve.bundle.store import load_bundle
 from abnn_serve.card import RobustnessCard, SanityCheck
 from abnn_serve.cli import evaluate as evaluate_command
-from abnn_serve.cli.evaluate import print_card
+from abnn_serve.cli.card_tables import print_card
 from abnn_serve.codec import from_json
 from abnn_serve.errors import ConfigError
 from abnn_serve.evaluation import suites

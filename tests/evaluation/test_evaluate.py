@@ -11,8 +11,8 @@ from abnn_serve.bundle.store import load_bundle
 from abnn_serve.card import RobustnessCard
 from abnn_serve.codec import from_json
 from abnn_serve.errors import ConfigError, DataError
+from abnn_serve.evaluation.opening import output_folder
 from abnn_serve.evaluation.outcomes import Progress, Trial
-from abnn_serve.evaluation.subject import output_folder
 from tests.drawing import draw_shape, png, write_parquet
 
 

@@ -17,7 +17,7 @@ from abnn_serve.evaluation.endpoints.connection import Connection
 
 
 class ClassifyEndpoint:
-    """See `endpoints.open.Endpoint`; the address is that of /classify, perhaps with `?model=NAME`."""
+    """See `endpoints.endpoint.Endpoint`; the address is that of /classify, perhaps with `?model=NAME`."""
 
     protocol: EndpointProtocol = "classify"
     per_request = 1

@@ -17,7 +17,7 @@ from abnn_serve.evaluation.endpoints.usage import Usage
 
 
 class CallableEndpoint:
-    """See `endpoints.open.Endpoint`.
+    """See `endpoints.endpoint.Endpoint`.
 
     The callable takes uint8 (n, H, W, 3) and returns scores, float (n, classes), or labels, int (n,).
     """

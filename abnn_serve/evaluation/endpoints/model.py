@@ -6,15 +6,16 @@ import hashlib
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from abnn_serve.arrays import batch_slices
-from abnn_serve.card import Accuracy, EndpointProtocol, EndpointUse, RobustnessCard, SanityCheck
+from abnn_serve.card import Accuracy, EndpointUse, RobustnessCard, SanityCheck
 from abnn_serve.errors import ConfigError
 from abnn_serve.evaluation.endpoints.answers import Answers
+from abnn_serve.evaluation.endpoints.endpoint import Endpoint
 from abnn_serve.evaluation.endpoints.options import EndpointOptions
 from abnn_serve.evaluation.endpoints.usage import Usage
 from abnn_serve.evaluation.foreign.open import check_not_chance
@@ -29,34 +30,6 @@ FIRST = 64  # images for the first accuracy and the speed
 REPEATED = 8  # of them, asked twice and again at the end
 _SAME = 0.02  # see Answers.difference
 _SANITY = 2 * 64 + 8 + 8  # queries of the sanity checks and of the picture
-
-
-class Endpoint(Protocol):
-    """Something that classifies images.
-
-    Attributes:
-        protocol, address: as on the card; without keys.
-        names: class names; empty if it does not tell.
-        height, width: of its images in pixels.
-        per_request: images that `ask` takes, at most.
-        identity: tells models apart.
-    """
-
-    protocol: EndpointProtocol
-    address: str
-    names: tuple[str, ...]
-    height: int
-    width: int
-    per_request: int
-    identity: str
-
-    def ask(self, pixels: NDArray[np.uint8]) -> NDArray[Any]:
-        """uint8 (n, H, W, 3) to scores, float (n, classes), or labels, int (n,)."""
-        ...
-
-    def close(self) -> None:
-        """Close connections."""
-        ...
 
 
 class EndpointModel:

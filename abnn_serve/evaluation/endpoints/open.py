@@ -6,8 +6,9 @@ from pathlib import Path
 
 from abnn_serve.evaluation.endpoints.classify import ClassifyEndpoint
 from abnn_serve.evaluation.endpoints.connection import Connection
+from abnn_serve.evaluation.endpoints.endpoint import Endpoint
 from abnn_serve.evaluation.endpoints.function import CallableEndpoint
-from abnn_serve.evaluation.endpoints.model import Endpoint, EndpointModel
+from abnn_serve.evaluation.endpoints.model import EndpointModel
 from abnn_serve.evaluation.endpoints.options import EndpointOptions, check_authorized, is_callable
 from abnn_serve.evaluation.endpoints.usage import Usage
 from abnn_serve.evaluation.endpoints.v2 import V2Endpoint

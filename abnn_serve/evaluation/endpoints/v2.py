@@ -21,7 +21,7 @@ _OUTPUTS = {"FP32": "<f4", "FP64": "<f8", "FP16": "<f2", "INT64": "<i8", "INT32"
 
 
 class V2Endpoint:
-    """See `endpoints.open.Endpoint`.
+    """See `endpoints.endpoint.Endpoint`.
 
     Args:
         address: such as http://host:8000/v2/models/NAME, perhaps with /versions/VERSION.

@@ -12,7 +12,7 @@ from abnn_serve import evaluate
 from abnn_serve.errors import ConfigError
 from abnn_serve.evaluation.endpoints.open import open_endpoint
 from abnn_serve.evaluation.endpoints.options import EndpointOptions, check_authorized
-from abnn_serve.evaluation.subject import output_folder
+from abnn_serve.evaluation.opening import output_folder
 from abnn_serve.lab.data.load import load_data
 from tests.cli.test_cli import _abnn
 from tests.evaluation.endpoints.conftest import probabilities, scores

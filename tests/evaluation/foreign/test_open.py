@@ -11,8 +11,8 @@ from abnn_serve.errors import ConfigError
 from abnn_serve.evaluation.foreign.classifier import open_classifier
 from abnn_serve.evaluation.foreign.open import read_labels
 from abnn_serve.evaluation.foreign.preprocess import read_preprocess
+from abnn_serve.evaluation.opening import output_folder
 from abnn_serve.evaluation.reports.source import read_card
-from abnn_serve.evaluation.subject import output_folder
 from abnn_serve.lab.data.load import load_data
 from abnn_serve.spec import InputSpec
 from tests.drawing import SHAPES

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from abnn_serve.errors import ConfigError
-from abnn_serve.evaluation.trials import project_to_budget
+from abnn_serve.evaluation.budget import project_to_budget
 from abnn_serve.lab.attacks.base import is_correct, margins
 from abnn_serve.lab.attacks.pgd import FGSM, PGD
 from abnn_serve.lab.attacks.roa import ROA
