@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -79,14 +79,26 @@ def measure_corruptions(
 def _flags(data: ImageData, name: str, seed: int, device: str, subject: Subject) -> NDArray[np.bool_]:
     """Which samples the subject, and its twin if there is one, classify correctly, bool (severities, models, N)."""
     subject.move(device)
-    models = [subject.model if subject.served is None else ServedModel(subject.served)]
+    models = [answering_model(subject)]
     if subject.twin is not None:
         models.append(subject.twin)
+    return correct_under(models, data, name, seed, device)
+
+
+def answering_model(subject: Subject) -> Model:
+    """The served model, or without one the network."""
+    return subject.model if subject.served is None else ServedModel(subject.served)
+
+
+def correct_under(
+    models: Sequence[Model], data: ImageData, name: str, seed: int = 0, device: str = "cpu"
+) -> NDArray[np.bool_]:
+    """Which samples each model classifies correctly under a corruption, bool (severities, models, N)."""
     return np.stack([_at_severity(models, data, name, severity, seed, device) for severity in SEVERITIES])
 
 
 def _at_severity(
-    models: list[Model], data: ImageData, name: str, severity: int, seed: int, device: str
+    models: Sequence[Model], data: ImageData, name: str, severity: int, seed: int, device: str
 ) -> NDArray[np.bool_]:
     parts = []
     for batch in batch_slices(len(data), data.chunk(_BATCH)):
