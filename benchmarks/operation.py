@@ -33,6 +33,7 @@ from benchmarks.common.servers import ABNN, closed_loop, running
 
 _CLIENTS = (1, 32)
 _LIMIT = 1.03
+_SAME = {"ABNN_THREADS": "1", "ABNN_MAX_BATCH": "8"}  # a size measured at start-up may differ between the servers
 _TERMS = KeyTerms(requests=100_000_000, megabytes=999_999)
 
 
@@ -48,7 +49,7 @@ def main() -> list[Bar]:
     with tempfile.TemporaryDirectory() as text, _collector() as collector:
         folder = Path(text)
         key, on = _everything(folder, collector)
-        off = {"ABNN_BUNDLE": str(default_bundle()), "ABNN_THREADS": "1"}
+        off = {**_SAME, "ABNN_BUNDLE": str(default_bundle())}
         with contextlib.ExitStack() as servers:
             cases: dict[str, tuple[str, str]] = {}
             for case, environment in (("off", off), ("on", on), ("on, all spans", {**on, "ABNN_TRACE_SAMPLE": "1"})):
@@ -94,8 +95,8 @@ def _everything(folder: Path, collector: str | None) -> tuple[str, dict[str, str
     _copy(source, folder / "canary", "canary")
     name = source.manifest.name
     environment = {
+        **_SAME,
         "ABNN_BUNDLE": str(folder / "bundles"),
-        "ABNN_THREADS": "1",
         "ABNN_API_KEY_FILE": str(folder / "keys"),
         "ABNN_NEAR_DUPLICATES": "count",
         "ABNN_DRIFT_SAMPLE": "0.05",

@@ -1,10 +1,13 @@
 """After how many queries does the service notice an attack, and what does it mistake for one?
 
 python -m benchmarks.query_attack --data DATA.parquet --videos FOLDER --out benchmarks/results/query-attack
+python -m benchmarks.query_attack --record benchmarks/results/query-attack.json --card models/cifar10-abnn-robust
 
 Runs the default bundle with ABNN_NEAR_DUPLICATES and one API key for each attacked image, for the data set and for each
 video. Square attacks images through /v2, once with logits for every answer, once with labels alone from the alarm on.
 Then the whole data set is sent in random order under one key, and every frame of each video under a key of its own.
+Other alarms than the default, and videos sent as such, are counted in this process by the service's code. The second
+form runs nothing: it writes the figures of a record on the card of the bundle that they were measured on.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import json
 import re
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +30,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from abnn_serve.arrays import batch_slices
+from abnn_serve.bundle.store import load_bundle, with_card
+from abnn_serve.card import QueryAttacks
 from abnn_serve.lab.attacks.square import Square
 from abnn_serve.lab.data.load import load_data
 from abnn_serve.runtime.settings import default_bundle
+from abnn_serve.service.fingerprints import Fingerprint
 from abnn_serve.service.key_file import append_key
+from abnn_serve.service.metrics import Metrics
+from abnn_serve.service.near_duplicates import NearDuplicates
 from abnn_serve.spec import InputSpec
 from benchmarks.common.command import add_out_option, new_parser, run
 from benchmarks.common.report import Bar, write_record
 from benchmarks.common.servers import ABNN, Server, running
 
 _SIZE, _CLASSES, _BATCH = 32, 10, 64
+_ALARMS = (32, 64, 96, 128, 256)
 _HEADER = "Inference-Header-Content-Length"
 
 
@@ -101,8 +111,15 @@ def main() -> list[Bar]:
     parser.add_argument("--videos", type=Path, help="folder of videos")
     parser.add_argument("--images", type=int, default=20, help="images to attack")
     parser.add_argument("--queries", type=int, default=300, help="queries of Square for each image")
+    parser.add_argument("--record", type=Path, help="results of an earlier run, for --card")
+    parser.add_argument("--card", type=Path, help="bundle whose card gets the figures of --record; changes its digest")
     add_out_option(parser)
     options = parser.parse_args()
+    if options.card or options.record:
+        if not (options.card and options.record):
+            parser.error("--card and --record belong together")
+        print(write_on_card(options.card, json.loads(options.record.read_text())))
+        return []
     if not options.data or not options.videos:
         parser.error("--data and --videos are needed: the images and videos to send")
     torch.set_num_threads(1)
@@ -117,9 +134,40 @@ def main() -> list[Bar]:
         Bar(name="false alarms among images of the data set", value=innocent["data"]["suspicious"], limit=0),
     ]
     if options.out:
-        settings = {**vars(options), "data": Path(options.data).name}
-        write_record(options.out, settings, bars, attacks=attacks, innocent=innocent)
+        settings = {
+            **{name: value for name, value in vars(options).items() if name not in {"card", "record"}},
+            "data": Path(options.data).name,
+        }
+        model = load_bundle(default_bundle()).card.model_sha256
+        write_record(options.out, settings, bars, model_sha256=model, attacks=attacks, innocent=innocent)
     return bars
+
+
+def write_on_card(path: Path, record: dict[str, Any]) -> QueryAttacks:
+    """Write the figures of a record on the card of the bundle that it was measured on.
+
+    Raises:
+        SystemExit: it was measured on another model.
+    """
+    bundle, settings, innocent = load_bundle(path), record["settings"], record["innocent"]
+    if record["model_sha256"] != bundle.card.model_sha256:
+        raise SystemExit(f"the record was measured on another model.onnx than that of {path}; run the benchmark again")
+    attacks = record["attacks"]
+    result = QueryAttacks(
+        attack="Square",
+        queries=settings["queries"],
+        images=len(attacks["count"]["images"]),
+        noticed_after=record["bars"][0]["measured"],
+        broken=attacks["count"]["broken"],
+        broken_label_only=attacks["label-only"]["broken"],
+        data=settings["data"],
+        innocent=innocent["data"]["samples"],
+        false_alarms=innocent["data"]["suspicious"],
+        frames=innocent["videos"]["frames"],
+        false_frames=innocent["videos"]["suspicious"],
+    )
+    with_card(bundle, replace(bundle.card, query_attacks=result))
+    return result
 
 
 def _attack(mode: str, pixels: Any, labels: Any, options: argparse.Namespace) -> dict[str, Any]:
@@ -149,16 +197,15 @@ def _send_innocent(pixels: Any, videos: list[Path]) -> dict[str, Any]:
         client, order = service.client("data"), np.random.default_rng(0).permutation(len(pixels))
         for part in batch_slices(len(order), _BATCH):
             client.logits(np.asarray(pixels)[order[part]])
-        frames = {}
-        for index, path in enumerate(videos):
-            clip = _frames(path)
+        frames, clips = {}, [_frames(path) for path in videos]
+        for index, clip in enumerate(clips):
             watcher = service.client(f"video-{index}")
             for part in batch_slices(len(clip), _BATCH):
                 watcher.logits(clip[part])
             frames[f"video-{index}"] = len(clip)
         near, suspicious = (service.counts(name) for name in ("near_duplicates", "suspicious_samples"))
     flagged = [key for key in frames if suspicious.get(key)]
-    result = {
+    result: dict[str, Any] = {
         "data": {"samples": len(order), "near": near.get("data", 0), "suspicious": suspicious.get("data", 0)},
         "videos": {
             "videos": len(frames),
@@ -167,8 +214,34 @@ def _send_innocent(pixels: Any, videos: list[Path]) -> dict[str, Any]:
             "suspicious": sum(suspicious.get(key, 0) for key in frames),
         },
     }
+    result |= {"alarms": _count_frames(clips), "whole_videos": _count_videos(clips)}
     print(json.dumps(result))
     return result
+
+
+def _count_frames(clips: list[NDArray[np.uint8]]) -> list[dict[str, int]]:
+    """For each alarm, the suspicious frames where each video has a key of its own, and where all have one key."""
+    own, shared = [], NearDuplicates(Metrics(workers=1))
+    for clip in clips:
+        meter = NearDuplicates(Metrics(workers=1))
+        own.append([meter.observe("", Fingerprint.of([frame])) for frame in clip])
+    together = [shared.observe("", Fingerprint.of([frame])) for clip in clips for frame in clip]
+    return [
+        {
+            "alarm": alarm,
+            "videos": sum(max(counts) >= alarm for counts in own),
+            "frames": sum(count >= alarm for counts in own for count in counts),
+            "frames_one_key": sum(count >= alarm for count in together),
+        }
+        for alarm in _ALARMS
+    ]
+
+
+def _count_videos(clips: list[NDArray[np.uint8]]) -> dict[str, int]:
+    """Videos sent as such under one key, in clips of 16 frames: how many resemble others, and how many at most."""
+    meter = NearDuplicates(Metrics(workers=1))
+    counts = [meter.observe("", Fingerprint.of(np.array_split(clip, max(1, len(clip) // 16)))) for clip in clips]
+    return {"videos": len(counts), "near": sum(count > 0 for count in counts), "most": max(counts)}
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from abnn_serve.card.attacks import AttackResult, Curve, Norm, SanityCheck, Thre
 from abnn_serve.card.certification import Certification, CertifiedPoint
 from abnn_serve.card.corruptions import CorruptionResult, Corruptions
 from abnn_serve.card.endpoint import EndpointProtocol, EndpointUse
+from abnn_serve.card.queries import QueryAttacks
 from abnn_serve.card.robustness import RobustnessCard, TrainingCost
 from abnn_serve.card.serving import CalibrationResult, Drift, DriftUnderAttack, Variant
 
@@ -24,6 +25,7 @@ __all__ = [
     "EndpointProtocol",
     "EndpointUse",
     "Norm",
+    "QueryAttacks",
     "RobustnessCard",
     "SanityCheck",
     "ThreatModel",

@@ -9,6 +9,7 @@ from abnn_serve.card.attacks import AttackResult, Curve, SanityCheck, ThreatMode
 from abnn_serve.card.certification import Certification
 from abnn_serve.card.corruptions import Corruptions
 from abnn_serve.card.endpoint import EndpointUse
+from abnn_serve.card.queries import QueryAttacks
 from abnn_serve.card.serving import CalibrationResult, Drift, Variant
 from abnn_serve.codec import OMITTED_IF_NONE
 
@@ -56,6 +57,7 @@ class RobustnessCard:
         certification: accuracy with a proof; None if not measured.
         endpoint: the service that was asked; None for a model that was opened.
         calibration: of the bundle's temperature; None without one.
+        query_attacks: how soon the service notices an attack by queries; None if not measured.
     """
 
     model_sha256: str
@@ -74,3 +76,9 @@ class RobustnessCard:
     certification: Certification | None = field(default=None, metadata=OMITTED_IF_NONE)
     endpoint: EndpointUse | None = field(default=None, metadata=OMITTED_IF_NONE)
     calibration: CalibrationResult | None = field(default=None, metadata=OMITTED_IF_NONE)
+    query_attacks: QueryAttacks | None = field(default=None, metadata=OMITTED_IF_NONE)
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What a reader of the figures must know: the limits, and what notices an attack by queries."""
+        return (*self.limits, *([str(self.query_attacks)] if self.query_attacks else []))

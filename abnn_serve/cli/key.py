@@ -20,6 +20,10 @@ def key(
     megabytes: Annotated[
         int | None, typer.Option(help="megabytes of request bodies a minute", min=1, max=999_999)
     ] = None,
+    similar: Annotated[
+        int | None,
+        typer.Option(help="near-duplicates from which on inputs are suspicious; above 512: never", min=1, max=999_999),
+    ] = None,
     expires: Annotated[
         str | None, typer.Option(help="date or time from which the key is refused, such as 2027-01-31")
     ] = None,
@@ -35,11 +39,15 @@ def key(
     from abnn_serve.service.key_file import KeyTerms, append_key, read_expiry, revoke_key
 
     if revoke:
-        if any((requests, burst, megabytes, expires)):
+        if any((requests, burst, megabytes, similar, expires)):
             raise ConfigError("--revoke takes no limits; give only NAME and --file")
         revoke_key(file, name)
         return
     terms = KeyTerms(
-        requests=requests, megabytes=megabytes, burst=burst, expires=read_expiry(expires) if expires else None
+        requests=requests,
+        megabytes=megabytes,
+        burst=burst,
+        similar=similar,
+        expires=read_expiry(expires) if expires else None,
     )
     typer.echo(append_key(file, name, terms))

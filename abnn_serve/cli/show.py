@@ -92,7 +92,7 @@ def print_bundle(bundle: Bundle) -> None:
         *_corruption_rows(card),
         *_drift_rows(card),
         *(("FAILED", f"{check.name} ({check.detail})") for check in card.sanity if not check.passed),
-        *(("limit", limit) for limit in card.limits),
+        *(("limit", limit) for limit in card.sentences),
     ]
     width = max(len(name) for name, _ in rows)
     for name, value in rows:

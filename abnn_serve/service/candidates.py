@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from abnn_serve.errors import ConfigError
@@ -41,8 +42,14 @@ class Candidate:
 
     def takes(self, caller: str) -> bool:
         """Whether a canary answers this caller: the same callers always, whichever worker or replica is asked."""
-        digest = hashlib.sha256(f"{self.name}\0{caller}".encode("utf-8", "surrogatepass")).digest()
-        return int.from_bytes(digest[:8], "big") < self.share * 2**64
+        return _point(self.name, caller) < self.share * 2**64
+
+
+@lru_cache(maxsize=1024)
+def _point(name: str, caller: str) -> int:
+    """A point from 0 to 2**64 - 1 for each caller of a model."""
+    digest = hashlib.sha256(f"{name}\0{caller}".encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big")
 
 
 def read_share(name: str, text: str) -> float:

@@ -18,7 +18,7 @@ from abnn_serve.errors import ConfigError
 
 _LINE = re.compile(r"([A-Za-z0-9._-]{1,64}) sha256:([0-9a-f]{64})((?: [a-z]+=\S+)*)")
 _LIMIT = re.compile(r"[1-9][0-9]{0,8}")
-_FORM = "`NAME sha256:HEX`, optionally with requests=N, megabytes=N, burst=N and expires=TIME"
+_FORM = "`NAME sha256:HEX`, optionally with requests=N, megabytes=N, burst=N, similar=N and expires=TIME"
 _MAX_BYTES = 200_000  # about 2,000 keys, read in two milliseconds
 
 
@@ -30,12 +30,14 @@ class KeyTerms:
         requests: requests a minute.
         megabytes: megabytes (10^6 bytes) of request bodies a minute.
         burst: requests at once; None allows those of a minute.
+        similar: near-duplicates from which on its inputs are suspicious; None takes ABNN_NEAR_DUPLICATES_ALARM.
         expires: time from which the key is refused, with a time zone.
     """
 
     requests: int | None = None
     megabytes: int | None = None
     burst: int | None = None
+    similar: int | None = None
     expires: dt.datetime | None = None
 
     def __post_init__(self) -> None:

@@ -14,45 +14,52 @@ from abnn_serve.service.key_file import KeyTerms
 
 _MINUTE = 60
 _MEGABYTE = 1_000_000
+_LENGTH = re.compile(r"[0-9]{1,18}")
 
 
 class Bucket:
     """Holds up to `size` tokens and gains `per_minute` of them each minute; its balance may become negative.
 
     Args:
-        clock: seconds of a clock that never goes back.
+        now: in seconds of a clock that never goes back, as in all methods.
     """
 
-    def __init__(self, per_minute: float, size: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, per_minute: float, size: float, now: float) -> None:
         self.size = size
-        self._rate, self._clock = per_minute / _MINUTE, clock
-        self._balance, self._updated = float(size), clock()
+        self._rate = per_minute / _MINUTE
+        self._balance, self._updated = float(size), now
 
-    @property
-    def balance(self) -> float:
+    def balance(self, now: float) -> float:
         """Tokens at this time."""
-        now = self._clock()
         self._balance = min(self.size, self._balance + (now - self._updated) * self._rate)
         self._updated = now
         return self._balance
 
-    def take(self, tokens: float) -> None:
+    def take(self, tokens: float, now: float) -> None:
         """Take tokens, also those that it does not hold."""
-        self._balance = self.balance - tokens
+        self._balance = self.balance(now) - tokens
 
-    def seconds_until(self, tokens: float) -> float:
+    def seconds_until(self, tokens: float, now: float) -> float:
         """Time until it holds so many tokens, at most its size."""
-        return max(0.0, (min(tokens, self.size) - self.balance) / self._rate)
+        return max(0.0, (min(tokens, self.size) - self.balance(now)) / self._rate)
 
 
 class KeyLimits:
-    """What one key may still ask of this worker."""
+    """What one key may still ask of this worker.
+
+    Args:
+        clock: seconds of a clock that never goes back.
+    """
 
     def __init__(self, terms: KeyTerms, clock: Callable[[], float] = time.monotonic) -> None:
-        self.terms = terms
+        self.terms, self._clock, now = terms, clock, clock()
         megabytes = (terms.megabytes or 0) * _MEGABYTE
-        self._requests = Bucket(terms.requests, terms.burst or terms.requests, clock) if terms.requests else None
-        self._bytes = Bucket(megabytes, megabytes, clock) if megabytes else None
+        self._requests = Bucket(terms.requests, terms.burst or terms.requests, now) if terms.requests else None
+        self._bytes = Bucket(megabytes, megabytes, now) if megabytes else None
+        quotas = {"requests": terms.requests, "content-bytes": megabytes}
+        self._policy = ", ".join(
+            f'"{unit}";q={quota};w={_MINUTE};qu="{unit}"' for unit, quota in quotas.items() if quota
+        )
 
     def admit(self, content_length: str) -> None:
         """Count a request.
@@ -63,20 +70,21 @@ class KeyLimits:
         Raises:
             TooManyRequestsError: the key is at one of its limits; the request is not counted.
         """
-        declared = int(content_length) if re.fullmatch(r"[0-9]{1,18}", content_length) else 0
-        if self._bytes and (seconds := self._bytes.seconds_until(max(1, declared))):
+        now = self._clock()
+        declared = int(content_length) if _LENGTH.fullmatch(content_length) else 0
+        if self._bytes and (seconds := self._bytes.seconds_until(max(1, declared), now)):
             raise TooManyRequestsError(
                 f"this key may send {self.terms.megabytes:,} MB a minute; retry after {math.ceil(seconds)} s",
                 seconds=seconds,
             )
         if self._requests:
-            if seconds := self._requests.seconds_until(1):
+            if seconds := self._requests.seconds_until(1, now):
                 raise TooManyRequestsError(
                     f"this key may send {self.terms.requests:,} requests a minute, {self._requests.size:,} at once; "
                     f"retry after {math.ceil(seconds)} s",
                     seconds=seconds,
                 )
-            self._requests.take(1)
+            self._requests.take(1, now)
 
     def counting(self, receive: Receive) -> Receive:
         """`receive`, with the bytes of the body counted as they arrive."""
@@ -86,19 +94,17 @@ class KeyLimits:
         async def receive_and_count() -> Message:
             message = await receive()
             if body := message.get("body"):
-                bucket.take(len(body))
+                bucket.take(len(body), self._clock())
             return message
 
         return receive_and_count
 
     def headers(self) -> dict[str, str]:
         """RateLimit-Policy and RateLimit (draft-ietf-httpapi-ratelimit-headers-10)."""
-        policies, states = [], []
-        buckets = (("requests", self._requests, self.terms.requests), ("content-bytes", self._bytes, None))
-        for unit, bucket, quota in buckets:
-            if bucket is None:
-                continue
-            policies.append(f'"{unit}";q={quota or int(bucket.size)};w={_MINUTE};qu="{unit}"')
-            remaining = max(0, math.floor(bucket.balance))
-            states.append(f'"{unit}";r={remaining};t={math.ceil(bucket.seconds_until(bucket.size))}')
-        return {"RateLimit-Policy": ", ".join(policies), "RateLimit": ", ".join(states)}
+        now = self._clock()
+        states = []
+        for unit, bucket in (("requests", self._requests), ("content-bytes", self._bytes)):
+            if bucket:
+                remaining, seconds = math.floor(bucket.balance(now)), math.ceil(bucket.seconds_until(bucket.size, now))
+                states.append(f'"{unit}";r={max(0, remaining)};t={seconds}')
+        return {"RateLimit-Policy": self._policy, "RateLimit": ", ".join(states)}

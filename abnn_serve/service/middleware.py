@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from abnn_serve.errors import InputError
@@ -23,17 +23,6 @@ _BENTOML_PATHS = ("/schema.json",)
 _PUBLIC_PATHS = ("/", "/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready", "/favicon.ico")
 _PUBLIC_PREFIX = "/page/"
 _UNLOGGED_PATHS = ("/livez", "/readyz", "/healthz", "/metrics", "/v2/health/live", "/v2/health/ready")
-
-_ATTRIBUTES = {  # of spans: the semantic conventions of OpenTelemetry, to the keys of the log
-    "http.request.method": "method",
-    "url.path": "path",
-    "http.response.status_code": "status",
-    "client.address": "client",
-    "error.type": "code",
-    "abnn.model": "model",
-    "abnn.version": "version",
-    "abnn.batch": "batch",
-}
 
 
 class RequestMiddleware:
@@ -69,7 +58,8 @@ class RequestMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                self._add_headers(MutableHeaders(raw=message["headers"]), state)
+                message["headers"] = headers_of_response = list(message["headers"])
+                self._add_headers(headers_of_response, state)
             await send(message)
 
         try:
@@ -103,17 +93,17 @@ class RequestMiddleware:
         app = self._bentoml_app if path in _BENTOML_PATHS else self._state.app
         await app(scope, receive, send)
 
-    def _add_headers(self, headers: MutableHeaders, state: dict[str, Any]) -> None:
-        headers["X-Request-ID"] = state["request_id"]
-        headers["X-Content-Type-Options"] = "nosniff"
+    def _add_headers(self, headers: list[tuple[bytes, bytes]], state: dict[str, Any]) -> None:
+        headers += [(b"x-request-id", state["request_id"].encode()), (b"x-content-type-options", b"nosniff")]
         if trace := state.get("trace"):
-            headers["traceparent"] = trace.traceparent
+            headers.append((b"traceparent", trace.traceparent.encode()))
         if stages := state.get("stages"):
-            headers["Server-Timing"] = ", ".join(f"{name};dur={1000 * seconds:.3f}" for name, seconds in stages.items())
+            timing = ", ".join([f"{name};dur={1000 * seconds:.3f}" for name, seconds in stages.items()])
+            headers.append((b"server-timing", timing.encode()))
         if limits := state.get("key_limits"):
-            headers.update(limits.headers())
+            headers += [(name.lower().encode(), value.encode()) for name, value in limits.headers().items()]
         if self._state.draining:
-            headers["Connection"] = "close"
+            headers.append((b"connection", b"close"))
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         state, metrics = scope["state"], self._state.metrics
@@ -140,9 +130,7 @@ class RequestMiddleware:
         }
         log.info("%s %s %d", scope["method"], path, status, extra={"fields": fields})
         if self._state.spans and state["trace"]:
-            attributes = {name: fields[key] for name, key in _ATTRIBUTES.items() if fields.get(key) is not None}
-            name, timeline = f"{scope['method']} {path}", state.get("timeline", ())
-            self._state.spans.record(state["trace"], name, {**attributes, "http.route": path}, seconds, timeline)
+            self._state.spans.record(state["trace"], path, fields, seconds, state.get("timeline", ()))
 
 
 def skip_outer_middleware(app: Any, middleware: ASGIApp) -> None:

@@ -14,7 +14,7 @@ from typing import Any, get_args
 from abnn_serve.errors import ConfigError
 from abnn_serve.runtime.settings import read_count
 from abnn_serve.service.candidates import Candidate, read_canary, read_shadow, read_share
-from abnn_serve.service.near_duplicates import Mode
+from abnn_serve.service.near_duplicates import ALARM, Mode
 from abnn_serve.spec import Precision
 
 
@@ -42,6 +42,7 @@ class ServiceSettings:
         canary: a bundle that answers a share of the callers of a served model; None for none.
         near_duplicates: `count` samples that resemble earlier ones of the same caller; `label-only` also answers
             callers with many of them by the label alone; None does neither.
+        near_duplicates_alarm: resembling samples of one caller from which on they are suspicious.
         otlp_endpoint: URL of an OpenTelemetry collector that spans are sent to; None sends none.
         trace_sample: of the requests without a caller's trace, the share that is recorded.
         workers: worker processes; each has its own sessions and limits.
@@ -69,6 +70,7 @@ class ServiceSettings:
     shadow_sample: float = 1.0
     canary: Candidate | None = None
     near_duplicates: Mode | None = None
+    near_duplicates_alarm: int = ALARM
     otlp_endpoint: str | None = None
     trace_sample: float = 1.0
     workers: int = 1

@@ -91,7 +91,7 @@ class WorkerState:
         self.quality = QualitySignals(self.metrics, self.limits.drift_sample, self.is_idle)
         endpoint = self.limits.otlp_endpoint
         self.spans = Spans(endpoint, self.limits.trace_sample) if endpoint else None
-        self.near_duplicates = NearDuplicates()
+        self.near_duplicates = NearDuplicates(self.metrics)
         self.shadow = Shadow(self.metrics, self.limits.shadow_sample, self.catalog.shadow_of, self.is_idle)
         self.ready = True
 

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from abnn_serve.card import Accuracy, AttackResult, Curve, RobustnessCard, SanityCheck, TrainingCost
+from abnn_serve.card import Accuracy, AttackResult, Curve, QueryAttacks, RobustnessCard, SanityCheck, TrainingCost
 from abnn_serve.codec import from_json, to_json
 from abnn_serve.errors import ConfigError
 
@@ -36,6 +38,35 @@ def test_a_card_loses_nothing_in_json():
         limits=("l",),
     )
     assert from_json(RobustnessCard, to_json(card), "card", ConfigError) == card
+
+
+SIGN = QueryAttacks(
+    attack="Square",
+    queries=300,
+    images=20,
+    noticed_after=33.0,
+    broken=3,
+    broken_label_only=1,
+    data="test.parquet",
+    innocent=10000,
+    false_alarms=0,
+    frames=4333,
+    false_frames=727,
+)
+
+
+def test_what_the_sign_of_query_attacks_is_worth_is_the_last_sentence_of_a_card_that_has_it():
+    card = RobustnessCard(model_sha256="0", data="d", data_digest="1", clean=None, training=None, limits=("l",))
+    assert card.sentences == ("l",)
+    assert "query_attacks" not in to_json(card)
+    measured = replace(card, query_attacks=SIGN)
+    assert from_json(RobustnessCard, to_json(measured), "card", ConfigError) == measured
+    first, last = measured.sentences
+    assert first == "l"
+    assert "notices Square under one key after 33 queries (median of 20 images, 300 queries each" in last
+    assert "0 of 10,000 images of test.parquet and 727 of 4,333 frames of videos" in last
+    assert last.endswith("It slows an attacker with one key; it is not a defence.")
+    assert "under one key not at all" in str(replace(SIGN, noticed_after=None))
 
 
 def test_a_sanity_check_has_a_name_and_passed_and_keeps_its_keys_on_disk():

@@ -51,6 +51,7 @@ def start_server(bundle: Bundle, video_bundle: Bundle, folder: Path) -> Iterator
         "ABNN_MAX_PARTS": "8",
         "ABNN_RELOAD_SECONDS": "1",
         "ABNN_API_KEY_FILE": str(folder / "keys"),
+        "ABNN_NEAR_DUPLICATES": "count",
     }
     with serving(folder / "bundles", folder / "log", **limits) as client:
         client.headers["authorization"] = f"Bearer {key}"

@@ -128,13 +128,14 @@ def test_a_new_key_file_is_for_its_owner_only(tmp_path):
 
 def test_a_line_may_have_limits_and_an_expiry_in_any_order_and_keys_without_them_stay_valid(tmp_path):
     path = tmp_path / "keys"
-    terms = KeyTerms(requests=600, megabytes=50, burst=20, expires=read_expiry("2099-01-31"))
+    terms = KeyTerms(requests=600, megabytes=50, burst=20, similar=64, expires=read_expiry("2099-01-31"))
     keys = append_key(path, "alice", terms), append_key(path, "bob")
-    assert "requests=600 megabytes=50 burst=20 expires=2099-01-31T00:00:00+00:00\n" in path.read_text()
+    assert "requests=600 megabytes=50 burst=20 similar=64 expires=2099-01-31T00:00:00+00:00\n" in path.read_text()
     ring = KeyRing(path)
     assert all(_admits(ring, key) for key in keys)
     assert ring.limits("alice").terms == terms
     assert ring.limits("bob") is ring.limits("nobody") is None
+    assert (ring.terms("alice").similar, ring.terms("bob").similar) == (64, None)
     path.write_text(
         path.read_text().replace("requests=600 megabytes=50 burst=20", "burst=20 requests=600 megabytes=50")
     )

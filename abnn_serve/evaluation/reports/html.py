@@ -124,7 +124,7 @@ def _sanity(card: RobustnessCard) -> str:
 
 
 def _limits(card: RobustnessCard) -> str:
-    return "<ul>" + "".join(f"<li>{escape(limit)}</li>" for limit in card.limits) + "</ul>"
+    return "<ul>" + "".join(f"<li>{escape(limit)}</li>" for limit in card.sentences) + "</ul>"
 
 
 def _measured(source: CardSource) -> str:

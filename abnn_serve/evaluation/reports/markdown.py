@@ -27,7 +27,7 @@ def to_markdown(source: CardSource) -> str:
         lines.append(f"| Corruptions: mean of fifteen at five severities | {mean} | {interval} | {count:,} |")
     lines += ["", *(f"- **Failed sanity check:** {c.name} ({c.detail})" for c in card.sanity if not c.passed)]
     endpoint = [f"- {name}: {value}" for name, value in asked(card.endpoint)] if card.endpoint else []
-    limits = "\n".join(f"- {limit}" for limit in card.limits)
+    limits = "\n".join(f"- {limit}" for limit in card.sentences)
     lines += [
         "",
         "<details><summary>How to read this</summary>",

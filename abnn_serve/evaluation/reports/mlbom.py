@@ -38,7 +38,7 @@ def to_mlbom(source: CardSource) -> str:
         "modelCard": {
             "modelParameters": {"task": "classification", "datasets": [{"type": "dataset", "name": card.data}]},
             "quantitativeAnalysis": {"performanceMetrics": metrics},
-            "considerations": {"technicalLimitations": list(card.limits)},
+            "considerations": {"technicalLimitations": list(card.sentences)},
         },
     }
     document = {

@@ -36,7 +36,7 @@ async def classify_video(request: Request) -> Response:
             video = await pipeline.decode(pipeline.admission.run_large(decode))
         finally:
             cancelled.set()
-        answers = await pipeline.answer(list(video.pixels))
+        answers = await pipeline.answer(list(video.pixels), one_input=True)
         values = (1 + len(answers)) * min(top_k, len(predictor.bundle.labels))
         prediction = await pipeline.run_python(values, partial(predictor.video_prediction, answers, top_k))
         (concluded,) = pipeline.conclude([prediction.overall], list(video.pixels))

@@ -22,7 +22,8 @@ from abnn_serve.service.admission import Admission, UploadBytes
 from abnn_serve.service.batcher import BatchResult
 from abnn_serve.service.endpoints.answers import LABEL_ONLY, read_abstain_below
 from abnn_serve.service.errors import BadRequestError, DeadlineError
-from abnn_serve.service.near_duplicates import ALARM
+from abnn_serve.service.fingerprints import Fingerprint, Inputs
+from abnn_serve.service.near_duplicates import Caller
 from abnn_serve.service.served_model import ServedModel
 from abnn_serve.service.settings import ServiceSettings
 from abnn_serve.service.worker import WorkerState
@@ -31,6 +32,7 @@ from abnn_serve.spec import Modality
 T = TypeVar("T")
 
 _FEW_VALUES = 1000
+_FEW_BYTES = 200_000  # of pixels, whose fingerprints the event loop computes
 _LEAST_PORTION = 16  # passes of one request in the queue at a time, so that a certificate does not fill it
 
 
@@ -123,15 +125,31 @@ class RequestPipeline:
             except TimeoutError:
                 raise DeadlineError("the input was not decoded before the deadline; retry later") from None
 
-    async def answer(self, samples: Sequence[NDArray[np.uint8]]) -> list[RuleAnswer]:
+    async def answer(self, samples: Sequence[NDArray[np.uint8]], *, one_input: bool = False) -> list[RuleAnswer]:
         """Answer samples that have the model's input shape by the model's rule, with certificates if requested.
+
+        Args:
+            samples: uint8 of the model's input shape.
+            one_input: they are the clips of one video.
 
         Raises:
             BusyError, DeadlineError: as `Batcher.submit`; DeadlineError also if the passes cannot end in time.
         """
+        if (mode := self.limits.near_duplicates) is None:
+            return await self._compute(samples)
+        inputs = [samples] if one_input else [[sample] for sample in samples]
+        if mode == "count" and sum(sample.nbytes for sample in samples) <= _FEW_BYTES:
+            answers = await self._compute(samples)
+            _after_response(partial(self._state.near_duplicates.put, self._caller, inputs))
+            return answers
+        observing = asyncio.create_task(self._observe_in_thread(inputs))
+        answers = await self._compute(samples)
+        if mode == "label-only":
+            self._suspicious = await observing
+        return answers
+
+    async def _compute(self, samples: Sequence[NDArray[np.uint8]]) -> list[RuleAnswer]:
         rule, batcher = self.predictor.rule, self._model.batcher
-        if self.limits.near_duplicates == "label-only":
-            self._suspicious = self._observe(samples)
         if isinstance(rule, PlainRule):
             result = await batcher.submit(samples, self._deadline)
             answers = [RuleAnswer(logits=logits, passes=1) for logits in result.logits]
@@ -175,8 +193,6 @@ class RequestPipeline:
         _after_response(partial(self._count, samples, answers, compute))
 
     def _count(self, samples: Sequence[NDArray[np.uint8]], answers: Sequence[RuleAnswer], compute: float) -> None:
-        if self.limits.near_duplicates == "count":
-            self._observe(samples)
         self._state.shadow.sample(self._model, samples, answers, compute / len(samples))
         if self._arm:
             self._state.metrics.canary_seconds.labels(*self._arm).observe(compute)
@@ -202,8 +218,7 @@ class RequestPipeline:
         logits = np.stack([prediction.logits for prediction in predictions])
         is_video = self._model.modality == "video"  # its logits are those of the mean over clips
         self.record_quality(softmax(logits) if is_video else self.predictor.probabilities(logits), samples)
-        is_one_each = len(self.label_only) == len(predictions)
-        flags = self.label_only if is_one_each else [any(self.label_only)] * len(predictions)
+        flags = self.label_only or [False] * len(predictions)
         further: list[dict[str, Any]] = [{LABEL_ONLY: True} if flag else {} for flag in flags]
         for keys, prediction in zip(further, predictions, strict=True):
             if self._abstain_below is not None:
@@ -214,18 +229,21 @@ class RequestPipeline:
 
     @property
     def label_only(self) -> list[bool]:
-        """For each sample of `answer`: whether only its label may be told; empty if that is never so."""
+        """For each input of `answer`: whether only its label may be told; empty if that is never so."""
         return self._suspicious
 
-    def _observe(self, samples: Sequence[NDArray[np.uint8]]) -> list[bool]:
-        """For each sample, whether it resembles many earlier ones of the same caller."""
-        meter = self._state.near_duplicates
-        client = self._request.client
-        key = getattr(self._request.state, "key", "")
-        counts = [meter.observe(key or (client.host if client else ""), sample) for sample in samples]
-        self._state.metrics.near_duplicates.labels(key).inc(sum(count > 0 for count in counts))
-        self._state.metrics.suspicious.labels(key).inc(sum(count >= ALARM for count in counts))
-        return [count >= ALARM for count in counts]
+    async def _observe_in_thread(self, inputs: Inputs) -> list[bool]:
+        fingerprints = await self.admission.run_small(lambda: [Fingerprint.of(samples) for samples in inputs])
+        return self._state.near_duplicates.count(self._caller, fingerprints)
+
+    @property
+    def _caller(self) -> Caller:
+        """Who asks: the API key, or without keys the address."""
+        state, client = self._request.state, self._request.client
+        if (key := getattr(state, "key", None)) is None:
+            return Caller(name=client.host if client else "", alarm=self.limits.near_duplicates_alarm)
+        similar = self._state.keys.terms(key).similar if self._state.keys else None
+        return Caller(name=key, key=key, alarm=similar or self.limits.near_duplicates_alarm)
 
     @contextlib.contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
