@@ -64,6 +64,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--kind", choices=KINDS, help="send malformed requests of this kind only")
     parser.add_argument("--seconds", type=float, default=60, help=f"seconds of overload, in {FLOODS} floods")
     parser.add_argument("--times", type=int, default=20, help="how often SIGTERM is sent")
+    parser.add_argument("--operated", action="store_true", help="with shadow, canary, drift, near-duplicates and spans")
     parser.add_argument("--batches", type=int, default=1000, help="batches with hostile neighbours")
     add_out_option(parser)
     options = parser.parse_args()

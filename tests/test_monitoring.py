@@ -16,6 +16,7 @@ import httpx
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from abnn_serve.service.metrics import Metrics
@@ -80,12 +81,15 @@ def test_a_dashboard_and_rules_have_no_query_for_nothing():
 def test_a_real_prometheus_answers_every_query_of_the_dashboard_and_loads_the_rules(bundle, tmp_path):
     if not shutil.which("prometheus"):
         pytest.skip("needs prometheus")
-    picture = png(draw_shape(2, np.random.default_rng(4)))
+    random = np.random.default_rng(4)
+    shape = np.clip(draw_shape(2, random), 8, 247)
+    pictures = [png(Image.fromarray((shape + random.integers(-8, 9, shape.shape)).astype(np.uint8))) for _ in range(40)]
     with serving(
         bundle.path,
         tmp_path / "log",
         ABNN_DRIFT_SAMPLE="1",
         ABNN_SHADOW=f"shapes:{bundle.path}",
+        ABNN_CANARY=f"shapes:{bundle.path}:0.5",
         ABNN_NEAR_DUPLICATES="count",
     ) as client:
         target = str(client.base_url).removeprefix("http://")
@@ -93,9 +97,10 @@ def test_a_real_prometheus_answers_every_query_of_the_dashboard_and_loads_the_ru
         config = {"rule_files": [str(FOLDER / "alerts.yaml")], "scrape_configs": [job]}
         (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
         with _prometheus(tmp_path) as prometheus:
-            for _ in range(40):
-                client.post("/classify?abstain_below=0.9", files={"image": picture})
-                client.post("/classify", files={"image": b"x"})
+            for number, picture in enumerate(pictures):
+                caller = {"x-request-id": f"caller-{number}"}
+                client.post("/classify?abstain_below=0.9", files={"image": picture}, headers=caller)
+                client.post("/classify", files={"image": b"x"}, headers=caller)
                 time.sleep(0.25)
             for panel in PANELS:
                 for target in panel["targets"]:
