@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from abnn_serve.service.fingerprints import GRID, Fingerprint, Inputs
-from abnn_serve.service.gathered import Gathered
 from abnn_serve.service.metrics import Metrics
 
 Mode = Literal["count", "label-only"]
@@ -101,11 +100,10 @@ class NearDuplicates:
     def __init__(self, metrics: Metrics, clock: Callable[[], float] = time.monotonic) -> None:
         self._metrics, self._clock = metrics, clock
         self._windows: OrderedDict[str, _Window] = OrderedDict()
-        self._later = Gathered(self._count_all)
 
-    def put(self, caller: Caller, inputs: Inputs) -> None:
-        """Count inputs soon, together with those of other requests."""
-        self._later.put((caller, inputs))
+    def count_inputs(self, caller: Caller, inputs: Inputs) -> list[bool]:
+        """As `count`, with the fingerprints of inputs."""
+        return self.count(caller, [Fingerprint.of(samples) for samples in inputs])
 
     def count(self, caller: Caller, fingerprints: Sequence[Fingerprint]) -> list[bool]:
         """Remember and count inputs; for each, whether it resembles many others of this caller in the window."""
@@ -115,10 +113,6 @@ class NearDuplicates:
             self._metrics.near_duplicates.labels(caller.key).inc(sum(count > 0 for count in counts))
             self._metrics.suspicious.labels(caller.key).inc(sum(suspicious))
         return suspicious
-
-    def _count_all(self, waiting: list[tuple[Caller, Inputs]]) -> None:
-        for caller, inputs in waiting:
-            self.count(caller, [Fingerprint.of(samples) for samples in inputs])
 
     def observe(self, caller: str, fingerprint: Fingerprint) -> int:
         """Remember an input; the number of other inputs of this caller in the window that it resembles."""

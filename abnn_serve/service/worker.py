@@ -24,6 +24,7 @@ from abnn_serve.service.auth import KeyRing
 from abnn_serve.service.catalog import Catalog
 from abnn_serve.service.gpus import take_gpu
 from abnn_serve.service.hosts import HostCheck
+from abnn_serve.service.later import Later
 from abnn_serve.service.metrics import Metrics
 from abnn_serve.service.near_duplicates import NearDuplicates
 from abnn_serve.service.quality import QualitySignals
@@ -43,6 +44,7 @@ class WorkerState:
     Attributes:
         ready: every bundle is loaded and warmed up.
         draining: the worker received SIGTERM.
+        later: work after responses.
     """
 
     app: ASGIApp
@@ -60,6 +62,7 @@ class WorkerState:
 
     def __init__(self) -> None:
         self.ready = self.draining = False
+        self.later = Later()
         self._tasks: list[asyncio.Task[Any]] = []
 
     def load(self, environ: Mapping[str, str]) -> None:

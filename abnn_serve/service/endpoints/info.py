@@ -55,6 +55,7 @@ async def ready(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """Prometheus metrics."""
     state: WorkerState = request.app.state.service
+    await state.later.finish()
     state.update_gauges()
     body, media_type = await asyncio.to_thread(state.metrics.exposition)  # takes 5 ms after some use
     return Response(body, headers={"Content-Type": media_type})

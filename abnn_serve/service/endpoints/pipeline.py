@@ -140,7 +140,7 @@ class RequestPipeline:
         inputs = [samples] if one_input else [[sample] for sample in samples]
         if mode == "count" and sum(sample.nbytes for sample in samples) <= _FEW_BYTES:
             answers = await self._compute(samples)
-            _after_response(partial(self._state.near_duplicates.put, self._caller, inputs))
+            self._state.later.put(partial(self._state.near_duplicates.count_inputs, self._caller, inputs))
             return answers
         observing = asyncio.create_task(self._observe_in_thread(inputs))
         answers = await self._compute(samples)
@@ -190,10 +190,12 @@ class RequestPipeline:
             timeline = [("compute", run.started, run.seconds, run) for run in result.runs]
             self._request.state.timeline += [("queue", result.submitted_at, waited, None), *timeline]
         self._request.state.batch = max(result.batch for result in results)
-        _after_response(partial(self._count, samples, answers, compute))
+        if self.limits.shadow:
+            sample = partial(self._state.shadow.sample, self._model, samples, answers, compute / len(samples))
+            asyncio.get_running_loop().call_soon(sample)
+        self._state.later.put(partial(self._count, compute))
 
-    def _count(self, samples: Sequence[NDArray[np.uint8]], answers: Sequence[RuleAnswer], compute: float) -> None:
-        self._state.shadow.sample(self._model, samples, answers, compute / len(samples))
+    def _count(self, compute: float) -> None:
         if self._arm:
             self._state.metrics.canary_seconds.labels(*self._arm).observe(compute)
         for stage, seconds in self._request.state.stages.items():
@@ -205,7 +207,7 @@ class RequestPipeline:
 
     def record_quality(self, probabilities: NDArray[np.float64], samples: Sequence[NDArray[np.uint8]]) -> None:
         """Record probabilities of answers, (n, classes), and the samples behind them, for the metrics of quality."""
-        _after_response(partial(self._state.quality.record, self._model, probabilities, self._arm))
+        self._state.later.put(partial(self._state.quality.record, self._model, probabilities, self._arm))
         self._state.quality.sample(self._model, samples)
 
     def conclude(self, predictions: Sequence[Prediction], samples: Sequence[NDArray[np.uint8]]) -> list[dict[str, Any]]:
@@ -253,8 +255,3 @@ class RequestPipeline:
         finally:
             seconds = self._request.state.stages[stage] = time.perf_counter() - started
             self._request.state.timeline.append((stage, started, seconds, None))
-
-
-def _after_response(task: Callable[[], object]) -> None:
-    """Run a task as soon as the event loop is free, which is after the response has been written."""
-    asyncio.get_running_loop().call_soon(task)
