@@ -87,7 +87,7 @@ def test_bytes_are_decoded_to_the_models_input(predictor):
 
 @pytest.mark.data
 @pytest.mark.parametrize(
-    ("name", "least"), [(DEFAULT_BUNDLE, 0.72), pytest.param("cifar10-abnn", 0.85, marks=pytest.mark.slow)]
+    ("name", "least"), [(DEFAULT_BUNDLE, 0.76), pytest.param("cifar10-abnn", 0.85, marks=pytest.mark.slow)]
 )
 def test_a_bundle_that_comes_along_reaches_the_accuracy_on_its_card(cifar10_test, name, least):
     shipped = Predictor.open(default_bundle(name), device="cpu")
