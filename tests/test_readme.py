@@ -86,6 +86,7 @@ def test_the_figures_are_those_of_the_default_bundle_s_card():
         for value in (
             card.clean.value,
             card.worst["whitebox"].value,
+            rows["whitebox", "AutoAttack"],
             rows["whitebox", "Square-1000"],
         )
     ]
