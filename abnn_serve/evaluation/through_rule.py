@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from abnn_serve.lab.abnn.network import ServedNetwork
 from abnn_serve.lab.attacks.adaptive import ExpectedNetwork
 from abnn_serve.runtime.rules.base import Rule, answer_all
-from abnn_serve.runtime.rules.masks import MaskRule, decide
+from abnn_serve.runtime.rules.masks import MaskRule, most_frequent
 from abnn_serve.runtime.rules.noise import NoiseRule
 
 _DRAWS = 16  # of noise for each gradient
@@ -62,13 +62,24 @@ class MaskedNetwork(nn.Module):
         return logits.float()
 
     def _answers(self, x: Tensor, votes: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The rule's answers from the classes under each mask, int64 (N, masks)."""
-        labels = votes[:, 0].copy()
-        if len(unsure := np.flatnonzero((votes != votes[:, :1]).any(axis=1))):
-            pairs = range(self.count, len(self.rule.views))
-            confirmed = [self._look(x[unsure], view).argmax(dim=1).cpu().numpy() for view in pairs]
-            classes = np.concatenate([votes[unsure], np.reshape(confirmed, (len(pairs), -1)).T], axis=1)
-            labels[unsure] = [decide(row[: self.count], row[self.rule.pairs]) for row in classes]
+        """The rule's answers from the classes under each mask, int64 (N, masks).
+
+        A pair of masks is run only for samples with a dissenter that it may still confirm.
+        """
+        labels = np.array([most_frequent(row) for row in votes])
+        possible = votes != labels[:, None]  # dissenters without a pair against them
+        for view in range(len(self.rule.views)):
+            one_of = (self.rule.pairs == view).any(axis=1)  # the masks of this pair
+            asked = np.flatnonzero(possible[:, one_of].any(axis=1))
+            if len(asked) and view < self.count:
+                classes = votes[asked, view]
+            elif len(asked):
+                classes = self._look(x[asked], view).argmax(dim=1).cpu().numpy()
+            else:
+                continue
+            possible[asked] &= (votes[asked] == classes[:, None]) | ~one_of
+        confirmed = possible.any(axis=1)
+        labels[confirmed] = votes[confirmed, possible[confirmed].argmax(axis=1)]
         return labels
 
 

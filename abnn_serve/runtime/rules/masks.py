@@ -81,34 +81,34 @@ class MaskRule:
         return len(self.views)
 
     def steps(self, sample: NDArray[np.uint8], *, certify: bool = False) -> Steps:
-        """Round 1, then round 2 if the masks disagree; with `certify`, every view at once."""
-        asked = np.arange(len(self.views) if certify else self._count)
-        logits = yield from self._look(sample, asked)
-        classes = np.full(len(self.views), -1)
-        classes[asked] = logits.argmax(axis=1)
-        votes = classes[: self._count]
-        if not certify and (votes == votes[0]).all():
-            return self._answer(logits, votes, int(votes[0]), passes=self._count)
-        dissenters = np.flatnonzero(votes != _most_frequent(votes))
-        asked = np.unique(self.pairs[dissenters])
-        asked = asked[classes[asked] < 0]
-        if len(asked):
-            classes[asked] = (yield from self._look(sample, asked)).argmax(axis=1)
-        label = decide(votes, classes[self.pairs])
-        answer = self._answer(logits, votes, label, passes=int((classes >= 0).sum()))
+        """Round 1, then round 2 if the masks disagree; with `certify`, pairs until one prevents the certificate."""
+        logits = yield from self._look(sample, np.arange(self._count))
+        votes = logits.argmax(axis=1)
+        if (votes == votes[0]).all():
+            label, passes, certified = int(votes[0]), self._count, bool((_leads(logits) > MARGIN).all())
+            while certify and certified and passes < len(self.views):
+                chunk = np.arange(passes, min(passes + CHUNK, len(self.views)))
+                pairs = yield self.hide(sample, chunk)
+                certified = bool((pairs.argmax(axis=1) == label).all() and (_leads(pairs) > MARGIN).all())
+                passes += len(chunk)
+        else:
+            classes, certified = np.full(len(self.views), -1), False
+            classes[: self._count] = votes
+            asked = np.unique(self.pairs[votes != most_frequent(votes)])
+            asked = asked[classes[asked] < 0]
+            if len(asked):
+                classes[asked] = (yield from self._look(sample, asked)).argmax(axis=1)
+            label, passes = decide(votes, classes[self.pairs]), self._count + len(asked)
+        answer = self._answer(logits, votes, label, passes=passes)
         if not certify:
             return answer
         certificate = Certificate(
-            kind="masks",
-            certified=bool((classes == label).all() and (_leads(logits) > MARGIN).all()),
-            passes=answer.passes,
-            confidence=1.0,
-            patch=self.masks.patch,
+            kind="masks", certified=certified, passes=passes, confidence=1.0, patch=self.masks.patch
         )
         return replace(answer, certificate=certificate)
 
     def _answer(self, logits: NDArray[np.float32], votes: NDArray[np.int64], label: int, *, passes: int) -> RuleAnswer:
-        agreeing = logits[: self._count][votes == label]
+        agreeing = logits[votes == label]
         return RuleAnswer(logits=_log_mean(agreeing, label), passes=passes, votes=tuple(votes.tolist()))
 
     def _look(
@@ -133,7 +133,7 @@ def decide(votes: NDArray[np.int64], confirmations: NDArray[np.int64]) -> int:
         votes: int64 (masks,), the class under each mask.
         confirmations: int64 (masks, masks), the class under each pair of masks; only the rows of dissenters are read.
     """
-    majority = _most_frequent(votes)
+    majority = most_frequent(votes)
     for mask in np.flatnonzero(votes != majority):
         if (confirmations[mask] == votes[mask]).all():
             return int(votes[mask])
@@ -145,7 +145,7 @@ def _box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
     return int(rows[0]), int(columns[0]), len(rows), len(columns)
 
 
-def _most_frequent(classes: NDArray[np.int64]) -> int:
+def most_frequent(classes: NDArray[np.int64]) -> int:
     """The most frequent class; of several, the one with the lowest index."""
     return int(np.bincount(classes).argmax())
 
