@@ -1,6 +1,6 @@
 """Which ONNX classifiers of others can be attacked through their gradients, and do the figures agree with torch's?
 
-pip install scikit-learn skl2onnx        # for the row of scikit-learn
+pip install scikit-learn skl2onnx keras        # for the rows of scikit-learn and Keras
 python -m benchmarks.foreign --data cifar10-test.parquet --train 'cifar10-train-*.parquet' --run runs/abnn
 python -m benchmarks.foreign --data ... --only resnet18 convnext --out benchmarks/results/foreign-cpu
 
@@ -14,6 +14,7 @@ PGD-20 at 8/255. Prints a table in Markdown. Rows that the file of --out already
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import time
 import warnings
@@ -80,7 +81,7 @@ def main() -> list[Bar]:
     """Measure every file, print and write the results."""
     parser = new_parser("foreign", __doc__)
     parser.add_argument("--data", required=True, help="labelled test images of CIFAR-10")
-    parser.add_argument("--train", help="training images, for the row of scikit-learn")
+    parser.add_argument("--train", help="training images, for the rows of scikit-learn and Keras")
     parser.add_argument("--run", type=Path, help="the run of the default bundle, for its figures in torch")
     parser.add_argument("-n", type=int, default=100, help="images for the figures")
     parser.add_argument("--only", nargs="+", default=[""], help="parts of the rows' names")
@@ -89,7 +90,7 @@ def main() -> list[Bar]:
     torch.set_num_threads(1)
     rows = _kept(options.out)
     with tempfile.TemporaryDirectory() as folder:
-        for name in (*FILES, "scikit-learn MLP", "default bundle", "default bundle int8", "default bundle, run"):
+        for name in (*FILES, *TRAINED, "default bundle", "default bundle int8", "default bundle, run"):
             if any(part in name for part in options.only) and name not in [row["file"] for row in rows]:
                 rows += _measure(name, Path(folder), options)
                 if options.out:
@@ -122,12 +123,12 @@ def _measure(name: str, folder: Path, options: Any) -> list[Row]:
         return [{"file": name, **_figures(options.run, options)}] if options.run else []
     if name.startswith("default bundle"):
         path = MODELS / "cifar10-abnn-robust" / ("model.int8.onnx" if "int8" in name else "model.onnx")
-        return [{"file": name, **_through(path, None, options.data), **_figures(path, options)}]
-    if name == "scikit-learn MLP":
-        path = folder / "mlp.onnx"
-        train_mlp(load_data(options.train, InputSpec(height=32, width=32)).spread(5000), path)
-        how = {"output": "probabilities"}
-        return [{"file": name, **_through(path, "none", options.data, **how), **_figures(path, options, **how)}]
+        return [{"file": name, **_through(path, options.data), **_figures(path, options)}]
+    if name in TRAINED:
+        path = folder / f"{name.replace(' ', '-')}.onnx"
+        train, images, how = TRAINED[name]
+        train(load_data(options.train, InputSpec(height=32, width=32)).spread(images), path)
+        return [{"file": name, **_through(path, options.data, **how), **_figures(path, options, **how)}]
     path = folder / f"{name.replace(' ', '-')}.onnx"
     torch.manual_seed(0)
     network, exporter = NETWORKS[name.split(maxsplit=1)[0]]().eval(), name.split()[1]
@@ -136,7 +137,9 @@ def _measure(name: str, folder: Path, options: Any) -> list[Row]:
         quantise(network, path, options.data)
     else:
         export(network, path, dynamo=exporter == "dynamo")
-    return [{"file": name, "export_s": time.perf_counter() - started, **_through(path, "imagenet", options.data)}]
+    return [
+        {"file": name, "export_s": time.perf_counter() - started, **_through(path, options.data, preprocess="imagenet")}
+    ]
 
 
 def export(network: nn.Module, path: Path, *, dynamo: bool) -> None:
@@ -189,7 +192,34 @@ def train_mlp(data: ImageData, path: Path) -> None:
     path.write_bytes(to_onnx(model, x[:1], options={"zipmap": False}, target_opset=17).SerializeToString())
 
 
-def _through(path: Path, preprocess: str | None, data: str, *, output: str | None = None) -> Row:
+def train_keras(data: ImageData, path: Path) -> None:
+    """Train a small convolutional network in Keras on pixels from 0 to 255, and write it by Keras' own export."""
+    os.environ["KERAS_BACKEND"] = "torch"
+    import keras  # type: ignore[import-not-found]
+
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Rescaling(1 / 255)])
+    for channels in (16, 32, 64):
+        model.add(keras.layers.Conv2D(channels, 3, strides=2, padding="same", use_bias=False))
+        model.add(keras.layers.BatchNormalization())
+        model.add(keras.layers.Activation("relu"))
+    model.add(keras.layers.GlobalAveragePooling2D())
+    model.add(keras.layers.Dense(len(data.classes), activation="softmax"))
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.fit(data.images.astype(np.float32), data.labels, batch_size=128, epochs=8, verbose=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.export(str(path), format="onnx", verbose=False)
+
+
+# how a model is trained and written, on how many images, and how it is opened
+TRAINED: dict[str, tuple[Callable[[ImageData, Path], None], int, dict[str, str]]] = {
+    "scikit-learn MLP": (train_mlp, 5000, {"output": "probabilities"}),
+    "Keras CNN": (train_keras, 20000, {"preprocess": "0-255"}),
+}
+
+
+def _through(path: Path, data: str, *, preprocess: str | None = None, output: str | None = None) -> Row:
     """Operators, parity and times of a file, and what PGD does to eight images."""
     settings = read_preprocess(preprocess or "none")
     classifier = open_classifier(path, settings, output=output)

@@ -94,7 +94,7 @@ def _check_steps(attacked: nn.Module, steps: tuple[str, ...]) -> SanityCheck:
 
 
 def _check_random(difference: float, draws: int) -> SanityCheck:
-    detail = f"logits of the same batch differ by {difference:.1e} between two calls"
+    detail = f"logits of the same batch differ by {difference:.2g} between two calls"
     if difference <= 1e-5:
         return SanityCheck.of("logits are not random", passed=True, detail=detail)
     how = f"; attacks take the mean of {draws} draws" if draws > 1 else "; give --eot 16"
@@ -112,11 +112,11 @@ def _check_logits(network: Model, x: Tensor, draws: int) -> list[SanityCheck]:
         SanityCheck.of(
             "logits do not depend on batch neighbours",
             passed=single <= 1e-3,
-            detail=f"logits of a sample differ by {single:.1e} between a batch of one and a larger batch",
+            detail=f"logits of a sample differ by {single:.2g} between a batch of one and a larger batch",
         ),
         SanityCheck.of(
             "logits are not probabilities",
             passed=not (sums < 1e-4 and float(logits.min()) >= 0),
-            detail=f"their sum differs from 1 by up to {sums:.1e}",
+            detail=f"their sum differs from 1 by up to {sums:.2g}",
         ),
     ]

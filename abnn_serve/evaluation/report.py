@@ -15,6 +15,7 @@ from abnn_serve.evaluation.certificate_check import check_certificates
 from abnn_serve.evaluation.network_checks import check_network
 from abnn_serve.evaluation.outcomes import Evaluation, Progress, Trial
 from abnn_serve.evaluation.plots import draw_robustness, draw_samples
+from abnn_serve.evaluation.reports.words import budget
 from abnn_serve.evaluation.sanity import check_evaluation
 from abnn_serve.evaluation.suites import eps_curve, steps_curve
 from abnn_serve.evaluation.threats import Subject
@@ -103,7 +104,7 @@ def fill_card(card: RobustnessCard, report: Report, data: ImageData) -> Robustne
         limits = tuple(limit.replace("Corruptions, rotations", "Rotations") for limit in card.limits)
         return replace(card, limits=limits) if card.corruptions else card
     n = len(evaluation.data)
-    masked = any(threat != "whitebox" for threat in evaluation.worst)
+    masked = not evaluation.worst.keys().isdisjoint(("graybox", "transfer", "substitute-transfer"))
     return replace(
         card,
         attacks=tuple(outcome.row for outcome in evaluation.outcomes),
@@ -129,7 +130,7 @@ def draw_report(subject: Subject, report: Report, folder: Path) -> None:
         return
     white = [outcome for outcome in evaluation.outcomes if outcome.trial.threat_model == "whitebox"]
     outcome = min(white or evaluation.outcomes, key=lambda o: (o.trial.attack.norm == "patch", o.is_correct.mean()))
-    data, names = evaluation.data, evaluation.data.classes.names
+    data, names, attack = evaluation.data, evaluation.data.classes.names, outcome.trial.attack
     broken = np.flatnonzero(evaluation.clean & ~outcome.is_correct)
     samples = (broken if len(broken) else np.arange(len(data)))[:8]
     judge = subject.judge(outcome.trial.threat_model)
@@ -141,7 +142,7 @@ def draw_report(subject: Subject, report: Report, folder: Path) -> None:
         _middle(to_input(data.images[samples]).numpy()),
         _middle(outcome.images[samples]),
         [(names[data.labels[i]], names[after]) for i, after in zip(samples, classes, strict=True)],
-        f"{outcome.trial.threat_model}: {outcome.trial.attack.name}, eps {outcome.trial.attack.eps:.3g}",
+        f"{outcome.trial.threat_model}: {attack.name}, {budget(attack.norm, attack.eps)}",
         folder / "samples.png",
     )
 

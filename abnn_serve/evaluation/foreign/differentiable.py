@@ -16,12 +16,13 @@ def differentiable(model: onnx.ModelProto, output: str) -> onnx.ModelProto:
 
     QuantizeLinear with the DequantizeLinear behind it becomes Div, Round, Clip and Mul of floats, the same function.
     DequantizeLinear is computed for weights.
-    A cast of the input to float is left out, so that the graph also runs in float64.
+    Casts of floats and of the input to float are left out, so that the graph also runs in float64.
     """
     model = onnx.ModelProto.FromString(model.SerializeToString())
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
     inputs = {port.name for port in graph.input}
+    floats = _floats(model)
     kept, renamed, added = [], {}, []
     for node in graph.node:
         source = node.input[0] if node.input else ""
@@ -33,7 +34,7 @@ def differentiable(model: onnx.ModelProto, output: str) -> onnx.ModelProto:
             added += [numpy_helper.from_array(value, name) for value, name in zip(levels, names, strict=True)]
             kept += _rounding(source, to, *names)
         elif (node.op_type in ("QuantizeLinear", "DequantizeLinear") and source not in inputs) or (
-            node.op_type == "Cast" and source in inputs and _attribute(node, "to") in _FLOATS
+            node.op_type == "Cast" and source in inputs | floats and _attribute(node, "to") in _FLOATS
         ):
             renamed[node.output[0]] = source
         else:
@@ -59,6 +60,15 @@ def differentiable(model: onnx.ModelProto, output: str) -> onnx.ModelProto:
 def operators(model: onnx.ModelProto) -> set[str]:
     """Names of the graph's operators, with the domain where it is not ONNX's own."""
     return {f"{node.domain}.{node.op_type}" if node.domain else node.op_type for node in model.graph.node}
+
+
+def _floats(model: onnx.ModelProto) -> set[str]:
+    """Names of inner values that are known to be floats."""
+    try:
+        values = onnx.shape_inference.infer_shapes(model).graph.value_info
+    except onnx.shape_inference.InferenceError:
+        return set()
+    return {value.name for value in values if value.type.tensor_type.elem_type in _FLOATS}
 
 
 def _attribute(node: onnx.NodeProto, name: str, default: int = 0) -> int:

@@ -16,7 +16,7 @@ from abnn_serve.files import atomic_write
 
 FLAGS = "flags.npz"
 COMMAND = "command.txt"  # the command line of `abnn evaluate`, beside its card
-_PICTURES = ("samples.png", "curves.png", "corruptions.png")
+_PICTURES = ("samples.png", "curves.png")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +24,7 @@ class CardSource:
     """A card, and where it was read from.
 
     Attributes:
-        name: of the bundle, or of the folder.
+        name: of the run, bundle, file or endpoint, as far as the folder tells.
         folder: holds the pictures and the flags, if there are any.
         command: the command that wrote it; "" if unknown.
     """
@@ -58,11 +58,16 @@ def read_card(path: Path) -> CardSource:
     card = from_json(RobustnessCard, value, str(file), ConfigError)
     command = file.with_name(COMMAND)
     return CardSource(
-        name=(path if path.is_dir() else file.parent).resolve().name,
+        name=card.endpoint.address if card.endpoint else _subject_of(file.resolve().parent),
         card=card,
         folder=file.parent,
         command=command.read_text(encoding="utf-8").strip() if command.is_file() else "",
     )
+
+
+def _subject_of(folder: Path) -> str:
+    """The name of what was evaluated into `folder`, such as RUN/evaluation or NAME-evaluation."""
+    return folder.parent.name if folder.name == "evaluation" else folder.name.removesuffix("-evaluation")
 
 
 def write_flags(folder: Path, digest: str, flags: dict[str, NDArray[np.bool_]]) -> None:

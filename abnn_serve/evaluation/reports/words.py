@@ -13,6 +13,21 @@ THREATS: dict[str, tuple[str, str]] = {
     "artifact": ("Artifact", "white-box images as a client sends them, judged on the exported file"),
 }
 
+_ATTACKS = {
+    "FGSM": "FGSM: one step along the sign of the gradient.",
+    "PGD": "PGD-N: N steps along the gradient.",
+    "worst case": "Worst case: several attacks in turn, each on the images that survived those before it.",
+    "Square": "Square-N: random squares, chosen by N queries.",
+    "RayS": "RayS-N: a search by N queries that needs classes alone.",
+    "ROA": "ROA: a rectangle, moved to the worst place and filled along the gradient.",
+    "AutoAttack": "AutoAttack: the standard ensemble of Croce and Hein (2020).",
+}
+_BUDGETS = {
+    "Linf": "the attack may change every value of every pixel by up to that much of the range from black to white",
+    "L2": "the root of the sum of all squared changes, with pixel values from 0 to 1, may be that large",
+    "patch": "the attack may replace all pixels inside one rectangle of that size",
+}
+
 
 def percent(share: float) -> str:
     """A share as 24.5%."""
@@ -48,6 +63,17 @@ def budget(norm: str, eps: float) -> str:
         return f"{eps:.0%} of the area"
     levels = 255 * eps
     return f"Linf {levels:.0f}/255" if norm == "Linf" and abs(levels - round(levels)) < 1e-3 else f"{norm} {eps:.3g}"
+
+
+def budgets_in_words(card: RobustnessCard) -> list[str]:
+    """A sentence for each kind of budget on the card."""
+    used = {row.norm: budget(row.norm, row.eps) for row in card.attacks}
+    return [f"{used[norm]}: {words}." for norm, words in _BUDGETS.items() if norm in used]
+
+
+def attacks_in_words(card: RobustnessCard) -> list[str]:
+    """A sentence for each kind of attack on the card."""
+    return [words for name, words in _ATTACKS.items() if any(row.attack.startswith(name) for row in card.attacks)]
 
 
 def figures(card: RobustnessCard) -> dict[str, Accuracy]:

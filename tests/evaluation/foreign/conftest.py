@@ -24,6 +24,7 @@ def small_graph(
     dtype: int = TensorProto.FLOAT,
     batch: int | str = "N",
     softmax: bool = False,
+    inner_cast: bool = False,
     extra_output: bool = False,
     operator: str | None = None,
     opset: int = 20,
@@ -53,6 +54,9 @@ def small_graph(
         helper.make_node("Flatten", ["positive"], ["flat"]),
         helper.make_node("Gemm", ["flat", "gemm", "bias"], ["logits"]),
     ]
+    if inner_cast:  # as in Keras' exports
+        nodes.insert(-1, helper.make_node("Cast", ["flat"], ["cast"], to=TensorProto.FLOAT))
+        nodes[-1].input[0] = "cast"
     outputs = ["logits"]
     if softmax:
         nodes.append(helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1))

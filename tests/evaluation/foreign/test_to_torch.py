@@ -31,9 +31,10 @@ pytest.importorskip("onnx2fx", reason="the extra foreign")
         {"batch": 4},
         {"dtype": TensorProto.UINT8, "layout": "NHWC"},
         {"softmax": True},
+        {"inner_cast": True},
         {"opset": 13},
     ],
-    ids=["NCHW", "NHWC", "flat", "batch of four", "uint8", "softmax", "opset 13"],
+    ids=["NCHW", "NHWC", "flat", "batch of four", "uint8", "softmax", "inner cast", "opset 13"],
 )
 def test_the_torch_form_gives_onnx_runtime_s_logits_and_right_gradients(options, tmp_path):
     preprocess = Preprocess() if options.get("dtype") else read_preprocess("cifar10")

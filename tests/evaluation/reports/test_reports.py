@@ -92,7 +92,16 @@ def test_the_html_escapes_text_and_shows_every_part(source):
     assert "A &lt;limit&gt; &amp; another." in text
     for part in ("JPEG compression", "Sanity checks", "Failed:", "95% interval", source.card.model_sha256):
         assert part in text
+    assert "Linf 8/255: the attack may change" in text
+    assert "PGD-N: N steps" in text
     assert "Curves" not in to_html(replace(source, card=replace(source.card, curves=())))
+
+
+@pytest.mark.parametrize(("folder", "name"), [("mine/evaluation", "mine"), ("net-evaluation", "net"), ("out", "out")])
+def test_a_report_is_named_after_what_was_evaluated(source, tmp_path, folder, name):
+    (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / folder / "card.json").write_bytes(pack_json(source.card))
+    assert read_card(tmp_path / folder).name == name
 
 
 def test_the_verdict_names_clean_accuracy_attack_budget_and_doubt(source):
@@ -134,6 +143,8 @@ def test_reports_say_what_an_endpoint_was_asked(source):
         answers={"200": 1598, "429": 2}, waited=4.2,
     )  # fmt: skip
     asked = replace(source, card=replace(source.card, endpoint=use))
+    (source.folder / "card.json").write_bytes(pack_json(asked.card))
+    assert read_card(source.folder).name == use.address
     for text in (to_html(asked), to_markdown(asked)):
         assert "http://host/v2/models/x" in text
         assert "v2, answers labels, each the mean of 3" in text
