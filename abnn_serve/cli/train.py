@@ -82,7 +82,7 @@ def train(
     require_lab()
     from abnn_serve.cli.options import read_plan, read_sampling
     from abnn_serve.lab.device import pick_device
-    from abnn_serve.lab.training.recipe import with_settings
+    from abnn_serve.lab.training.recipe_settings import with_settings
     from abnn_serve.lab.training.recipes import recipe_by_name
     from abnn_serve.lab.training.request import TrainRequest
     from abnn_serve.lab.training.train import train as train_run

@@ -13,7 +13,8 @@ from abnn_serve.evaluation.suites import ATTACKS
 from abnn_serve.lab.abnn.adaptive_norm import Form
 from abnn_serve.lab.networks.zoo import EXAMPLES
 from abnn_serve.lab.training.loop import fit
-from abnn_serve.lab.training.recipe import _FIXED, Recipe
+from abnn_serve.lab.training.recipe import Recipe
+from abnn_serve.lab.training.recipe_settings import _FIXED
 from abnn_serve.lab.training.recipes import RECIPES
 from tests.docs.pages import read_page
 

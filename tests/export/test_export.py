@@ -15,7 +15,7 @@ from abnn_serve.export.graph import export_graph
 from abnn_serve.lab.abnn.network import ServedNetwork, torch_logits
 from abnn_serve.lab.data.dataset import ImageData
 from abnn_serve.lab.training.batches import to_input
-from abnn_serve.lab.training.loop import evaluate_clean
+from abnn_serve.lab.training.validation import evaluate_clean
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.spec import InputSpec, Labels
 from tests.export.families import as_stage, untrained_run

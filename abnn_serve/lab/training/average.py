@@ -23,8 +23,8 @@ from abnn_serve.lab.data.dataset import ImageData
 from abnn_serve.lab.data.load import agree
 from abnn_serve.lab.device import describe_device
 from abnn_serve.lab.training.batches import to_input
-from abnn_serve.lab.training.loop import evaluate_clean
 from abnn_serve.lab.training.run import Run
+from abnn_serve.lab.training.validation import evaluate_clean
 
 _IMAGES = 8192  # for recomputing BatchNorm statistics
 _BATCH = 512

@@ -13,15 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from abnn_serve.arrays import batch_slices
 from abnn_serve.errors import NetworkError, TrainingError
 from abnn_serve.lab.abnn.network import Network, in_fast_layout
-from abnn_serve.lab.attacks.base import EvalMode, is_correct
-from abnn_serve.lab.attacks.pgd import PGD
+from abnn_serve.lab.attacks.base import EvalMode
 from abnn_serve.lab.data.dataset import ImageData
-from abnn_serve.lab.device import describe_device
 from abnn_serve.lab.training.adversarial import craft
-from abnn_serve.lab.training.batches import HeldData, hold, to_input, training_batches
+from abnn_serve.lab.training.batches import HeldData, hold, training_batches
 from abnn_serve.lab.training.collapse import find_collapse
 from abnn_serve.lab.training.distributed import ALONE, Workers, synchronise_norms
 from abnn_serve.lab.training.features import FeatureTap
@@ -31,10 +28,10 @@ from abnn_serve.lab.training.recipe import Recipe
 from abnn_serve.lab.training.run import Run
 from abnn_serve.lab.training.state import TrainingState
 from abnn_serve.lab.training.terms import Step, Teacher, step_loss
-from abnn_serve.lab.training.views import accuracy_under_views, draw_view, fill_of, second_view
+from abnn_serve.lab.training.validation import validate
+from abnn_serve.lab.training.views import draw_view, fill_of, second_view
 from abnn_serve.lab.training.weight_perturbation import perturbed_weights
 
-_CHECKED_IMAGES = 256  # validation images that are attacked, masked or made noisy after each epoch
 _CHECK_EVERY = 20  # steps between checks of the losses; each check synchronises a GPU
 _REPORT_SECONDS = 10  # longest time without a progress report
 
@@ -89,16 +86,11 @@ def fit(
         torch.manual_seed(seed * 1_000_003 + epoch)
         rng = np.random.default_rng([seed, epoch])
         entry = _train_epoch(run, state, forward, data, held, rng, torch_device, on_progress, lesson, workers)
-        accuracy, loss = evaluate_clean(state.average, val, device=device)
-        if not math.isfinite(loss):
+        entry |= validate(state.average, val, recipe, device)
+        if not math.isfinite(entry["val_loss"]):
             raise TrainingError(_not_finite(run, "the validation loss", state, state.steps))
-        entry |= {"val_loss": loss, "val_accuracy": accuracy, "hardware": describe_device(device)}
-        subset = val.spread(val.chunk(_CHECKED_IMAGES))
-        entry |= accuracy_under_views(state.average, subset, recipe, device)
-        if recipe.attack_steps:
-            robust = entry["val_pgd_accuracy"] = _pgd_accuracy(state.average, subset, recipe, device)
-            if best := find_collapse(state.history, robust):
-                raise TrainingError(_collapsed(run, state, best, robust))
+        if best := find_collapse(state.history, entry):
+            raise TrainingError(_collapsed(run, state, best, entry["val_pgd_accuracy"]))
         state.finish_epoch(entry)
         if workers.is_leader:
             run.checkpoint(state.epoch, state.dump())
@@ -240,25 +232,3 @@ def _use_bf16(device: torch.device, network: Network) -> bool:
     over_frames = any(isinstance(module, nn.Conv3d) for module in network.modules())
     has_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)  # private: other versions may lack it
     return device.type == "cpu" and not over_frames and bool(has_bf16())
-
-
-@torch.inference_mode()
-def evaluate_clean(
-    network: Network, data: ImageData, *, device: str = "cpu", batch_size: int = 500
-) -> tuple[float, float]:
-    """Accuracy in [0, 1] and mean cross-entropy of a network in eval mode, averaging clips of a video.
-
-    `batch_size` counts images, or frames of clips.
-    """
-    network.eval()
-    size = data.chunk(batch_size)
-    parts = [network(to_input(data.images[b], device)).float().cpu() for b in batch_slices(len(data), size)]
-    scores, labels = data.by_video(torch.cat(parts).numpy())
-    likelihood = scores[np.arange(len(labels)), labels]
-    return float((scores.argmax(axis=1) == labels).mean()), float(-np.log(np.maximum(likelihood, 1e-38)).mean())
-
-
-def _pgd_accuracy(network: Network, data: ImageData, recipe: Recipe, device: str) -> float:
-    x, y = to_input(data.images, device), torch.from_numpy(data.labels).to(device)
-    attack = PGD(eps=recipe.attack_eps, steps=10)
-    return float(is_correct(network, attack(network, x, y), y).float().mean())

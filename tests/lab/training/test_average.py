@@ -9,9 +9,9 @@ import torch
 from abnn_serve.errors import TrainingError
 from abnn_serve.lab.data.load import load_data
 from abnn_serve.lab.training.average import average_runs
-from abnn_serve.lab.training.loop import evaluate_clean
 from abnn_serve.lab.training.run import Run, new_card
 from abnn_serve.lab.training.train import train
+from abnn_serve.lab.training.validation import evaluate_clean
 from abnn_serve.spec import Labels
 from tests.conftest import SPEC, request_for
 

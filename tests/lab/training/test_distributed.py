@@ -18,7 +18,7 @@ from tests.conftest import request_for
 _SCRIPT = """
 import sys
 from dataclasses import replace
-from abnn_serve.lab.training.recipe import with_settings
+from abnn_serve.lab.training.recipe_settings import with_settings
 from abnn_serve.lab.training.train import train
 from tests.conftest import request_for
 

@@ -6,7 +6,7 @@ import torch
 from abnn_serve.errors import ConfigError
 from abnn_serve.lab.networks.zoo import build_network
 from abnn_serve.lab.training.optimizer import build_optimizer, orthogonal
-from abnn_serve.lab.training.recipe import with_settings
+from abnn_serve.lab.training.recipe_settings import with_settings
 from abnn_serve.lab.training.recipes import RECIPES
 from abnn_serve.lab.training.train import train
 from tests.conftest import request_for

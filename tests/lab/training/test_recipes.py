@@ -11,7 +11,7 @@ from abnn_serve.lab.attacks.regions import Linf
 from abnn_serve.lab.data.dataset import ImageData
 from abnn_serve.lab.training.adversarial import craft
 from abnn_serve.lab.training.batches import to_input, training_batches
-from abnn_serve.lab.training.recipe import with_settings
+from abnn_serve.lab.training.recipe_settings import with_settings
 from abnn_serve.lab.training.recipes import RECIPES, recipe_by_name
 from abnn_serve.lab.training.run import Run
 from abnn_serve.lab.training.train import train

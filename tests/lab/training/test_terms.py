@@ -11,7 +11,8 @@ from abnn_serve.lab.training.adversarial import craft
 from abnn_serve.lab.training.batches import to_input
 from abnn_serve.lab.training.collapse import find_collapse
 from abnn_serve.lab.training.pretrained import load_teacher
-from abnn_serve.lab.training.recipe import Recipe, with_settings
+from abnn_serve.lab.training.recipe import Recipe
+from abnn_serve.lab.training.recipe_settings import with_settings
 from abnn_serve.lab.training.recipes import RECIPES
 from abnn_serve.lab.training.state import TrainingState
 from abnn_serve.lab.training.terms import Step, Teacher, kl, nuclear, nuclear_weight, step_loss
@@ -196,15 +197,15 @@ def test_the_averages_half_life_is_a_share_of_the_training():
 
 def test_a_fall_of_robust_accuracy_is_told_from_noise():
     history = [{"val_pgd_accuracy": 0.3}, {"val_pgd_accuracy": 0.4}]
-    assert find_collapse(history, 0.02) == 0.4
-    assert find_collapse(history, 0.25) is None
-    assert find_collapse([{"val_pgd_accuracy": 0.06}], 0.01) is None
-    assert find_collapse([], 0.0) is None
+    assert find_collapse(history, {"val_pgd_accuracy": 0.02}) == 0.4
+    assert find_collapse(history, {"val_pgd_accuracy": 0.25}) is None
+    assert find_collapse([{"val_pgd_accuracy": 0.06}], {"val_pgd_accuracy": 0.01}) is None
+    assert find_collapse([], {"val_pgd_accuracy": 0.0}) is None
 
 
 def test_catastrophic_overfitting_stops_the_training(shapes, tmp_path, monkeypatch):
     accuracies = iter([0.5, 0.01])
-    monkeypatch.setattr("abnn_serve.lab.training.loop._pgd_accuracy", lambda *_: next(accuracies))
+    monkeypatch.setattr("abnn_serve.lab.training.validation._pgd_accuracy", lambda *_: next(accuracies))
     with pytest.raises(
         TrainingError, match=r"fell from 50.0% to 1.0% in epoch 2; .* epoch-000001.pt; start again with"
     ):

@@ -14,9 +14,10 @@ import torch
 
 from abnn_serve.errors import ConfigError, DataError, NetworkError, TrainingError
 from abnn_serve.lab.networks.zoo import build_network
-from abnn_serve.lab.training.loop import _use_bf16, evaluate_clean
+from abnn_serve.lab.training.loop import _use_bf16
 from abnn_serve.lab.training.run import Run
 from abnn_serve.lab.training.train import train
+from abnn_serve.lab.training.validation import evaluate_clean
 from tests.conftest import request_for
 from tests.drawing import draw_shape, png, write_parquet
 
