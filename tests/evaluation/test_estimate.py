@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from abnn_serve import evaluate
-from abnn_serve.evaluation.estimate import Speed, estimate_seconds, measure_seconds
+from abnn_serve.evaluation.estimate import Shares, Speed, estimate_seconds, measure_seconds
 from abnn_serve.evaluation.outcomes import Trial
 from abnn_serve.evaluation.suites import ATTACKS
 from abnn_serve.evaluation.threats import Subject
@@ -19,10 +19,22 @@ def test_time_is_passes_by_their_speed_for_the_samples_that_are_attacked():
         Trial(threat_model="blackbox", attack=Square(queries=100)),
     ]
     speeds = {"whitebox": Speed(gradient=0.003, query=0.001), "blackbox": Speed(gradient=0.0, query=0.002)}
-    attacked = {"whitebox": 0.5, "blackbox": 0.25}
-    seconds = estimate_seconds(trials, 1000, speeds, attacked=attacked)
-    assert seconds == pytest.approx(500 * (20 * 0.003 + 2 * 0.001) + 250 * 100 * 0.002)
-    assert estimate_seconds(trials, 1000, speeds, attacked=attacked, jobs=2) == pytest.approx(seconds / 2)
+    shares = Shares(attacked=0.5, survive=0.2)
+    whitebox, blackbox = 20 * 0.003 + 2 * 0.001, 100 * 0.002
+    for stops, expected in (
+        (True, 200 * (whitebox + blackbox) + 300 * 20 * 0.002),
+        (False, 500 * (whitebox + blackbox)),
+    ):
+        how = {"stops": lambda _, stops=stops: stops}
+        assert estimate_seconds(trials, 1000, speeds, shares, **how) == pytest.approx(expected)
+        assert estimate_seconds(trials, 1000, speeds, shares, jobs=2, **how) == pytest.approx(expected / 2)
+
+
+def test_ensembles_go_on_only_with_the_samples_that_survive():
+    first = ATTACKS["worst"](8 / 255).attacks[0]
+    assert ATTACKS["worst"](8 / 255).passes_if_broken(early_stop=False) == first.passes
+    assert ATTACKS["autoattack"](8 / 255).passes_if_broken(early_stop=False) == Passes(gradients=100)
+    assert ATTACKS["worst"](8 / 255).passes_if_broken(early_stop=True) == Passes()
 
 
 def test_the_passes_of_an_attack_are_those_that_it_makes(standard_run, val_data):

@@ -55,6 +55,10 @@ class Attack(ABC):
     def passes(self) -> Passes:
         """Its cost for a sample that it does not break."""
 
+    def passes_if_broken(self, *, early_stop: bool) -> Passes:
+        """Its cost for a sample that it breaks soon, roughly."""
+        return Passes() if early_stop else self.passes
+
     @property
     def norm(self) -> Norm:
         """Norm of the budget."""

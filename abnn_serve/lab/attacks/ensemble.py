@@ -45,6 +45,10 @@ class Ensemble(Attack):
         """The sum of the attacks'."""
         return sum((attack.passes for attack in self.attacks), Passes())
 
+    def passes_if_broken(self, *, early_stop: bool) -> Passes:
+        """Those of the first attack."""
+        return self.attacks[0].passes_if_broken(early_stop=early_stop)
+
     @property
     def parameters(self) -> dict[str, float | int | str | bool | None]:
         """The attacks' parameters, prefixed with the attack's name."""

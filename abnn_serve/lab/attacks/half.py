@@ -39,6 +39,10 @@ class OnHalf(Attack):
     def passes(self) -> Passes:
         return self.attack.passes
 
+    def passes_if_broken(self, *, early_stop: bool) -> Passes:  # noqa: ARG002
+        """All, as the half alone may err sooner than the mixture."""
+        return self.attack.passes
+
     @property
     def parameters(self) -> dict[str, float | int | str | bool | None]:
         """Those of the attack, and the half."""
