@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,14 +11,17 @@ from numpy.typing import NDArray
 
 GRID = 4  # cells a side
 _SIDE = 32  # pixels a side that are read of larger samples
-_SECRET = secrets.token_bytes(16)
+SKETCH = 3 * GRID * GRID  # numbers of a sketch
 
 Inputs = Sequence[Sequence[NDArray[np.uint8]]]  # of each input its samples: several are the clips of one video
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fingerprint:
-    """What is remembered of one input: its sketch, int16 (48,), and a keyed hash of all its pixels."""
+    """What is remembered of one input: its sketch, int16 (48,), and Python's hash of all its pixels.
+
+    That hash has a random key in every process, so that no client can make two inputs with the same one.
+    """
 
     sketch: NDArray[np.int16]
     identity: int
@@ -28,12 +29,9 @@ class Fingerprint:
     @classmethod
     def of(cls, samples: Sequence[NDArray[np.uint8]]) -> Fingerprint:
         """The fingerprint of one sample, or of all clips of one video together."""
-        digest = hashlib.blake2b(digest_size=8, key=_SECRET)
-        for sample in samples:
-            digest.update(np.ascontiguousarray(sample).data)
         sketches = [sketch(sample) for sample in samples]
         mean = sketches[0] if len(sketches) == 1 else np.rint(np.mean(sketches, axis=0)).astype(np.int16)
-        return cls(mean, int.from_bytes(digest.digest(), "big", signed=True))
+        return cls(mean, hash(tuple(sample.tobytes() for sample in samples)))
 
 
 def sketch(sample: NDArray[np.uint8]) -> NDArray[np.int16]:

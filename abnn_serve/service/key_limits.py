@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Callable
 
@@ -14,18 +13,20 @@ from abnn_serve.service.key_file import KeyTerms
 
 _MINUTE = 60
 _MEGABYTE = 1_000_000
-_LENGTH = re.compile(r"[0-9]{1,18}")
 
 
 class Bucket:
     """Holds up to `size` tokens and gains `per_minute` of them each minute; its balance may become negative.
 
     Args:
+        unit: what a token stands for, in the headers.
         now: in seconds of a clock that never goes back, as in all methods.
     """
 
-    def __init__(self, per_minute: float, size: float, now: float) -> None:
+    def __init__(self, unit: str, per_minute: int, size: int, now: float) -> None:
         self.size = size
+        self.policy = f'"{unit}";q={per_minute};w={_MINUTE};qu="{unit}"'
+        self._unit = unit
         self._rate = per_minute / _MINUTE
         self._balance, self._updated = float(size), now
 
@@ -43,6 +44,11 @@ class Bucket:
         """Time until it holds so many tokens, at most its size."""
         return max(0.0, (min(tokens, self.size) - self.balance(now)) / self._rate)
 
+    def state(self, now: float) -> str:
+        """What is left, and the seconds until it is full, as an item of the header RateLimit."""
+        balance = self.balance(now)
+        return f'"{self._unit}";r={max(0, math.floor(balance))};t={math.ceil((self.size - balance) / self._rate)}'
+
 
 class KeyLimits:
     """What one key may still ask of this worker.
@@ -53,13 +59,11 @@ class KeyLimits:
 
     def __init__(self, terms: KeyTerms, clock: Callable[[], float] = time.monotonic) -> None:
         self.terms, self._clock, now = terms, clock, clock()
-        megabytes = (terms.megabytes or 0) * _MEGABYTE
-        self._requests = Bucket(terms.requests, terms.burst or terms.requests, now) if terms.requests else None
-        self._bytes = Bucket(megabytes, megabytes, now) if megabytes else None
-        quotas = {"requests": terms.requests, "content-bytes": megabytes}
-        self._policy = ", ".join(
-            f'"{unit}";q={quota};w={_MINUTE};qu="{unit}"' for unit, quota in quotas.items() if quota
-        )
+        requests, size = terms.requests, (terms.megabytes or 0) * _MEGABYTE
+        self._requests = Bucket("requests", requests, terms.burst or requests, now) if requests else None
+        self._bytes = Bucket("content-bytes", size, size, now) if size else None
+        self._buckets = [bucket for bucket in (self._requests, self._bytes) if bucket]
+        self._policy = (b"ratelimit-policy", ", ".join(bucket.policy for bucket in self._buckets).encode())
 
     def admit(self, content_length: str) -> None:
         """Count a request.
@@ -71,7 +75,7 @@ class KeyLimits:
             TooManyRequestsError: the key is at one of its limits; the request is not counted.
         """
         now = self._clock()
-        declared = int(content_length) if _LENGTH.fullmatch(content_length) else 0
+        declared = int(content_length) if content_length.isdecimal() else 0
         if self._bytes and (seconds := self._bytes.seconds_until(max(1, declared), now)):
             raise TooManyRequestsError(
                 f"this key may send {self.terms.megabytes:,} MB a minute; retry after {math.ceil(seconds)} s",
@@ -99,12 +103,7 @@ class KeyLimits:
 
         return receive_and_count
 
-    def headers(self) -> dict[str, str]:
+    def headers(self) -> list[tuple[bytes, bytes]]:
         """RateLimit-Policy and RateLimit (draft-ietf-httpapi-ratelimit-headers-10)."""
         now = self._clock()
-        states = []
-        for unit, bucket in (("requests", self._requests), ("content-bytes", self._bytes)):
-            if bucket:
-                remaining, seconds = math.floor(bucket.balance(now)), math.ceil(bucket.seconds_until(bucket.size, now))
-                states.append(f'"{unit}";r={max(0, remaining)};t={seconds}')
-        return {"RateLimit-Policy": self._policy, "RateLimit": ", ".join(states)}
+        return [self._policy, (b"ratelimit", ", ".join([bucket.state(now) for bucket in self._buckets]).encode())]

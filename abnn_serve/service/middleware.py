@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
@@ -76,7 +77,7 @@ class RequestMiddleware:
                 raise  # the response has started and cannot be replaced
             await internal_error_response(error, scope)(scope, receive, send_with_headers)
         finally:
-            self._record(scope, status, time.perf_counter() - started)
+            self._record(scope, status, started)
             logs.request_id.reset(token)
             traces.current.reset(trace_token)
 
@@ -101,12 +102,12 @@ class RequestMiddleware:
             timing = ", ".join([f"{name};dur={1000 * seconds:.3f}" for name, seconds in stages.items()])
             headers.append((b"server-timing", timing.encode()))
         if limits := state.get("key_limits"):
-            headers += [(name.lower().encode(), value.encode()) for name, value in limits.headers().items()]
+            headers += limits.headers()
         if self._state.draining:
             headers.append((b"connection", b"close"))
 
-    def _record(self, scope: Scope, status: int, seconds: float) -> None:
-        state, metrics = scope["state"], self._state.metrics
+    def _record(self, scope: Scope, status: int, started: float) -> None:
+        state, metrics, seconds = scope["state"], self._state.metrics, time.perf_counter() - started
         path = getattr(scope.get("route"), "path", "other")
         metrics.requests.labels(path, status).inc()
         metrics.seconds.labels(path).observe(seconds)
@@ -129,8 +130,9 @@ class RequestMiddleware:
             **stages,
         }
         log.info("%s %s %d", scope["method"], path, status, extra={"fields": fields})
-        if self._state.spans and state["trace"]:
-            self._state.spans.record(state["trace"], path, fields, seconds, state.get("timeline", ()))
+        if (spans := self._state.spans) and (trace := state["trace"]) and trace.is_sampled:
+            timeline = state.get("timeline", ())
+            self._state.later.put(partial(spans.record, trace, path, fields, started, seconds, timeline))
 
 
 def skip_outer_middleware(app: Any, middleware: ASGIApp) -> None:

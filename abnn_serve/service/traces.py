@@ -11,6 +11,8 @@ from starlette.datastructures import Headers
 
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 
+SAMPLED = 1
+
 current: contextvars.ContextVar[TraceContext | None] = contextvars.ContextVar("trace", default=None)
 
 
@@ -29,6 +31,11 @@ class TraceContext:
     span_id: str
     parent_id: str | None
     flags: str
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether the trace is recorded."""
+        return bool(int(self.flags, 16) & SAMPLED)
 
     @property
     def traceparent(self) -> str:

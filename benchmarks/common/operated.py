@@ -46,9 +46,9 @@ def everything(folder: Path, bundle: Path, collector: str | None) -> tuple[str, 
 
 
 def _copy(bundle: Bundle, path: Path, name: str) -> None:
-    """The bundle as version 2 of `name`."""
+    """The bundle as another version of `name`."""
     files = {file: bundle.read(file) for file in bundle.manifest.files}
-    write_bundle(path, files, lambda entries: replace(bundle.manifest, name=name, version="2", files=entries))
+    write_bundle(path, files, lambda entries: replace(bundle.manifest, name=name, version="other", files=entries))
 
 
 @contextlib.contextmanager

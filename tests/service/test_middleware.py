@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from abnn_serve.service.app import create_app
+from abnn_serve.service.auth import SECONDS
 from abnn_serve.service.key_file import KeyTerms, new_key
 from abnn_serve.service.middleware import RequestMiddleware
 from abnn_serve.service.worker import WorkerState
 from tests.drawing import draw_shape, png
+from tests.service.conftest import Server
 
 PICTURE = png(draw_shape(1, np.random.default_rng(3), 50))
 
@@ -43,26 +45,31 @@ def test_without_a_known_key_nothing_is_answered_but_health_and_the_page(server,
         assert httpx.get(url + path).status_code == 200
 
 
+def _write_keys(server: Server, text: str) -> None:
+    server.key_file.write_text(text)
+    time.sleep(SECONDS)
+
+
 def test_a_key_that_is_added_or_removed_counts_without_a_restart(server):
     key, line = new_key("another")
     before = server.key_file.read_text()
     url = f"{server.client.base_url}/model"
     assert httpx.get(url, headers={"x-api-key": key}).status_code == 401
-    server.key_file.write_text(f"{before}{line}\n")
+    _write_keys(server, f"{before}{line}\n")
     assert httpx.get(url, headers={"x-api-key": key}).status_code == 200
-    server.key_file.write_text(f"{before}{line}\nnonsense\n")
+    _write_keys(server, f"{before}{line}\nnonsense\n")
     assert httpx.get(url, headers={"x-api-key": key}).status_code == 200
-    server.key_file.write_text(before)
+    _write_keys(server, before)
     assert httpx.get(url, headers={"x-api-key": key}).status_code == 401
 
 
 def test_a_key_beyond_its_limit_is_429_with_the_time_to_wait_and_others_are_not(server):
     key, line = new_key("limited", KeyTerms(requests=2, megabytes=1))
     before = server.key_file.read_text()
-    server.key_file.write_text(f"{before}{line}\n")
+    _write_keys(server, f"{before}{line}\n")
     url, headers = f"{server.client.base_url}/classify", {"x-api-key": key}
     answers = [httpx.post(url, headers=headers, files={"image": PICTURE}) for _ in range(3)]
-    server.key_file.write_text(before)
+    _write_keys(server, before)
     assert [answer.status_code for answer in answers] == [200, 200, 429]
     assert answers[0].headers["ratelimit-policy"] == (
         '"requests";q=2;w=60;qu="requests", "content-bytes";q=1000000;w=60;qu="content-bytes"'

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from abnn_serve.service.fingerprints import Fingerprint, sketch
+from abnn_serve.service.fingerprints import SKETCH, Fingerprint, sketch
 from abnn_serve.service.metrics import Metrics
 from abnn_serve.service.near_duplicates import (
     ALARM,
@@ -42,9 +42,9 @@ def _near(image: np.ndarray) -> np.ndarray:
 def test_samples_within_the_budget_have_similar_sketches_at_every_size(shape):
     image = RNG.integers(8, 248, shape, dtype=np.uint8)
     a, b = sketch(np.clip(image + 8, 0, 255).astype(np.uint8)), sketch((image - 8).astype(np.uint8))
-    assert a.shape == (48,)
+    assert a.shape == (SKETCH,)
     assert np.abs(a - b).max() <= TOLERANCE + 1  # rounding
-    assert sketch(np.full(shape, 200, np.uint8)).tolist() == [200] * 48
+    assert sketch(np.full(shape, 200, np.uint8)).tolist() == [200] * SKETCH
 
 
 def test_the_sketch_of_a_small_image_is_the_mean_of_each_cell():

@@ -42,9 +42,9 @@ def test_a_session_run_is_a_trace_of_its_own_that_its_requests_link_to():
     with receiving() as receiver:
         spans = Spans(receiver.url, 1.0)
         run = SessionRun(started=0.0, seconds=0.01, size=2)
-        first, second, unsampled = spans.new_trace(), spans.new_trace(), Spans(receiver.url, 0.0).new_trace()
-        for trace in (first, second, unsampled):
-            spans.record(trace, "/x", {"method": "POST", "status": 200}, 0.02, [("compute", 0.0, 0.01, run)])
+        first, second = spans.new_trace(), spans.new_trace()
+        for trace in (first, second):
+            spans.record(trace, "/x", {"method": "POST", "status": 200}, 0.0, 0.02, [("compute", 0.0, 0.01, run)])
         spans.close()
         wait_until(lambda: len(receiver.spans) == 5)
     (shared,) = receiver.named("session run")
@@ -59,7 +59,7 @@ def test_a_session_run_is_a_trace_of_its_own_that_its_requests_link_to():
 def test_a_collector_that_does_not_answer_does_not_hold_the_shutdown():
     spans = Spans("http://127.0.0.1:1/v1/traces", 1.0)
     trace = TraceContext(trace_id=TRACE, span_id=PARENT, parent_id=None, flags="01")
-    spans.record(trace, "/x", {"method": "GET", "status": 500}, 0.0, [])
+    spans.record(trace, "/x", {"method": "GET", "status": 500}, 0.0, 0.0, [])
     started = time.monotonic()
     spans.close()
     assert time.monotonic() - started < 2
