@@ -15,6 +15,7 @@ from abnn_serve.evaluation.reports.words import (
     between,
     budget,
     budgets_in_words,
+    calibration_in_words,
     percent,
     verdict,
 )
@@ -37,6 +38,7 @@ def to_html(source: CardSource) -> str:
         section("Attacks", _attacks(card)),
         section("Curves", picture(pictures.get("curves.png"), _CURVES)),
         section("Corruptions", _corruptions(card)),
+        section("Probabilities", paragraph(calibration_in_words(card)) if card.calibration else ""),
         section("Sanity checks", _sanity(card)),
         section("How to read this", bullets([*card.sentences, *budgets_in_words(card)])),
         section("How it was measured", _measured(source)),

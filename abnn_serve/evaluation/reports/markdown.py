@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from abnn_serve.evaluation.reports.source import CardSource
-from abnn_serve.evaluation.reports.words import asked, between, describe, figures, percent, verdict
+from abnn_serve.evaluation.reports.words import (
+    asked,
+    between,
+    calibration_in_words,
+    describe,
+    figures,
+    percent,
+    verdict,
+)
 
 
 def to_markdown(source: CardSource) -> str:
@@ -26,6 +34,7 @@ def to_markdown(source: CardSource) -> str:
         mean, interval = percent(card.corruptions.mean), between(card.corruptions.interval)
         lines.append(f"| Corruptions: mean of fifteen at five severities | {mean} | {interval} | {count:,} |")
     lines += ["", *(f"- **Failed sanity check:** {c.name} ({c.detail})" for c in card.sanity if not c.passed)]
+    lines += ["", calibration_in_words(card)] if card.calibration else []
     endpoint = [f"- {name}: {value}" for name, value in asked(card.endpoint)] if card.endpoint else []
     limits = "\n".join(f"- {limit}" for limit in card.sentences)
     lines += [

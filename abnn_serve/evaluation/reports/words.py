@@ -82,6 +82,21 @@ def figures(card: RobustnessCard) -> dict[str, Accuracy]:
     return clean | {name: card.worst[name] for name in THREATS if name in card.worst}
 
 
+def calibration_in_words(card: RobustnessCard) -> str:
+    """What the bundle's temperature does to its probabilities, and when it abstains; "" without a temperature."""
+    if (result := card.calibration) is None:
+        return ""
+    text = (
+        f"The expected calibration error of the probabilities is {percent(result.ece_after)} with the bundle's "
+        f"temperature and {percent(result.ece_before)} without, in {result.bins} bins on {result.measured:,} samples "
+        f"of {result.data}."
+    )
+    if result.abstained is None:
+        return text
+    rest = f" {percent(result.answered.value)} of the others are classified correctly." if result.answered else ""
+    return f"{text} The bundle abstains from {result.abstained:,} of them.{rest}"
+
+
 def asked(use: EndpointUse) -> list[tuple[str, str]]:
     """What an endpoint is, was asked and answered, as names and values."""
     answers = ", ".join(f"{count:,} x {answer}" for answer, count in use.answers.items())

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,7 +14,15 @@ import numpy as np
 import pytest
 
 from abnn_serve.bundle.store import pack_json
-from abnn_serve.card import Accuracy, CorruptionResult, Corruptions, EndpointUse, RobustnessCard, SanityCheck
+from abnn_serve.card import (
+    Accuracy,
+    CalibrationResult,
+    CorruptionResult,
+    Corruptions,
+    EndpointUse,
+    RobustnessCard,
+    SanityCheck,
+)
 from abnn_serve.errors import ConfigError
 from abnn_serve.evaluation.corruptions.constants import CORRUPTIONS, SEVERITIES
 from abnn_serve.evaluation.reports.compare import compare
@@ -53,6 +62,30 @@ def source(tmp_path) -> CardSource:
     (folder / "card.json").write_bytes(pack_json(card))
     (folder / "samples.png").write_bytes(PNG)
     return read_card(folder)
+
+
+def test_the_calibration_error_is_in_the_reports_of_a_card_that_has_it(source):
+    result = CalibrationResult(
+        data="test.parquet",
+        fitted=2000,
+        measured=1000,
+        bins=15,
+        ece_before=0.2051,
+        ece_after=0.0419,
+        nll_before=1.1,
+        nll_after=0.8,
+        abstained=250,
+        answered=Accuracy(correct=600, n=750),
+    )
+    sentence = (
+        "The expected calibration error of the probabilities is 4.2% with the bundle's temperature and 20.5% without, "
+        "in 15 bins on 1,000 samples of test.parquet. The bundle abstains from 250 of them. 80.0% of the others are "
+        "classified correctly."
+    )
+    for calibration in (result, None):
+        reported = replace(source, card=replace(source.card, calibration=calibration))
+        texts = to_markdown(reported), unescape(to_html(reported))
+        assert [sentence in text for text in texts] == [calibration is not None] * 2
 
 
 class _Elements(HTMLParser):
