@@ -32,8 +32,9 @@ def small_graph(
 ) -> Path:
     """Write a classifier by mean colour and position: a strided convolution, Relu, Flatten and Gemm."""
     rng = np.random.default_rng(3)
+    cell = size // 4 if isinstance(size, int) else 8
     weights = {
-        "conv": rng.normal(size=(6, 3, 8, 8)) / 8,
+        "conv": rng.normal(size=(6, 3, cell, cell)) * 8 / cell**2,
         "gemm": rng.normal(size=(6 * 16, CLASSES)),
         "bias": np.zeros(CLASSES),
     }
@@ -49,7 +50,7 @@ def small_graph(
         nodes.append(helper.make_node("Transpose", [at], ["planes"], perm=[0, 3, 1, 2]))
         at = "planes"
     nodes += [
-        helper.make_node("Conv", [at, "conv"], ["features"], strides=[8, 8]),
+        helper.make_node("Conv", [at, "conv"], ["features"], strides=[cell, cell]),
         helper.make_node(operator or "Relu", ["features"], ["positive"]),
         helper.make_node("Flatten", ["positive"], ["flat"]),
         helper.make_node("Gemm", ["flat", "gemm", "bias"], ["logits"]),
@@ -79,10 +80,13 @@ def small_graph(
 @pytest.fixture
 def labelled(tmp_path) -> tuple[Path, str]:
     """A classifier that expects `cifar10` preprocessing, and images labelled with its own answers, as Parquet."""
-    path = small_graph(tmp_path / "small.onnx", softmax=True)
-    rng = np.random.default_rng(5)
-    coarse = rng.integers(0, 256, (32, 4, 4, 3), dtype=np.uint8)
-    images = np.stack([np.asarray(Image.fromarray(c).resize((32, 32), Image.Resampling.BICUBIC)) for c in coarse])
+    return label(small_graph(tmp_path / "small.onnx", softmax=True), tmp_path / "data.parquet", size=32, count=32)
+
+
+def label(path: Path, data: Path, *, size: int, count: int) -> tuple[Path, str]:
+    """Write images of `size` px labelled with the answers of a classifier that expects `cifar10`, as Parquet."""
+    coarse = np.random.default_rng(5).integers(0, 256, (count, 4, 4, 3), dtype=np.uint8)
+    images = np.stack([np.asarray(Image.fromarray(c).resize((size, size), Image.Resampling.BICUBIC)) for c in coarse])
     labels = open_classifier(path, read_preprocess("cifar10")).logits(images).argmax(axis=1)
-    write_parquet(tmp_path / "data.parquet", [png(Image.fromarray(image)) for image in images], labels)
-    return path, str(tmp_path / "data.parquet")
+    write_parquet(data, [png(Image.fromarray(image)) for image in images], labels)
+    return path, str(data)

@@ -16,7 +16,7 @@ from abnn_serve.evaluation.reports.source import read_card
 from abnn_serve.lab.data.load import load_data
 from abnn_serve.spec import InputSpec
 from tests.drawing import SHAPES
-from tests.evaluation.foreign.conftest import small_graph
+from tests.evaluation.foreign.conftest import label, small_graph
 
 
 def test_a_file_is_attacked_through_its_gradients_and_judged_as_uint8_on_itself(labelled, tmp_path):
@@ -40,6 +40,22 @@ def test_a_file_is_attacked_through_its_gradients_and_judged_as_uint8_on_itself(
         assert np.abs(pixels.astype(int) - clean.images).max() <= 8
         classes = open_classifier(path, read_preprocess("cifar10")).logits(pixels).argmax(axis=1)
         np.testing.assert_array_equal(arrays["right"], classes == clean.labels)
+
+
+@pytest.mark.parametrize(("size", "layout"), [(96, "NHWC"), (384, "NCHW")])
+def test_files_of_larger_images_are_attacked_through_their_gradients(size, layout, tmp_path):
+    pytest.importorskip("onnx2fx", reason="the extra foreign")
+    path, data = label(
+        small_graph(tmp_path / "large.onnx", size=size, layout=layout), tmp_path / "d.parquet", size=size, count=4
+    )
+    options = {"attacks": ["fgsm"], "threats": ["whitebox"], "images": 4, "curve_images": 0, "preprocess": "cifar10"}
+    card = evaluate(path, data, out=tmp_path / "o", **options)
+    assert card.clean.correct == 4
+    assert card.worst["whitebox"].correct < 4
+    assert not [check for check in card.sanity if not check.passed]
+    (batch,) = (tmp_path / "o" / "batches").glob("*.npz")
+    with np.load(batch) as arrays:
+        assert arrays["images"].shape == (4, 3, size, size)
 
 
 def test_a_file_is_attacked_by_queries_and_corrupted_without_the_converter(labelled, tmp_path):
