@@ -33,7 +33,8 @@ from abnn_serve.evaluation.foreign.classifier import OnnxClassifier, open_classi
 from abnn_serve.evaluation.foreign.differentiable import operators
 from abnn_serve.evaluation.foreign.preprocess import read_preprocess
 from abnn_serve.evaluation.foreign.to_torch import to_torch
-from abnn_serve.evaluation.threats import Subject, to_uint8
+from abnn_serve.evaluation.served import to_uint8
+from abnn_serve.evaluation.threats import Subject
 from abnn_serve.lab.attacks.base import cross_entropy
 from abnn_serve.lab.attacks.pgd import PGD
 from abnn_serve.lab.data.dataset import ImageData

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -13,16 +11,16 @@ import typer
 from rich.console import Console
 
 from abnn_serve.bundle.manifest import MANIFEST
-from abnn_serve.card import RobustnessCard, ThreatModel
+from abnn_serve.card import ThreatModel
 from abnn_serve.cli.card_tables import print_card
 from abnn_serve.cli.extras import require_lab
-from abnn_serve.cli.options import read_minimums
+from abnn_serve.cli.minimums import check_measured, check_reached, read_minimums
+from abnn_serve.cli.options import read_eps, read_size
 from abnn_serve.cli.progress import progress_bar
 from abnn_serve.cli.terminal import echo
-from abnn_serve.errors import ConfigError
 
 if TYPE_CHECKING:
-    from abnn_serve.evaluation.outcomes import Progress, Trial
+    from abnn_serve.evaluation.outcomes import Progress
 
 # repeated here because a bento has no `evaluation`
 ATTACKS = "fgsm, pgd, pgd-margin, pgd-l2, worst, square, rays, roa, roa-moving, autoattack"
@@ -114,7 +112,7 @@ def evaluate(
     }
     given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     minimums = read_minimums(require or ())
-    budget = _parse_eps(eps)
+    budget = read_eps(eps)
     from abnn_serve.evaluation.endpoints.options import EndpointOptions
     from abnn_serve.evaluation.evaluate import evaluate as attack_and_write
     from abnn_serve.evaluation.opening import output_folder
@@ -159,7 +157,7 @@ def evaluate(
             labels=labels,
             preprocess=preprocess,
             output=output,
-            size=_parse_size(size),
+            size=None if size is None else read_size(size),
             gradients=gradients,
             endpoint=EndpointOptions(**given) if given else None,
             out=folder,
@@ -168,7 +166,7 @@ def evaluate(
             straight_through=straight_through,
             jobs=jobs,
             on_estimate=lambda seconds, queries: console.print(_estimate(seconds, queries), markup=False),
-            on_start=lambda trials: _check_minimums(minimums, trials, corruptions=corruptions),
+            on_start=lambda trials: check_measured(minimums, trials, corruptions=corruptions),
             on_progress=on_progress,
             on_corruption=on_corruption,
         )
@@ -176,30 +174,7 @@ def evaluate(
     is_bundle = (Path(subject) / MANIFEST).is_file()
     (folder / COMMAND).write_text(shlex.join(["abnn", *sys.argv[1:]]) + "\n", encoding="utf-8")
     echo(f"{folder}: wrote card.json and plots" + (f"; {subject}: replaced the card" if is_bundle else ""))
-    _check_accuracy(minimums, card)
-
-
-def _check_minimums(minimums: list[tuple[str, float]], trials: Sequence[Trial], *, corruptions: bool) -> None:
-    """ConfigError, before hours of attacks, for a minimum of a figure that no trial measures."""
-    measured = {"clean", *(trial.threat_model for trial in trials if trial.attack.norm != "patch")}
-    if corruptions:
-        measured.add("corruptions")
-    for name, _ in minimums:
-        if name not in measured:
-            raise ConfigError(
-                f"--require names {name!r}, which this evaluation does not measure; "
-                f"expected one of {', '.join(sorted(measured))}"
-            )
-
-
-def _check_accuracy(minimums: list[tuple[str, float]], card: RobustnessCard) -> None:
-    assert card.clean is not None  # noqa: S101 - every evaluation measures it
-    measured = {"clean": card.clean.value} | {str(threat): accuracy.value for threat, accuracy in card.worst.items()}
-    if card.corruptions:
-        measured["corruptions"] = card.corruptions.mean
-    for name, minimum in minimums:
-        if measured[name] < minimum:
-            raise ConfigError(f"{name} accuracy is {measured[name]:.4f}, --require asks for at least {minimum}")
+    check_reached(minimums, card)
 
 
 def _estimate(seconds: float, queries: int | None) -> str:
@@ -211,20 +186,3 @@ def _estimate(seconds: float, queries: int | None) -> str:
 def _duration(seconds: float) -> str:
     minutes = round(seconds / 60)
     return f"{round(seconds)} s" if minutes < 2 else f"{minutes} min" if minutes < 100 else f"{seconds / 3600:.1f} h"
-
-
-def _parse_size(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d{1,4})(?:x(\d{1,4}))?", text)
-    if not match:
-        raise ConfigError(f"--size is {text!r}, expected pixels such as 224, or height and width such as 224x320")
-    return int(match[1]), int(match[2] or match[1])
-
-
-def _parse_eps(text: str) -> float:
-    numerator, _, denominator = text.partition("/")
-    try:
-        return float(numerator) / float(denominator or 1)
-    except (ValueError, ZeroDivisionError):
-        raise ConfigError(f"--eps is {text!r}, expected a number or a fraction, such as 8/255") from None

@@ -1,10 +1,9 @@
-"""Parsers for option values: surgery plans, video sampling and required minimums."""
+"""Parsers for option values: surgery plans, video sampling, sizes and budgets."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,15 +36,18 @@ def read_sampling(text: str) -> Sampling:
     return from_json(Sampling, values, "--sampling", ConfigError)
 
 
-def read_minimums(texts: Sequence[str]) -> list[tuple[str, float]]:
-    """Parse texts such as `whitebox>=0.30` to names of figures and shares in [0, 1]."""
-    minimums = []
-    for text in texts:
-        match = re.fullmatch(r"\s*([a-z-]+)\s*>=\s*(0|1|[01]?\.[0-9]+)\s*", text)
-        if not match or not float(match[2]) <= 1:
-            raise ConfigError(
-                f"--require is {text!r}, expected THREAT>=SHARE, clean>=SHARE or corruptions>=SHARE, "
-                "such as 'whitebox>=0.30'"
-            )
-        minimums.append((match[1], float(match[2])))
-    return minimums
+def read_size(text: str) -> tuple[int, int]:
+    """Parse `224`, or height and width such as `224x320`, in pixels."""
+    match = re.fullmatch(r"(\d{1,4})(?:x(\d{1,4}))?", text)
+    if not match:
+        raise ConfigError(f"--size is {text!r}, expected pixels such as 224, or height and width such as 224x320")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def read_eps(text: str) -> float:
+    """Parse a number or a fraction such as `8/255`."""
+    numerator, _, denominator = text.partition("/")
+    try:
+        return float(numerator) / float(denominator or 1)
+    except (ValueError, ZeroDivisionError):
+        raise ConfigError(f"--eps is {text!r}, expected a number or a fraction, such as 8/255") from None

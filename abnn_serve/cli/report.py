@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from abnn_serve.cli.options import read_minimums
+from abnn_serve.cli.minimums import read_minimums
 from abnn_serve.cli.terminal import echo
 from abnn_serve.errors import ConfigError
 from abnn_serve.files import atomic_write

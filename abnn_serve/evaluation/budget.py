@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from abnn_serve.evaluation.threats import ServedModel
+from abnn_serve.evaluation.served import ServedModel
 from abnn_serve.lab.attacks.base import Attack, Model
 from abnn_serve.lab.attacks.regions import Linf, ball
 

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from abnn_serve.bundle.store import pack_json, with_card
 from abnn_serve.card import RobustnessCard, ThreatModel
 from abnn_serve.errors import ConfigError
-from abnn_serve.evaluation.bundle_checks import with_attacked_drift, with_robust_accuracy
+from abnn_serve.evaluation.arguments import can_autoattack, check_arguments
 from abnn_serve.evaluation.corruptions.measure import measure_corruptions
 from abnn_serve.evaluation.endpoints.options import EndpointOptions
 from abnn_serve.evaluation.estimate import measure_seconds
 from abnn_serve.evaluation.opening import OnnxOptions, open_any, output_folder
 from abnn_serve.evaluation.outcomes import Progress, Trial
 from abnn_serve.evaluation.plots import draw_corruptions
-from abnn_serve.evaluation.report import Report, draw_report, fill_card, measure
-from abnn_serve.evaluation.reports.source import write_flags
-from abnn_serve.evaluation.subject import OpenedSubject
+from abnn_serve.evaluation.report import draw_report, fill_card, measure
+from abnn_serve.evaluation.results import write_results
 from abnn_serve.evaluation.suites import choose_trials
-from abnn_serve.evaluation.threats import Subject
-from abnn_serve.evaluation.workers import check_jobs, share_work
-from abnn_serve.files import atomic_write
+from abnn_serve.evaluation.workers import share_work
 from abnn_serve.hardware import usable_cores
 from abnn_serve.lab.device import pick_device
 
@@ -125,7 +120,7 @@ def evaluate(
             or threat model; a run, twin or probe that does not fit.
         DataError: `data` cannot be read, or its classes are not the network's.
     """
-    _check_arguments(attacks, images=images, quick=quick, full=full, corruptions=corruptions, jobs=jobs)
+    check_arguments(attacks, images=images, quick=quick, full=full, corruptions=corruptions, jobs=jobs)
     if full and jobs is None:
         jobs = usable_cores()
     torch_device = pick_device(device)
@@ -156,7 +151,7 @@ def evaluate(
             threats=threats,
             quick=quick,
             queries=queries,
-            autoattack=autoattack or (full and not attacks and _can_autoattack(opened.subject, threats)),
+            autoattack=autoattack or (full and not attacks and can_autoattack(opened.subject, threats)),
         )
         opened.check_data(dataset)
         subset = dataset.spread(min(images, _QUICK_IMAGES) if quick else images)
@@ -198,43 +193,4 @@ def evaluate(
                 card = replace(card, endpoint=opened.endpoint.row())
         card = fill_card(card, report, dataset)
         card = replace(card, limits=(*opened.limits, *card.limits))
-        return _written(card, opened, report, folder)
-
-
-def _written(card: RobustnessCard, opened: OpenedSubject, report: Report, folder: Path) -> RobustnessCard:
-    """Write the card, a bundle's into it too, and which samples survived."""
-    evaluation = report.evaluation
-    if opened.bundle:
-        if evaluation.outcomes:
-            card = replace(
-                card,
-                variants=with_robust_accuracy(opened.bundle, evaluation),
-                drift=with_attacked_drift(opened.bundle, evaluation),
-            )
-        with_card(opened.bundle, card)
-    with atomic_write(folder / "card.json") as file:
-        file.write(pack_json(card))
-    if evaluation.outcomes:
-        worst = {str(threat): flags for threat, flags in evaluation.worst_flags.items()}
-        write_flags(folder, evaluation.data.digest, {"clean": evaluation.clean} | worst)
-    return card
-
-
-def _check_arguments(
-    attacks: Sequence[str], *, images: int, quick: bool, full: bool, corruptions: bool, jobs: int | None
-) -> None:
-    if images < 2:
-        raise ConfigError(f"images is {images}, expected at least 2")
-    check_jobs(jobs)
-    if quick and full:
-        raise ConfigError("--quick and --full exclude each other; choose one")
-    if list(attacks) == ["none"] and not corruptions:
-        raise ConfigError("nothing to measure: attack 'none' needs --corruptions, or name an attack")
-
-
-def _can_autoattack(subject: Subject, threats: Sequence[ThreatModel]) -> bool:
-    """AutoAttack is installed, and the subject has gradients and no rule that multiplies its thousands of passes."""
-    is_installed = importlib.util.find_spec("pyautoattack") is not None
-    return (
-        is_installed and subject.network is not None and not subject.answer and (not threats or "whitebox" in threats)
-    )
+        return write_results(card, opened, report, folder)

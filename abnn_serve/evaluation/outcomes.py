@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from abnn_serve.card import Accuracy, AttackResult, ThreatModel
-from abnn_serve.evaluation.threats import to_uint8
+from abnn_serve.evaluation.served import to_uint8
 from abnn_serve.files import atomic_write
 from abnn_serve.lab.attacks.base import Attack
 from abnn_serve.lab.data.dataset import ImageData

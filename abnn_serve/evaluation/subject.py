@@ -18,7 +18,8 @@ from abnn_serve.card import RobustnessCard
 from abnn_serve.errors import ConfigError
 from abnn_serve.evaluation.endpoints.model import EndpointModel
 from abnn_serve.evaluation.foreign.open import ForeignModel
-from abnn_serve.evaluation.threats import ServedLogits, Subject
+from abnn_serve.evaluation.served import ServedLogits
+from abnn_serve.evaluation.threats import Subject
 from abnn_serve.lab.abnn.network import AdaptiveNetwork, Network, PixelNetwork, ServedNetwork, torch_logits
 from abnn_serve.lab.data.dataset import ImageData
 from abnn_serve.lab.training.run import Run, new_card

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,16 +12,15 @@ from torch import Tensor, nn
 from abnn_serve.answer import Answer
 from abnn_serve.card import ThreatModel
 from abnn_serve.errors import ConfigError
+from abnn_serve.evaluation.detached import detached, has_substitute
 from abnn_serve.evaluation.gradient_check import TOLERANCE, gradient_error
+from abnn_serve.evaluation.served import ServedLogits, ServedModel
 from abnn_serve.evaluation.through_rule import AnsweringNetwork, attacked_through
-from abnn_serve.lab.abnn.mixture import MixtureNetwork
-from abnn_serve.lab.abnn.network import AdaptiveNetwork, Network, PixelNetwork, ServedNetwork
+from abnn_serve.lab.abnn.network import Network, PixelNetwork, ServedNetwork
 from abnn_serve.lab.attacks.adaptive import ExpectedNetwork, StraightThroughNetwork
 from abnn_serve.lab.attacks.base import Model
 from abnn_serve.runtime.rules.base import Rule
 from abnn_serve.runtime.rules.choose import make_rule
-
-ServedLogits = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # uint8 (N, [T,] H, W, 3) to logits (N, classes)
 
 MEANINGS: dict[ThreatModel, str] = {
     "transfer": "images attacked on the undefended twin",
@@ -32,50 +30,6 @@ MEANINGS: dict[ThreatModel, str] = {
     "blackbox": "queries to the served bundle, without gradients",
     "artifact": "white-box images, rounded to uint8 and judged on the exported file",
 }
-
-
-class DetachedStatistics(nn.Module):
-    """An adaptive network with no gradient through its substitute: the model that a graybox attacker differentiates."""
-
-    def __init__(self, network: AdaptiveNetwork) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The network's logits."""
-        with torch.no_grad():
-            statistics = self.network.statistics(x)
-        return self.network(x, statistics)  # type: ignore[no-any-return]
-
-
-def _has_substitute(network: nn.Module) -> bool:
-    return any(isinstance(module, AdaptiveNetwork) for module in network.modules())
-
-
-def _detached(network: nn.Module) -> nn.Module:
-    """The network, or a mixture's halves, without gradients through substitutes."""
-    if isinstance(network, AdaptiveNetwork):
-        return DetachedStatistics(network)
-    if isinstance(network, MixtureNetwork):
-        return MixtureNetwork(_detached(network.robust), _detached(network.clean), network.rule)
-    return network
-
-
-@dataclass(frozen=True, slots=True)
-class ServedModel:
-    """A served model as its clients see it: pixels are rounded to uint8, and gradients are unavailable."""
-
-    logits: ServedLogits
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Float (N, 3, H, W) in [0, 1] to logits (N, classes)."""
-        return torch.from_numpy(self.logits(to_uint8(x))).to(x.device)
-
-
-def to_uint8(x: Tensor) -> NDArray[np.uint8]:
-    """Float (N, 3, [T,] H, W) in [0, 1] to the nearest uint8 (N, [T,] H, W, 3)."""
-    pixels: NDArray[np.uint8] = (x.detach() * 255).round().to(torch.uint8).movedim(1, -1).cpu().numpy()
-    return pixels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +69,7 @@ class Subject:
         """The available threat models, white-box first."""
         available: dict[ThreatModel, bool] = {
             "whitebox": self.network is not None,
-            "graybox": self.network is not None and _has_substitute(self.network),
+            "graybox": self.network is not None and has_substitute(self.network),
             "transfer": self.twin is not None,
             "substitute-transfer": self.probe is not None,
             "blackbox": self.served is not None,
@@ -134,7 +88,7 @@ class Subject:
         if threat not in self.threat_models:
             raise ConfigError(f"threat model {threat!r} ({MEANINGS[threat]}) is unavailable: {_REMEDIES[threat]}")
         if threat in ("whitebox", "artifact", "graybox") and self.network is not None:
-            network = _detached(self.network) if threat == "graybox" else self.network
+            network = detached(self.network) if threat == "graybox" else self.network
             return attacked_through(self._adaptive(network), self._rule)
         if threat == "blackbox" and self.served is not None:
             return ServedModel(self.served)
@@ -202,7 +156,7 @@ class Subject:
 
     def check_whitebox(self, x: Tensor) -> None:
         """ConfigError if gradients do not pass through the substitute, on x, float (N, 3, [T,] H, W) in [0, 1]."""
-        if self.network is None or not _has_substitute(self.network):
+        if self.network is None or not has_substitute(self.network):
             return
         error = float(gradient_error(self.network, x).median())
         if error > TOLERANCE:

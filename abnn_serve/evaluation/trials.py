@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from abnn_serve.arrays import batch_slices
 from abnn_serve.evaluation.budget import project_to_budget, within_uint8
 from abnn_serve.evaluation.outcomes import Evaluation, Outcome, OutcomeStore, Progress, Trial
-from abnn_serve.evaluation.threats import ServedModel, Subject
+from abnn_serve.evaluation.served import ServedModel
+from abnn_serve.evaluation.threats import Subject
 from abnn_serve.evaluation.workers import ThisProcess, Workers
 from abnn_serve.lab.attacks.autoattack import AutoAttackWarning
 from abnn_serve.lab.attacks.base import Model, evaluating

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from abnn_serve.cli.options import read_sampling
+from abnn_serve.cli.options import read_eps, read_sampling, read_size
 from abnn_serve.errors import ConfigError
 from abnn_serve.spec import Sampling
 
@@ -30,3 +30,12 @@ def test_a_sampling_is_read_from_one_text():
 def test_a_sampling_that_makes_no_sense_is_refused(text, message):
     with pytest.raises(ConfigError, match=f"--sampling.*{message}"):
         read_sampling(text)
+
+
+def test_sizes_and_budgets_are_read_from_text():
+    assert (read_size("224"), read_size("224x320")) == ((224, 224), (224, 320))
+    assert (read_eps("8/255"), read_eps("0.03")) == (8 / 255, 0.03)
+    with pytest.raises(ConfigError, match=r"--size is '224x', expected pixels such as 224, or height and width"):
+        read_size("224x")
+    with pytest.raises(ConfigError, match=r"--eps is 'eight', expected a number or a fraction, such as 8/255"):
+        read_eps("eight")

@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from abnn_serve.evaluation.detached import DetachedStatistics
 from abnn_serve.evaluation.network_checks import check_network
 from abnn_serve.evaluation.outcomes import Trial
-from abnn_serve.evaluation.threats import DetachedStatistics, Subject
+from abnn_serve.evaluation.threats import Subject
 from abnn_serve.evaluation.trials import run_trials
 from abnn_serve.lab.attacks.adaptive import ExpectedNetwork, StraightThroughNetwork
 from abnn_serve.lab.attacks.pgd import PGD

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from abnn_serve.errors import ConfigError
+from abnn_serve.evaluation.detached import DetachedStatistics
 from abnn_serve.evaluation.outcomes import Trial
+from abnn_serve.evaluation.served import ServedModel, to_uint8
 from abnn_serve.evaluation.subject import open_subject
 from abnn_serve.evaluation.suites import ATTACKS, choose_trials
-from abnn_serve.evaluation.threats import DetachedStatistics, ServedModel, Subject, to_uint8
+from abnn_serve.evaluation.threats import Subject
 from abnn_serve.evaluation.trials import run_trials
 from abnn_serve.lab.abnn.network import AdaptiveNetwork
 from abnn_serve.lab.attacks.base import Attack

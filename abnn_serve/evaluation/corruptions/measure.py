@@ -16,7 +16,8 @@ from abnn_serve.card import Accuracy, CorruptionResult, Corruptions
 from abnn_serve.card.accuracy import Z95
 from abnn_serve.evaluation.corruptions.constants import CORRUPTIONS, SEVERITIES, constants_for
 from abnn_serve.evaluation.corruptions.corrupt import corrupt
-from abnn_serve.evaluation.threats import ServedModel, Subject
+from abnn_serve.evaluation.served import ServedModel
+from abnn_serve.evaluation.threats import Subject
 from abnn_serve.evaluation.trials import identity_of
 from abnn_serve.evaluation.workers import ThisProcess, Workers
 from abnn_serve.files import atomic_write

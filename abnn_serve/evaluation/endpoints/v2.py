@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from abnn_serve.card import EndpointProtocol
 from abnn_serve.errors import ConfigError
 from abnn_serve.evaluation.endpoints.connection import Connection
+from abnn_serve.evaluation.foreign.layout import image_layout
 from abnn_serve.evaluation.foreign.preprocess import Preprocess
-from abnn_serve.evaluation.foreign.signature import image_layout
 
 _HEADER = "Inference-Header-Content-Length"
 _INPUTS = {"UINT8": "uint8", "FP32": "float32", "FP64": "float64"}

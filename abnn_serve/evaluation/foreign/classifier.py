@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from abnn_serve.arrays import batch_slices
 from abnn_serve.errors import ConfigError, one_line
+from abnn_serve.evaluation.foreign.graph import load_graph
 from abnn_serve.evaluation.foreign.preprocess import Preprocess
-from abnn_serve.evaluation.foreign.signature import Signature, load_graph, read_signature
+from abnn_serve.evaluation.foreign.signature import Signature, read_signature
 
 _BATCH = 50
 _TINY = np.finfo(np.float32).tiny

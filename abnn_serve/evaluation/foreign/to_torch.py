@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from abnn_serve.errors import ConfigError, one_line
 from abnn_serve.evaluation.foreign.classifier import OnnxClassifier
 from abnn_serve.evaluation.foreign.differentiable import STEPS, differentiable, operators
-from abnn_serve.evaluation.foreign.signature import Signature, softmax_before
+from abnn_serve.evaluation.foreign.graph import softmax_before
+from abnn_serve.evaluation.foreign.signature import Signature
 from abnn_serve.lab.abnn.network import PixelNetwork, ServedNetwork, torch_logits
 
 _TOLERANCE = 1e-3  # of the largest logit

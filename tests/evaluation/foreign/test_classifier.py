@@ -76,19 +76,6 @@ def test_two_inputs_are_refused(tmp_path):
         open_classifier(path, Preprocess())
 
 
-def test_missing_external_data_is_named(tmp_path):
-    path = small_graph(tmp_path / "outside.onnx")
-    onnx.save(onnx.load(str(path)), str(path), save_as_external_data=True, location="weights.bin", size_threshold=0)
-    open_classifier(path, Preprocess())
-    whole = (tmp_path / "weights.bin").read_bytes()
-    (tmp_path / "weights.bin").write_bytes(whole[:100])
-    with pytest.raises(ConfigError, match=r"cannot read the weights of .*exceeds available data .*put the whole data"):
-        open_classifier(path, Preprocess())
-    (tmp_path / "weights.bin").unlink()
-    with pytest.raises(ConfigError, match=r"keeps its weights in weights.bin, which is missing"):
-        open_classifier(path, Preprocess())
-
-
 def test_a_size_that_the_graph_does_not_take_is_one_line(tmp_path, capfd):
     path = small_graph(tmp_path / "open.onnx", size="S")
     with pytest.raises(ConfigError, match=r"cannot run .*open.onnx on images of 48x48: .*Gemm.*; is this the size"):
