@@ -45,9 +45,12 @@ def read_size(text: str) -> tuple[int, int]:
 
 
 def read_eps(text: str) -> float:
-    """Parse a number or a fraction such as `8/255`."""
+    """Parse a number from 0 to 1, or a fraction such as `8/255`."""
     numerator, _, denominator = text.partition("/")
     try:
-        return float(numerator) / float(denominator or 1)
+        eps = float(numerator) / float(denominator or 1)
     except (ValueError, ZeroDivisionError):
         raise ConfigError(f"--eps is {text!r}, expected a number or a fraction, such as 8/255") from None
+    if not 0 <= eps <= 1:
+        raise ConfigError(f"--eps is {text}, expected a budget from 0 to 1, in units of [0, 1] pixels, such as 8/255")
+    return eps

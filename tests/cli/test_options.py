@@ -39,3 +39,6 @@ def test_sizes_and_budgets_are_read_from_text():
         read_size("224x")
     with pytest.raises(ConfigError, match=r"--eps is 'eight', expected a number or a fraction, such as 8/255"):
         read_eps("eight")
+    for text in ("8", "-1", "nan"):
+        with pytest.raises(ConfigError, match=rf"--eps is {text}, expected a budget from 0 to 1, in units of"):
+            read_eps(text)
