@@ -63,10 +63,8 @@ class Shadow:
             answers: one for each sample.
             seconds: session time of one sample.
         """
-        if (candidate := self._candidate_for(served)) is None:
-            return
         for pixels, answer in zip(samples, answers, strict=True):
-            if random.random() < self._share:  # noqa: S311  (not a secret)
+            if random.random() < self._share and (candidate := self._candidate_for(served)):  # noqa: S311  (not a secret)
                 self._worker.put(
                     _Sample(served=served, candidate=candidate, pixels=pixels, logits=answer.logits, seconds=seconds)
                 )

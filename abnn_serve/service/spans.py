@@ -80,14 +80,15 @@ class Spans:
             max_export_batch_size=_BATCH,
         )
 
-    def new_trace(self) -> TraceContext:
-        """A trace for a request whose caller has none."""
-        is_sampled = random.random() < self._share  # noqa: S311  (not a secret)
+    def new_trace(self) -> TraceContext | None:
+        """A trace for a request whose caller has none; None for a request that is not recorded."""
+        if random.random() >= self._share:  # noqa: S311  (not a secret)
+            return None
         return TraceContext(
             trace_id=f"{random.getrandbits(128) or 1:032x}",
             span_id=f"{random.getrandbits(64) or 1:016x}",
             parent_id=None,
-            flags="01" if is_sampled else "00",
+            flags=f"{SAMPLED:02x}",
         )
 
     def record(

@@ -140,7 +140,7 @@ class RequestPipeline:
         inputs = [samples] if one_input else [[sample] for sample in samples]
         if mode == "count" and sum(sample.nbytes for sample in samples) <= _FEW_BYTES:
             answers = await self._compute(samples)
-            self._state.later.put(partial(self._state.near_duplicates.count_inputs, self._caller, inputs))
+            self._state.later.put(lambda: self._state.near_duplicates.count_inputs(self._caller, inputs))
             return answers
         observing = asyncio.create_task(self._observe_in_thread(inputs))
         answers = await self._compute(samples)
@@ -191,8 +191,7 @@ class RequestPipeline:
             self._request.state.timeline += [("queue", result.submitted_at, waited, None), *timeline]
         self._request.state.batch = max(result.batch for result in results)
         if self.limits.shadow:
-            sample = partial(self._state.shadow.sample, self._model, samples, answers, compute / len(samples))
-            asyncio.get_running_loop().call_soon(sample)
+            self._state.shadow.sample(self._model, samples, answers, compute / len(samples))
         self._state.later.put(partial(self._count, compute))
 
     def _count(self, compute: float) -> None:
