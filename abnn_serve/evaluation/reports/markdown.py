@@ -6,6 +6,7 @@ from abnn_serve.evaluation.reports.source import CardSource
 from abnn_serve.evaluation.reports.words import (
     asked,
     between,
+    budgets_in_words,
     calibration_in_words,
     describe,
     figures,
@@ -36,7 +37,7 @@ def to_markdown(source: CardSource) -> str:
     lines += ["", *(f"- **Failed sanity check:** {c.name} ({c.detail})" for c in card.sanity if not c.passed)]
     lines += ["", calibration_in_words(card)] if card.calibration else []
     endpoint = [f"- {name}: {value}" for name, value in asked(card.endpoint)] if card.endpoint else []
-    limits = "\n".join(f"- {limit}" for limit in card.sentences)
+    limits = "\n".join(f"- {sentence}" for sentence in [*card.sentences, *budgets_in_words(card)])
     lines += [
         "",
         "<details><summary>How to read this</summary>",

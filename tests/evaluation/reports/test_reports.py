@@ -156,6 +156,7 @@ def test_markdown_has_a_table_and_the_failed_check(source):
     text = to_markdown(source)
     assert "| Corruptions: mean of fifteen at five severities | 70.0% | 60.0% to 80.0% | 10 |" in text
     assert "- **Failed sanity check:** queries alone do not beat gradients" in text
+    assert "- 10% of the area: the attack may replace all pixels inside one rectangle" in text
     assert "\n\n\n" not in text
 
 
