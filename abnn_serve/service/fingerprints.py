@@ -20,7 +20,8 @@ Inputs = Sequence[Sequence[NDArray[np.uint8]]]  # of each input its samples: sev
 class Fingerprint:
     """What is remembered of one input: its sketch, int16 (48,), and Python's hash of all its pixels.
 
-    That hash has a random key in every process, so that no client can make two inputs with the same one.
+    Unless PYTHONHASHSEED sets it, that hash has a random key in every process: no client can make two inputs with the
+    same one.
     """
 
     sketch: NDArray[np.int16]

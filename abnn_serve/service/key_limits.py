@@ -13,6 +13,7 @@ from abnn_serve.service.key_file import KeyTerms
 
 _MINUTE = 60
 _MEGABYTE = 1_000_000
+_DIGITS = 18  # of a Content-Length; int() refuses thousands of them
 
 
 class Bucket:
@@ -75,7 +76,8 @@ class KeyLimits:
             TooManyRequestsError: the key is at one of its limits; the request is not counted.
         """
         now = self._clock()
-        declared = int(content_length) if content_length.isdecimal() else 0
+        is_length = content_length.isdecimal() and len(content_length) <= _DIGITS
+        declared = int(content_length) if is_length else 0
         if self._bytes and (seconds := self._bytes.seconds_until(max(1, declared), now)):
             raise TooManyRequestsError(
                 f"this key may send {self.terms.megabytes:,} MB a minute; retry after {math.ceil(seconds)} s",

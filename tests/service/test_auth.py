@@ -268,3 +268,11 @@ def test_a_changed_limit_counts_from_then_on_and_an_unchanged_one_keeps_its_coun
     path.write_text(path.read_text().replace("requests=2", "requests=3"))
     ring._reload_if_changed()
     ring.limits("alice").admit("")
+
+
+@pytest.mark.parametrize("length", ["9" * 5000, "-1", "1e9", "\xb2"])
+def test_a_content_length_that_is_none_counts_as_nothing(length):
+    limits, _ = _limits(megabytes=1)
+    limits.admit("")
+    limits.admit(length)
+    assert dict(limits.headers())[b"ratelimit"] == b'"content-bytes";r=1000000;t=0'
