@@ -25,7 +25,7 @@ Result = tuple[list[Bar], dict[str, Any]]  # a trial's bars, and its other figur
 def serving(options: argparse.Namespace, folder: Path, **environment: str) -> Iterator[Server]:
     """Run the service with one thread until the block ends; its log and BentoML's home are in `folder`.
 
-    With `options.operated` everything of docs/monitoring.md is on but API keys.
+    With `options.operated` everything of docs/monitoring.md is on, spans of all requests included, but API keys.
     """
     settings = {
         "ABNN_BUNDLE": str(options.bundle),
@@ -38,7 +38,7 @@ def serving(options: argparse.Namespace, folder: Path, **environment: str) -> It
             collector = stack.enter_context(discarding_collector())
             _, operated = everything(folder, options.bundle, collector)
             del operated["ABNN_API_KEY_FILE"]  # what the trials send has no key
-            settings |= operated
+            settings |= {**operated, "ABNN_TRACE_SAMPLE": "1"}
             shutil.copytree(options.video_bundle, folder / "bundles" / "videos")
             del settings["ABNN_VIDEO_BUNDLE"]
         yield stack.enter_context(running(ABNN, folder / "log", env={**settings, **environment}))
