@@ -12,7 +12,7 @@ import sys
 
 from starlette.datastructures import Headers
 
-from abnn_serve.service import traces
+from abnn_serve.service.tracing.context import current_trace
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
@@ -37,7 +37,7 @@ class JsonFormatter(logging.Formatter):
         }
         if (current_id := request_id.get()) is not None:
             line["request_id"] = current_id
-        if (trace := traces.current.get()) is not None:
+        if (trace := current_trace.get()) is not None:
             line |= {"trace_id": trace.trace_id, "span_id": trace.span_id, "parent_id": trace.parent_id}
         line |= getattr(record, "fields", {})
         if record.exc_info:

@@ -66,6 +66,9 @@ class Metrics:
         self.near_duplicates = counter(
             "abnn_near_duplicates", "Samples that resemble earlier ones of the same key", ["key"]
         )
+        self.dropped_traces = counter(
+            "abnn_dropped_traces", "Requests whose spans were dropped because the collector was too slow"
+        )
         self.suspicious = counter("abnn_suspicious_samples", "Samples that resemble many earlier ones", ["key"])
         self._add_candidates()
 

@@ -13,9 +13,10 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from abnn_serve.errors import InputError
-from abnn_serve.service import logs, traces
+from abnn_serve.service import logs
 from abnn_serve.service.compatibility import incompatible
 from abnn_serve.service.errors import BusyError, error_response, internal_error_response
+from abnn_serve.service.tracing.context import current_trace, trace_of
 from abnn_serve.service.worker import WorkerState
 
 log = logging.getLogger("abnn_serve.access")
@@ -49,10 +50,10 @@ class RequestMiddleware:
             self._state.admission.pending -= 1
         state["request_id"] = logs.request_id_of(headers)
         token = logs.request_id.set(state["request_id"])
-        state["trace"] = traces.trace_of(headers)
+        state["trace"] = trace_of(headers)
         if self._state.spans and not state["trace"] and scope["path"] not in _UNLOGGED_PATHS:
             state["trace"] = self._state.spans.new_trace()
-        trace_token = traces.current.set(state["trace"])
+        trace_token = current_trace.set(state["trace"])
         started, status = time.perf_counter(), 0
 
         async def send_with_headers(message: Message) -> None:
@@ -79,7 +80,7 @@ class RequestMiddleware:
         finally:
             self._record(scope, status, started)
             logs.request_id.reset(token)
-            traces.current.reset(trace_token)
+            current_trace.reset(trace_token)
 
     async def _route(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
         path = scope["path"]

@@ -30,7 +30,7 @@ from abnn_serve.service.near_duplicates import NearDuplicates
 from abnn_serve.service.quality import QualitySignals
 from abnn_serve.service.settings import ServiceSettings
 from abnn_serve.service.shadow import Shadow
-from abnn_serve.service.spans import Spans
+from abnn_serve.service.tracing.spans import Spans
 
 log = logging.getLogger("abnn_serve")
 _ON_GPU = ("auto", "cuda", "tensorrt")
@@ -92,8 +92,8 @@ class WorkerState:
             )
             started.result()
         self.quality = QualitySignals(self.metrics, self.limits.drift_sample, self.is_idle)
-        endpoint = self.limits.otlp_endpoint
-        self.spans = Spans(endpoint, self.limits.trace_sample) if endpoint else None
+        if endpoint := self.limits.otlp_endpoint:
+            self.spans = Spans(endpoint, self.limits.trace_sample, on_drop=self.metrics.dropped_traces.inc)
         self.near_duplicates = NearDuplicates(self.metrics)
         self.shadow = Shadow(self.metrics, self.limits.shadow_sample, self.catalog.shadow_of, self.is_idle)
         self.ready = True

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from starlette.datastructures import Headers
 
-from abnn_serve.service.traces import trace_of
+from abnn_serve.service.tracing.context import trace_of
 from tests.drawing import draw_shape, png
 from tests.service.server import wait_until
 

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import importlib.util
+import socket
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import psutil
 import pytest
 
 from abnn_serve.errors import ConfigError
 from abnn_serve.service.batcher import SessionRun
 from abnn_serve.service.settings import ServiceSettings
-from abnn_serve.service.spans import Spans
-from abnn_serve.service.traces import TraceContext
+from abnn_serve.service.tracing.context import TraceContext
+from abnn_serve.service.tracing.spans import Spans
 from tests.drawing import draw_shape, png
-from tests.service.otlp import receiving
 from tests.service.server import serving, wait_until
+from tests.service.tracing.otlp import receiving
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+NOBODY = "http://127.0.0.1:1/v1/traces"
+FIELDS = {"method": "GET", "status": 200}
 PICTURE = png(draw_shape(2, np.random.default_rng(4)))
 EXTRA = importlib.util.find_spec("opentelemetry.exporter") is not None
 needs_extra = pytest.mark.skipif(not EXTRA, reason="needs the extra traces")
@@ -33,14 +37,14 @@ def test_an_endpoint_that_is_no_url_is_refused(url):
 
 def test_without_the_extra_the_error_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
-    with pytest.raises(ConfigError, match=r"needs the extra traces .*pip install 'abnn_serve\[traces\]'"):
-        Spans("http://localhost:1/v1/traces", 1.0)
+    with pytest.raises(ConfigError, match=r"needs the extra traces: pip install 'abnn_serve\[traces\]'"):
+        Spans("http://localhost:1/v1/traces", 1.0, on_drop=print)
 
 
 @needs_extra
 def test_a_session_run_is_a_trace_of_its_own_that_its_requests_link_to():
     with receiving() as receiver:
-        spans = Spans(receiver.url, 1.0)
+        spans = Spans(receiver.url, 1.0, on_drop=print)
         run = SessionRun(started=0.0, seconds=0.01, size=2)
         first, second = spans.new_trace(), spans.new_trace()
         for trace in (first, second):
@@ -57,12 +61,41 @@ def test_a_session_run_is_a_trace_of_its_own_that_its_requests_link_to():
 
 @needs_extra
 def test_a_collector_that_does_not_answer_does_not_hold_the_shutdown():
-    spans = Spans("http://127.0.0.1:1/v1/traces", 1.0)
+    spans = Spans(NOBODY, 1.0, on_drop=print)
     trace = TraceContext(trace_id=TRACE, span_id=PARENT, parent_id=None, flags="01")
     spans.record(trace, "/x", {"method": "GET", "status": 500}, 0.0, 0.0, [])
     started = time.monotonic()
     spans.close()
     assert time.monotonic() - started < 2
+
+
+@needs_extra
+def test_spans_that_a_slow_collector_cannot_take_are_dropped_and_counted():
+    dropped: list[int] = []
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts connections and never answers
+        spans = Spans(f"http://127.0.0.1:{silent.getsockname()[1]}/v1/traces", 1.0, on_drop=dropped.append)
+        for _ in range(4):
+            for _ in range(3000):
+                spans.record(spans.new_trace(), "/x", FIELDS, 0.0, 0.0, [])
+            time.sleep(0.15)
+        spans.close()
+    assert 0 < sum(dropped) < 12_000
+
+
+@needs_extra
+def test_an_exporter_that_is_killed_is_started_again(monkeypatch):
+    monkeypatch.setattr("abnn_serve.service.tracing.spans._RESTART_SECONDS", 0.1)
+    dropped: list[int] = []
+    with receiving() as receiver:
+        spans = Spans(receiver.url, 1.0, on_drop=dropped.append)
+        (exporter,) = [p for p in psutil.Process().children() if "tracing.exporter" in " ".join(p.cmdline())]
+        exporter.kill()
+        for name in ("/lost", "/sent"):
+            spans.record(spans.new_trace(), name, FIELDS, 0.0, 0.0, [])
+            wait_until(lambda: dropped)
+        wait_until(lambda: receiver.named("GET /sent"))
+        spans.close()
+    assert dropped == [1]
 
 
 @needs_extra

@@ -13,7 +13,7 @@ _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})(
 
 SAMPLED = 1
 
-current: contextvars.ContextVar[TraceContext | None] = contextvars.ContextVar("trace", default=None)
+current_trace: contextvars.ContextVar[TraceContext | None] = contextvars.ContextVar("trace", default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
