@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from abnn_serve.bundle.manifest import MANIFEST
-from abnn_serve.card import Accuracy, Certification, CertifiedPoint
+from abnn_serve.card import Certification, CertifiedPoint
 from abnn_serve.cli.extras import require_lab
 from abnn_serve.cli.progress import progress_bar
 from abnn_serve.cli.terminal import echo
 from abnn_serve.errors import ConfigError
+
+if TYPE_CHECKING:
+    from abnn_serve.evaluation.certify import Budget
 
 _MINIMUM = r"\s*(clean|certified-(?:patch-[0-9]+(?:x[0-9]+)?|radius-[0-9.]+))\s*>=\s*(0|1|[01]?\.[0-9]+)\s*"
 
@@ -63,6 +67,7 @@ def certify(
             images=images,
             jobs=jobs,
             out=folder,
+            on_start=lambda budgets: _check_measured(minimums, budgets),
             on_progress=lambda done, total: bar.update(
                 task,
                 description="certifying",
@@ -75,7 +80,7 @@ def certify(
     is_bundle = (subject / MANIFEST).is_file()
     wrote = f"{folder}: wrote certification.json and certified.png"
     echo(wrote + (f"; {subject}: replaced the card" if is_bundle else ""))
-    _check(minimums, certification)
+    _check_reached(minimums, certification)
 
 
 def print_certification(certification: Certification) -> None:
@@ -115,23 +120,30 @@ def _parse_minimum(text: str) -> tuple[str, float]:
     return match[1], float(match[2])
 
 
-def _check(minimums: list[tuple[str, float]], certification: Certification) -> None:
-    measured: dict[str, Accuracy] = {"clean": certification.points[0].clean}
-    for point in certification.points:
-        if point.patch:
-            height, width = point.patch
-            measured[f"certified-patch-{height}x{width}"] = point.certified
-            if height == width:
-                measured[f"certified-patch-{height}"] = point.certified
-        else:
-            measured[f"certified-radius-{point.radius:g}"] = point.certified
-    own = certification.rule.masks
-    if own:
-        measured["clean"] = next(point.clean for point in certification.points if point.patch == own.patch)
-    for name, minimum in minimums:
+def _check_measured(minimums: list[tuple[str, float]], budgets: Sequence[Budget]) -> None:
+    """ConfigError, before anything is computed, for a minimum of a figure that is not measured."""
+    measured = ["clean", *(name for budget in budgets for name in _figures(*budget))]
+    for name, _ in minimums:
         if name not in measured:
             raise ConfigError(
-                f"--require names {name!r}, which was not measured; expected one of {', '.join(measured)}"
+                f"--require names {name!r}, which this certification does not measure; expected one of "
+                f"{', '.join(measured)}"
             )
+
+
+def _check_reached(minimums: list[tuple[str, float]], certification: Certification) -> None:
+    points, own = certification.points, certification.rule.masks
+    measured = {name: point.certified for point in points for name in _figures(point.patch, point.radius)}
+    measured["clean"] = next(point.clean for point in points if not own or point.patch == own.patch)
+    for name, minimum in minimums:
         if measured[name].value < minimum:
             raise ConfigError(f"{name} is {measured[name].value:.4f}, --require asks for at least {minimum}")
+
+
+def _figures(patch: tuple[int, int] | None, radius: float | None) -> list[str]:
+    """The names of a point of the curve for --require."""
+    if patch is None:
+        return [f"certified-radius-{radius:g}"]
+    height, width = patch
+    sides = [f"{height}x{width}", *([str(height)] if height == width else [])]
+    return [f"certified-patch-{side}" for side in sides]

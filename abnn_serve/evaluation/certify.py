@@ -34,6 +34,8 @@ AREAS = (0.01, 0.05, 0.1)  # of the patches besides the rule's own
 RADII = (0.0, 0.125, 0.25, 0.375, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 _TIMED = 10  # samples
 
+Budget = tuple[tuple[int, int] | None, float | None]  # height and width of a patch, or an L2 radius
+
 
 def certify(
     path: str | Path,
@@ -46,6 +48,7 @@ def certify(
     images: int = 1000,
     jobs: int = 1,
     out: str | Path | None = None,
+    on_start: Callable[[Sequence[Budget]], None] = lambda _: None,
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Certification:
     """Measure how many samples are classified correctly with a proof.
@@ -64,6 +67,7 @@ def certify(
         images: samples to certify, evenly spaced.
         jobs: number of processes, each with one thread; the results are the same for any number.
         out: folder for the results; by default as for `evaluate`.
+        on_start: called with the patch or radius of each point of the curve, before anything is computed.
         on_progress: called with the number of certificates computed and the number in all.
 
     Raises:
@@ -72,6 +76,7 @@ def certify(
     check_jobs(jobs)
     opened = open_subject(path)
     answers = _answers(opened, patches, sigma, k, copies)
+    on_start([budget for answer in answers for budget in _budgets(answer)])
     dataset = agree(opened.labels, load_data(data, opened.input))
     opened.check_data(dataset)
     subset = dataset.spread(images)
@@ -105,12 +110,10 @@ def summarise(
     for answer, result in zip(answers, results, strict=True):
         correct = result.labels == data.labels
         clean = Accuracy.of(correct)
-        if answer.masks:
-            certified = Accuracy.of(correct & result.certified)
-            points.append(CertifiedPoint(patch=answer.masks.patch, radius=None, clean=clean, certified=certified))
-        for radius in _radii(answer):
-            certified = Accuracy.of(correct & result.certified & (result.radii >= radius))
-            points.append(CertifiedPoint(patch=None, radius=radius, clean=clean, certified=certified))
+        for patch, radius in _budgets(answer):
+            reached = result.certified if radius is None else result.certified & (result.radii >= radius)
+            certified = Accuracy.of(correct & reached)
+            points.append(CertifiedPoint(patch=patch, radius=radius, clean=clean, certified=certified))
     plain = np.concatenate(
         [logits(data.images[part]).argmax(axis=1) for part in batch_slices(len(data), data.chunk(64))]
     )
@@ -139,8 +142,11 @@ def _time(logits: Logits, answer: Answer, data: ImageData, *, certify: bool) -> 
     return round(float(np.mean(passes)), 2), round((time.perf_counter() - started) / len(samples), 5)
 
 
-def _radii(answer: Answer) -> tuple[float, ...]:
-    return tuple(radius for radius in RADII if radius <= 4 * answer.noise.sigma) if answer.noise else ()
+def _budgets(answer: Answer) -> list[Budget]:
+    """The points of the curve that a rule gives."""
+    if answer.masks:
+        return [(answer.masks.patch, None)]
+    return [(None, radius) for radius in RADII if answer.noise and radius <= 4 * answer.noise.sigma]
 
 
 def _answers(

@@ -9,7 +9,7 @@ import pytest
 import abnn_serve.evaluation.certificates as certificates_module
 from abnn_serve.bundle.store import load_bundle
 from abnn_serve.card import Certification
-from abnn_serve.cli.certify import _check, _parse_minimum, print_certification
+from abnn_serve.cli.certify import _check_measured, _check_reached, _parse_minimum, print_certification
 from abnn_serve.codec import from_json
 from abnn_serve.errors import ConfigError
 from abnn_serve.evaluation.certify import RADII, certify
@@ -112,10 +112,20 @@ def test_minimums_name_what_was_measured(masks_copy, shapes, tmp_path, capsys):
     certification = certify(masks_copy, shapes["val"], patches=["3"], images=20, out=tmp_path / "out")
     print_certification(certification)
     assert "patch 5 x 5" in capsys.readouterr().out
-    _check([_parse_minimum("certified-patch-5>=0"), _parse_minimum("clean >= 0")], certification)
+    _check_reached([_parse_minimum("certified-patch-5>=0"), _parse_minimum("clean >= 0")], certification)
     with pytest.raises(ConfigError, match=r"certified-patch-5 is 0.*, --require asks for at least 1"):
-        _check([_parse_minimum("certified-patch-5>=1.0")], certification)
-    with pytest.raises(ConfigError, match="names 'certified-patch-7', which was not measured; expected one of clean, "):
-        _check([_parse_minimum("certified-patch-7>=0.1")], certification)
+        _check_reached([_parse_minimum("certified-patch-5>=1.0")], certification)
     with pytest.raises(ConfigError, match="--require is 'patch>=1', expected certified-patch-SIDE>=SHARE"):
         _parse_minimum("patch>=1")
+
+
+def test_a_minimum_of_a_figure_that_is_not_measured_is_refused_before_anything_is_computed(
+    masks_copy, shapes, tmp_path
+):
+    def on_start(budgets: list) -> None:
+        _check_measured([_parse_minimum("certified-patch-3x5>=0"), _parse_minimum("clean>=0")], budgets)
+        _check_measured([_parse_minimum("certified-patch-7>=0.1")], budgets)
+
+    with pytest.raises(ConfigError, match=r"certified-patch-7', .* expected one of clean, .*, certified-patch-3x5$"):
+        certify(masks_copy, shapes["val"], patches=["3x5"], out=tmp_path / "out", on_start=on_start)
+    assert not (tmp_path / "out").exists()
