@@ -22,6 +22,7 @@ from abnn_serve.lab.training.batches import HeldData, hold, training_batches
 from abnn_serve.lab.training.collapse import find_collapse
 from abnn_serve.lab.training.distributed import ALONE, Workers, synchronise_norms
 from abnn_serve.lab.training.features import FeatureTap
+from abnn_serve.lab.training.fixed_statistics import FixedStatistics
 from abnn_serve.lab.training.freezing import freeze, set_training_mode
 from abnn_serve.lab.training.plots import draw_curves
 from abnn_serve.lab.training.recipe import Recipe
@@ -75,17 +76,20 @@ def fit(
     torch_device = torch.device(device)
     in_fast_layout(network.to(torch_device))
     freeze(network, recipe.trained)
+    share = recipe.fixed_statistics
+    fixed = FixedStatistics(network, share) if share else None  # of the first weights, also when it resumes
     state = TrainingState(network, recipe, steps)
     if run.checkpoints:
         state.load(torch.load(run.checkpoints[-1], map_location=torch_device, weights_only=True))
     synchronise_norms(network, workers)
     lesson = None if teacher is None else _teacher(recipe, network, teacher.to(torch_device))
     forward = torch.compile(network) if compiled else network
+    learned = fixed or forward
     held = hold(data, torch_device)
     for epoch in range(state.epoch, recipe.epochs):
         torch.manual_seed(seed * 1_000_003 + epoch)
         rng = np.random.default_rng([seed, epoch])
-        entry = _train_epoch(run, state, forward, data, held, rng, torch_device, on_progress, lesson, workers)
+        entry = _train_epoch(run, state, forward, learned, data, held, rng, torch_device, on_progress, lesson, workers)
         entry |= validate(state.average, val, recipe, device)
         if not math.isfinite(entry["val_loss"]):
             raise TrainingError(_not_finite(run, "the validation loss", state, state.steps))
@@ -117,6 +121,7 @@ def _train_epoch(
     run: Run,
     state: TrainingState,
     forward: Callable[[Tensor], Tensor],
+    learned: Callable[[Tensor], Tensor],
     data: ImageData,
     held: HeldData | None,
     rng: np.random.Generator,
@@ -142,7 +147,7 @@ def _train_epoch(
             )
         return logits.float()
 
-    learner = partial(logits_of, forward)
+    learner = partial(logits_of, learned)
     average = torch.no_grad()(partial(logits_of, state.average))
     if teacher is not None:
         teacher = replace(teacher, logits=torch.no_grad()(partial(logits_of, teacher.logits)))

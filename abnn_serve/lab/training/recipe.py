@@ -64,6 +64,8 @@ class Recipe:
         feature_weight: of the distance between a frozen teacher's similarities of clean images and the network's of
             adversarial ones, computed from features (Tung & Mori 2019); the teacher may have other classes. Their
             published weight, 3000 for batches of 128, is 23 here.
+        fixed_statistics: share of each batch that BatchNorm normalises by the running statistics from before the
+            training, in [0, 0.9] (Liu et al. 2023, TWINS, which takes 0.5).
         masking: side in pixels of the patch of double masking (Xiang et al. 2022): masks of its mask set hide parts of
             every image; 0 for none. The clean images of the other terms are seen through the same masks.
         mask_grid: masks of the set along each axis, its k, at least 2.
@@ -112,6 +114,7 @@ class Recipe:
     self_distillation: float = 0.0
     teacher_weight: float = 0.0
     feature_weight: float = 0.0
+    fixed_statistics: float = 0.0
     masking: int = 0
     mask_grid: int = 3
     masks: int = 2
@@ -145,6 +148,7 @@ class Recipe:
             "self_distillation": (0.0, 1.0),
             "teacher_weight": (0.0, 1000.0),
             "feature_weight": (0.0, 10_000.0),
+            "fixed_statistics": (0.0, 0.9),
             "masking": (0, 4096),
             "mask_grid": (2, 16),
             "masks": (1, 8),
@@ -165,6 +169,8 @@ class Recipe:
             raise ConfigError("kl_weight and nuclear_weight need adversarial images; set attack_steps")
         if self.consistency and not self.noise:
             raise ConfigError("consistency compares two draws of noise; set noise, such as noise=0.25")
+        if self.fixed_statistics and self.feature_weight:
+            raise ConfigError("feature_weight needs one pass of each batch; set fixed_statistics to 0")
         if not self.masking and (self.mask_grid, self.masks, self.mask_choices) != (3, 2, 1):
             raise ConfigError("mask_grid, masks and mask_choices need masks; set masking to the side of a patch")
 

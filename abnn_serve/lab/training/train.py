@@ -96,8 +96,9 @@ def _check_workers(recipe: Recipe, workers: Workers) -> None:
         raise TrainingError(
             f"--batch-size is {recipe.batch_size}, expected a multiple of the {workers.count} processes"
         )
-    if workers.count > 1 and recipe.nuclear_weight:
-        raise TrainingError("nuclear_weight needs whole batches, expected one process; start without torchrun")
+    for setting in ("nuclear_weight", "fixed_statistics"):
+        if workers.count > 1 and getattr(recipe, setting):
+            raise TrainingError(f"{setting} needs whole batches, expected one process; start without torchrun")
 
 
 def _check_same(saved: RunConfig, requested: RunConfig, path: Path) -> None:
