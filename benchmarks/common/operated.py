@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import shutil
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from abnn_serve.bundle.store import Bundle, load_bundle, write_bundle
 from abnn_serve.service.key_file import KeyTerms, append_key
+from benchmarks.common.collector import collecting
 
 _TERMS = KeyTerms(requests=100_000_000, megabytes=999_999)
 
@@ -59,19 +58,5 @@ def discarding_collector() -> Iterator[str | None]:
         yield None
         return
 
-    class Discard(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_response(200)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Discard)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/v1/traces"
-    finally:
-        server.shutdown()
+    with collecting(lambda *_: None) as url:
+        yield url
