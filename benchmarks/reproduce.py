@@ -1,9 +1,11 @@
 """How robust are networks trained with both papers' recipes?
 
 python -m benchmarks.reproduce image --preset cpu --data DATA --out benchmarks/results/image-cpu
+python -m benchmarks.reproduce recipes --preset cpu --data DATA --out benchmarks/results/recipes-cpu
 python -m benchmarks.reproduce video --preset gpu --data UCF --out benchmarks/results/video-gpu
 
-Trains and attacks every row of a paper's table. If it is killed, run the same command again: it resumes.
+Trains and attacks every row of a paper's table; `recipes` compares recipes on held-out training images, for choosing
+one. If it is killed, run the same command again: it resumes.
 
 DATA holds cifar10-train-*.parquet, cifar10-test.parquet, tinyimagenet32-train-*.parquet and tinyimagenet32-val.parquet
 (columns image and label). UCF holds UCF-101/<class>/*.avi and ucfTrainTestlist/trainlist01.txt and testlist01.txt, or
@@ -25,12 +27,13 @@ from abnn_serve.lab.device import describe_device, pick_device
 from benchmarks.common.command import new_parser, run
 from benchmarks.common.report import Bar
 from benchmarks.papers.image import IMAGE
+from benchmarks.papers.recipes import RECIPES
 from benchmarks.papers.report import Result, read_results, write_results
 from benchmarks.papers.steps import card_path, evaluate_row, train_row
 from benchmarks.papers.table import Row, Table
 from benchmarks.papers.video import VIDEO
 
-TABLES = {"image": IMAGE, "video": VIDEO}
+TABLES = {"image": IMAGE, "recipes": RECIPES, "video": VIDEO}
 
 
 def main() -> list[Bar]:

@@ -116,7 +116,10 @@ def _line(key: Key, result: Result, table: Table) -> str:
 
 
 def _accuracy(card: RobustnessCard, threat: str, attack: str) -> float | None:
-    """Percent under an attack, by its name or, failing that, by the beginning of its name."""
+    """Percent under an attack, by its name or, failing that, by the beginning of its name; without one, the worst."""
+    if not attack:
+        worst = {str(model): share for model, share in card.worst.items()}.get(threat)
+        return 100 * worst.value if worst else None
     rows = [row for row in card.attacks if row.threat_model == threat]
     matches = [row for row in rows if row.attack == attack] or [row for row in rows if row.attack.startswith(attack)]
     return 100 * matches[0].accuracy.value if matches else None

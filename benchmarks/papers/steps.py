@@ -32,10 +32,10 @@ def train_row(row: Row, options: argparse.Namespace, seed: int) -> None:
     out = run_path(row.name, options, seed)
     if (out / "weights.pt").is_file():
         return
-    target = preset.adain_target if row.form == "adain" else preset.substitute if row.pretraining else preset.target
+    usual = preset.adain_target if row.form == "adain" else preset.substitute if row.pretraining else preset.target
     request = TrainRequest(
         recipe=_recipe(row, preset, options.scale),
-        target=None if row.init else target,
+        target=None if row.init else row.target or usual,
         init=str(run_path(row.init, options, seed)) if row.init else None,
         substitute=_substitute(row, options, seed),
         form=row.form,

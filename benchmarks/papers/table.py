@@ -18,6 +18,7 @@ class Row:
         name: also the name of its run.
         recipe: a recipe of `abnn train`.
         epochs: in the cpu preset, before `scale`.
+        target: the network, the preset's if None.
         init: the row whose weights training starts from, which stands before this one.
         substitute: the row that serves as substitute, which stands before this one.
         form: form of the adaptive layers, the recipe's if None.
@@ -31,6 +32,7 @@ class Row:
     name: str
     recipe: str
     epochs: int
+    target: str | None = None
     init: str | None = None
     substitute: str | None = None
     form: Form | None = None
@@ -75,7 +77,7 @@ class Table:
     Attributes:
         rows: in the order in which they are trained.
         presets: by name.
-        columns: heading, threat model and attack of each.
+        columns: heading, threat model and attack of each; no attack is the worst one for each image.
         sources: from the data's folder to the sources `train`, `test`, `big` (pretraining) and `big_test`.
         attacks: names of attacks; empty for the usual ones.
         threats: threat models; empty for all available.
