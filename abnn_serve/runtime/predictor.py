@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from abnn_serve.arrays import softmax
 from abnn_serve.bundle.signature import verify_signature
 from abnn_serve.bundle.store import Bundle, load_bundle
 from abnn_serve.errors import ConfigError, InputShapeError, TooCostlyError, UnsupportedFormatError
@@ -20,11 +19,11 @@ from abnn_serve.media.image import load_if_plain, load_image
 from abnn_serve.media.isolation.pool import DecoderPool
 from abnn_serve.media.limits import ImageLimits, VideoLimits
 from abnn_serve.media.video import VideoClips, decode_video
+from abnn_serve.runtime.answer_reader import AnswerReader
 from abnn_serve.runtime.drift import DriftMeter
-from abnn_serve.runtime.predictions import ClassScore, MaskedView, Prediction, VideoPrediction
+from abnn_serve.runtime.predictions import Prediction, VideoPrediction
 from abnn_serve.runtime.rules.base import RuleAnswer, answer_all
-from abnn_serve.runtime.rules.choose import make_rule, of_video
-from abnn_serve.runtime.rules.masks import MaskRule
+from abnn_serve.runtime.rules.choose import make_rule
 from abnn_serve.runtime.rules.plain import PlainRule
 from abnn_serve.runtime.session import Session
 from abnn_serve.runtime.settings import Device, Settings
@@ -53,6 +52,7 @@ class Predictor:
         self.session = session
         manifest = session.bundle.manifest
         self.rule = make_rule(manifest.answer, (manifest.input.height, manifest.input.width), noise_key)
+        self.reader = AnswerReader(session.bundle, self.rule)
         self.limits = limits or ImageLimits()
         self.video_limits = video_limits or VideoLimits()
         self._decoders = decoders
@@ -164,11 +164,11 @@ class Predictor:
         if len(images) == 0:
             return []
         batch = images if isinstance(images, np.ndarray) else _stack(images)
-        return [self.prediction(answer, top_k, drift) for answer, drift in self._run(batch, certify=certify)]
+        return [self.reader.prediction(answer, top_k, drift) for answer, drift in self._run(batch, certify=certify)]
 
     def predict_video(self, video: VideoClips, *, top_k: int = 5, certify: bool = False) -> VideoPrediction:
         """Classify each clip of a video, and the video by the mean of its clips' probabilities."""
-        return self.video_prediction(self.answers(video.pixels, certify=certify), top_k)
+        return self.reader.video_prediction(self.answers(video.pixels, certify=certify), top_k)
 
     def predict_videos(self, pixels: NDArray[np.uint8], counts: Sequence[int], *, top_k: int = 5) -> list[Prediction]:
         """Classify several videos, each by the mean of its clips' probabilities.
@@ -182,7 +182,7 @@ class Predictor:
         predictions = []
         for count in counts:
             answers, drift = zip(*islice(outputs, count), strict=True)
-            overall = self.video_prediction(answers, top_k).overall
+            overall = self.reader.video_prediction(answers, top_k).overall
             predictions.append(replace(overall, drift=None if drift[0] is None else np.mean(drift, axis=0)))
         return predictions
 
@@ -203,63 +203,12 @@ class Predictor:
             return zip(self.answers(batch, certify=certify), drift, strict=True)
         return zip((RuleAnswer(logits=row, passes=1) for row in logits), drift, strict=True)
 
-    def video_prediction(self, answers: Sequence[RuleAnswer], top_k: int) -> VideoPrediction:
-        """The prediction for one video from the answers to its clips."""
-        mean = self.probabilities(np.stack([answer.logits for answer in answers])).mean(axis=0)
-        log_mean = np.log(np.maximum(mean, np.finfo(np.float32).tiny)).astype(np.float32)
-        overall = RuleAnswer(
-            logits=log_mean,
-            passes=sum(answer.passes for answer in answers),
-            certificate=of_video(answers, int(log_mean.argmax())),
-        )
-        clips = tuple(self.prediction(answer, top_k) for answer in answers)
-        return VideoPrediction(overall=self._prediction(overall, softmax(log_mean), top_k), clips=clips)
-
-    def probabilities(self, logits: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Probabilities of logits (..., classes) of single samples, at the bundle's temperature."""
-        calibration = self.bundle.manifest.calibration
-        return softmax(logits / np.float32(calibration.temperature) if calibration else logits)
-
     def _require(self, modality: str) -> None:
         manifest = self.bundle.manifest
         if manifest.input.modality != modality:
             raise UnsupportedFormatError(
                 f"{manifest.name} classifies {manifest.input.modality}s, not {modality}s; choose another model"
             )
-
-    def prediction(self, answer: RuleAnswer, top_k: int, drift: NDArray[np.float32] | None = None) -> Prediction:
-        """The prediction for one sample from the rule's answer."""
-        return self._prediction(answer, self.probabilities(answer.logits), top_k, drift)
-
-    def _prediction(
-        self,
-        answer: RuleAnswer,
-        probabilities: NDArray[np.float64],
-        top_k: int,
-        drift: NDArray[np.float32] | None = None,
-    ) -> Prediction:
-        names, calibration = self.bundle.labels.names, self.bundle.manifest.calibration
-        threshold = calibration.abstain_below if calibration else None
-        best = (-probabilities).argsort(kind="stable")[:top_k]
-        scores = zip(best.tolist(), probabilities[best].tolist(), strict=True)
-        top = [ClassScore(index=index, label=names[index], probability=probability) for index, probability in scores]
-        return Prediction(
-            top=tuple(top),
-            logits=answer.logits,
-            drift=drift,
-            certificate=answer.certificate,
-            abstained=None if threshold is None else top[0].probability < threshold,
-            views=self._views(answer) if answer.certificate else (),
-        )
-
-    def _views(self, answer: RuleAnswer) -> tuple[MaskedView, ...]:
-        if not isinstance(self.rule, MaskRule) or not answer.votes:
-            return ()
-        names = self.bundle.labels.names
-        return tuple(
-            MaskedView(label=names[vote], top=top, left=left, height=height, width=width)
-            for vote, (top, left, height, width) in zip(answer.votes, self.rule.boxes, strict=True)
-        )
 
 
 @contextmanager

@@ -76,8 +76,8 @@ class Shadow:
 
     def _record(self, sample: _Sample, logits: NDArray[np.float32], seconds: float) -> None:
         metrics, name, names = self._metrics, sample.served.name, sample.served.labels
-        before = sample.served.predictor.probabilities(sample.logits)
-        after = sample.candidate.predictor.probabilities(logits)
+        before = sample.served.predictor.reader.probabilities(sample.logits)
+        after = sample.candidate.predictor.reader.probabilities(logits)
         index, other = int(before.argmax()), int(after.argmax())
         label = label_of(names, index)
         if index == other:

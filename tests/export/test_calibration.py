@@ -90,20 +90,6 @@ def test_a_calibrated_bundle_answers_the_same_classes_with_other_probabilities_a
     assert again.card.calibration.abstained is None
 
 
-def test_a_video_has_the_mean_of_its_clips_calibrated_probabilities(video_bundle, tmp_path, videos):
-    from abnn_serve.lab.data.load import load_data
-    from tests.conftest import CLIPS
-
-    shutil.copytree(video_bundle.path, tmp_path / "clips")
-    calibrated = calibrate(load_bundle(tmp_path / "clips"), load_data(videos["val"], CLIPS))
-    predictor = Predictor.open(calibrated.path, device="cpu", threads=1)
-    answers = predictor.answers(calibrated.golden.inputs[:2])
-    clips = predictor.probabilities(np.stack([answer.logits for answer in answers]))
-    video = predictor.video_prediction(answers, top_k=2)
-    assert video.overall.top[0].probability == pytest.approx(clips.mean(axis=0).max(), rel=1e-5)
-    assert video.clips[0].top[0].probability == pytest.approx(clips[0].max(), rel=1e-5)
-
-
 def test_calibration_is_refused_where_it_has_no_meaning(copied, masks_bundle, val_data, tmp_path):
     with pytest.raises(ExportError, match="answers by a rule"):
         calibrate(masks_bundle, val_data)

@@ -31,16 +31,6 @@ def _hostile(count: int, rng: np.random.Generator) -> np.ndarray:
     return np.stack([kinds[int(rng.integers(len(kinds)))] for _ in range(count)])
 
 
-def test_an_answer_names_classes_by_falling_probability(predictor, val_data):
-    (prediction,) = predictor.predict(val_data.images[:1])
-    probabilities = [score.probability for score in prediction.top]
-    assert probabilities == sorted(probabilities, reverse=True)
-    assert sum(probabilities) == pytest.approx(1)
-    weights = np.exp(prediction.logits.astype(float))
-    assert prediction.top[0].probability == pytest.approx(weights.max() / weights.sum())
-    assert prediction.top[0].label == predictor.bundle.labels.names[int(prediction.logits.argmax())]
-
-
 @pytest.mark.parametrize("seed", range(5))
 def test_a_samples_logits_are_the_same_alone_in_a_batch_in_any_order_and_beside_hostile_neighbours(
     predictor, val_data, seed

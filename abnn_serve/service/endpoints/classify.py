@@ -31,7 +31,7 @@ async def classify(request: Request) -> Response:
         top_k = read_top_k(request, upload)
         image = await pipeline.decode(pipeline.admission.decode(pipeline.predictor, upload.files[0]))
         (answer,) = await pipeline.answer([image])
-    prediction = pipeline.predictor.prediction(answer, top_k)
+    prediction = pipeline.predictor.reader.prediction(answer, top_k)
     (concluded,) = pipeline.conclude([prediction], [image])
     return JSONResponse({**complete(prediction_json(prediction), concluded), **model_identity(pipeline.predictor)})
 
@@ -48,7 +48,9 @@ async def classify_batch(request: Request) -> Response:
         answers = await pipeline.answer(images) if images else []
         predictor = pipeline.predictor
         values = len(answers) * min(top_k, len(predictor.bundle.labels))
-        predictions = await pipeline.run_python(values, lambda: [predictor.prediction(a, top_k) for a in answers])
+        predictions = await pipeline.run_python(
+            values, lambda: [predictor.reader.prediction(a, top_k) for a in answers]
+        )
         concluded = pipeline.conclude(predictions, images) if images else []
 
         def write() -> bytes:

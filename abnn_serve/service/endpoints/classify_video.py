@@ -38,7 +38,7 @@ async def classify_video(request: Request) -> Response:
             cancelled.set()
         answers = await pipeline.answer(list(video.pixels), one_input=True)
         values = (1 + len(answers)) * min(top_k, len(predictor.bundle.labels))
-        prediction = await pipeline.run_python(values, partial(predictor.video_prediction, answers, top_k))
+        prediction = await pipeline.run_python(values, partial(predictor.reader.video_prediction, answers, top_k))
         (concluded,) = pipeline.conclude([prediction.overall], list(video.pixels))
 
         def write() -> bytes:

@@ -218,7 +218,7 @@ class RequestPipeline:
         """
         logits = np.stack([prediction.logits for prediction in predictions])
         is_video = self._model.modality == "video"  # its logits are those of the mean over clips
-        self.record_quality(softmax(logits) if is_video else self.predictor.probabilities(logits), samples)
+        self.record_quality(softmax(logits) if is_video else self.predictor.reader.probabilities(logits), samples)
         flags = self.label_only or [False] * len(predictions)
         further: list[dict[str, Any]] = [{LABEL_ONLY: True} if flag else {} for flag in flags]
         for keys, prediction in zip(further, predictions, strict=True):

@@ -69,7 +69,7 @@ async def infer(request: Request) -> Response:
         infer_request = await pipeline.decode(run(parse))
         answers = await pipeline.answer(list(infer_request.samples))
         logits = np.stack([answer.logits for answer in answers])
-        pipeline.record_quality(pipeline.predictor.probabilities(logits), list(infer_request.samples))
+        pipeline.record_quality(pipeline.predictor.reader.probabilities(logits), list(infer_request.samples))
         response: dict[str, Any] = {"model_name": bundle.manifest.name, "model_version": bundle.manifest.version}
         if infer_request.id is not None:
             response["id"] = infer_request.id
