@@ -35,7 +35,7 @@ def run(model: bytes, samples: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module", params=CASTS)
 def shipped(request):
-    """A shipped bundle and its graph in half precision: conditional, linear, and linear of clips."""
+    """A shipped bundle and its graph in half precision: conditional, linear, and conditional of clips."""
     bundle = load_bundle(ROOT / "models" / request.param)
     return bundle, to_fp16(bundle.read("model.onnx"))
 
@@ -43,7 +43,7 @@ def shipped(request):
 def test_logits_stay_within_the_tolerance_of_golden_vectors_and_do_not_depend_on_the_batch(shipped):
     bundle, model = shipped
     together = run(model, bundle.golden.inputs)
-    assert np.abs(together - bundle.golden.logits).max() < 3e-3
+    assert np.abs(together - bundle.golden.logits).max() < 5e-4 * np.abs(bundle.golden.logits).max()
     np.testing.assert_array_equal(run(model, bundle.golden.inputs[1:2]), together[1:2])
 
 

@@ -24,9 +24,9 @@ LAUNCHES = {
     "cifar10-abnn fp32": 85,
     "cifar10-abnn fp16": 114,
     "cifar10-abnn drift": 109,
-    "motions-abnn fp32": 62,
-    "motions-abnn fp16": 81,
-    "motions-abnn drift": 82,
+    "motions-abnn fp32": 69,
+    "motions-abnn fp16": 74,
+    "motions-abnn drift": 89,
 }
 NEW = ("cudaMalloc", "cudaMallocFromPoolAsync", "cudaMallocHost", "cudaHostAlloc", "cudaStreamBeginCapture")
 HANDLES = ("cudnnCreate", "cublasCreate_v2", "cublasLtCreate", "cudaStreamCreateWithFlags", "launches")
