@@ -50,8 +50,9 @@ def test_scaling(tmp_path):
     assert _size(tmp_path / "scaling.png") == (1320, 396)
 
 
-def test_the_committed_table_is_written_again_as_it_is(tmp_path):
-    table, folder = TABLES["image"], RESULTS / "image-cpu"
+@pytest.mark.parametrize("name", ["image", "recipes"])
+def test_the_committed_table_is_written_again_as_it_is(name, tmp_path):
+    table, folder = TABLES[name], RESULTS / f"{name}-cpu"
     results = read_results(folder / "table.json", "cpu", table.presets["cpu"].eps)
     write_results(tmp_path, results, table, "cpu")
     assert (tmp_path / "table.md").read_text() == (folder / "table.md").read_text()
