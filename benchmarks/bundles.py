@@ -52,12 +52,13 @@ def main() -> list[Bar]:
     add_out_option(parser)
     options = parser.parse_args()
     bundles = [load_bundle(path) for path in options.bundles or _shipped()]
-    cases = {(at, engine): call for at, bundle in enumerate(bundles) for engine, call in _answers(bundle).items()}
-    names = {f"{at} {engine}": (at, engine) for at, engine in cases}
-    times = medians(
-        interleaved({name: cases[key] for name, key in names.items()}, options.seconds, clock=time.process_time)
-    )
-    rows = [_row(bundles[names[name][0]], names[name][1], 1000 * median) for name, median in times.items()]
+    subjects = [(bundle, engine, call) for bundle in bundles for engine, call in _answers(bundle).items()]
+    calls = {str(at): call for at, (_, _, call) in enumerate(subjects)}
+    times = medians(interleaved(calls, options.seconds, clock=time.process_time))
+    rows = [
+        _row(bundle, engine, 1000 * median)
+        for (bundle, engine, _), median in zip(subjects, times.values(), strict=True)
+    ]
     print("\n".join(map(str, rows)))
     default = [row for row in rows if row.bundle == _title(load_bundle(default_bundle()))]
     bars = [Bar(name="answer, ms", setting=row.engine, value=row.milliseconds, limit=_MOST_MS) for row in default]

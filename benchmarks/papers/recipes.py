@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.papers.table import Preset, Row, Table
+from benchmarks.papers.image import IMAGE
+from benchmarks.papers.table import Row, Table
 
 _MUON: dict[str, object] = {"optimizer": "muon", "momentum": 0.6, "lr": 0.08}
 _STEPS: dict[str, object] = {"attack_steps": 3}  # instead of 5 and 10, at which a row takes hours
@@ -24,15 +25,7 @@ _ROWS = (
     Row(name="trades", recipe="trades", epochs=12, settings=_STEPS),
 )
 
-_CPU = Preset(
-    target="resnet10-w16",
-    adain_target="resnet8s-w32",
-    substitute="resnet8s-w32",
-    batch_size=128,
-    lr=0.2,
-    scale=1,
-    images=1000,
-)
+_CPU = IMAGE.presets["cpu"]
 
 _COLUMNS = (
     ("FGSM", "whitebox", "FGSM"),
