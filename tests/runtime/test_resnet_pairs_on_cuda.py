@@ -17,10 +17,13 @@ PAIRS = {
     "resnet50 conditional": (433, 441),
     "resnet50 linear": (380, 494),
 }  # kernels started for one sample by the fp32 graph and the fp16 graph
+SLOW = {"resnet50 linear"}  # half a minute to build
 SIZE = 64  # at which the last feature map is larger than one pixel, as it is at 224
 
 
-@pytest.fixture(scope="module", params=PAIRS)
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in PAIRS]
+)
 def pair(request, tmp_path_factory):
     """The name of a pair, and the files of its graphs by name."""
     network, form = request.param.split()

@@ -21,7 +21,7 @@ from abnn_serve.evaluation.reports.words import (
 )
 from abnn_serve.version import __version__
 
-_SAMPLES = "Clean images, attacked images, and ten times their difference. Above each image: its class, and the answer."
+_SAMPLES = "Clean samples, attacked samples, and ten times their difference. Above each: its class, and the answer."
 _CURVES = "White-box accuracy as the attack's budget and its number of steps grow."
 
 
@@ -54,7 +54,7 @@ def to_html(source: CardSource) -> str:
 
 
 def _bars(card: RobustnessCard) -> str:
-    rows = [bar("No attack", "clean images", card.clean)] if card.clean else []
+    rows = [bar("No attack", "clean samples", card.clean)] if card.clean else []
     rows += [bar(*THREATS[name], card.worst[name]) for name in THREATS if name in card.worst]
     rows += [
         bar("White-box, patch", f"{row.attack}, {budget(row.norm, row.eps)}", row.accuracy)
@@ -85,7 +85,7 @@ def _attacks(card: RobustnessCard) -> str:
         )
         for row in card.attacks
     ]
-    head = ("threat model", "attack", "budget", "accuracy", "95% interval", "images", "seconds")
+    head = ("threat model", "attack", "budget", "accuracy", "95% interval", "samples", "seconds")
     return table(head, rows, "attacks") + bullets(attacks_in_words(card))
 
 

@@ -23,7 +23,7 @@ def to_markdown(source: CardSource) -> str:
         "",
         verdict(card),
         "",
-        "| | accuracy | 95% interval | images |",
+        "| | accuracy | 95% interval | samples |",
         "|---|---|---|---|",
     ]
     lines += [

@@ -7,16 +7,16 @@ from abnn_serve.card import Accuracy, EndpointUse, RobustnessCard
 THREATS: dict[str, tuple[str, str]] = {
     "whitebox": ("White-box", "an attacker who has the model and its gradients: the figure to rely on"),
     "graybox": ("Gray-box", "an attacker without the gradient of the substitute network"),
-    "transfer": ("Transfer", "images attacked on an undefended network of the same architecture"),
-    "substitute-transfer": ("Substitute transfer", "images attacked on the public substitute alone"),
+    "transfer": ("Transfer", "samples attacked on an undefended network of the same architecture"),
+    "substitute-transfer": ("Substitute transfer", "samples attacked on the public substitute alone"),
     "blackbox": ("Black-box", "an attacker who only sends queries"),
-    "artifact": ("Artifact", "white-box images as a client sends them, judged on the exported file"),
+    "artifact": ("Artifact", "white-box samples as a client sends them, judged on the exported file"),
 }
 
 _ATTACKS = {
     "FGSM": "FGSM: one step along the sign of the gradient.",
     "PGD": "PGD-N: N steps along the gradient.",
-    "worst case": "Worst case: several attacks in turn, each on the images that survived those before it.",
+    "worst case": "Worst case: several attacks in turn, each on the samples that survived those before it.",
     "Square": "Square-N: random squares, chosen by N queries.",
     "RayS": "RayS-N: a search by N queries that needs classes alone.",
     "ROA": "ROA: a rectangle, moved to the worst place and filled along the gradient.",
@@ -41,7 +41,7 @@ def between(interval: tuple[float, float]) -> str:
 
 def verdict(card: RobustnessCard) -> str:
     """The card in one or two sentences."""
-    clean = f"{percent(card.clean.value)} of clean images are classified correctly" if card.clean else ""
+    clean = f"{percent(card.clean.value)} of clean samples are classified correctly" if card.clean else ""
     threat = next((name for name in THREATS if name in card.worst), None)
     if threat is None:
         return f"{clean or 'Nothing has been measured'}; robustness against attacks has not been measured."
@@ -111,4 +111,4 @@ def asked(use: EndpointUse) -> list[tuple[str, str]]:
 
 def describe(name: str) -> str:
     """A figure's name in words."""
-    return "Clean images" if name == "clean" else f"{THREATS[name][0]}: {THREATS[name][1]}"
+    return "Clean samples" if name == "clean" else f"{THREATS[name][0]}: {THREATS[name][1]}"
