@@ -42,9 +42,10 @@ def shipped(request):
 
 def test_logits_stay_within_the_tolerance_of_golden_vectors_and_do_not_depend_on_the_batch(shipped):
     bundle, model = shipped
-    together = run(model, bundle.golden.inputs)
-    assert np.abs(together - bundle.golden.logits).max() < 5e-4 * np.abs(bundle.golden.logits).max()
-    np.testing.assert_array_equal(run(model, bundle.golden.inputs[1:2]), together[1:2])
+    together, largest = run(model, bundle.golden.inputs), np.abs(bundle.golden.logits).max()
+    assert np.abs(together - bundle.golden.logits).max() < 5e-4 * largest
+    alone = run(model, bundle.golden.inputs[1:2])
+    assert np.abs(alone - together[1:2]).max() < 1e-5 * largest  # float32 sums in another order; fp16 rounds at 5e-4
 
 
 def test_each_tap_is_read_by_one_kernel_and_the_maps_are_half(shipped):
