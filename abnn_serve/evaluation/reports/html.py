@@ -61,7 +61,7 @@ def _bars(card: RobustnessCard) -> str:
         for row in card.attacks
         if row.norm == "patch" and row.threat_model == "whitebox"
     ]
-    explained = "Under attack, an image counts only if it survives every attack of its threat model, patches apart. "
+    explained = "Under attack, a sample counts only if it survives every attack of its threat model, patches apart. "
     return (
         '<div class="bars">\n'
         + "\n".join(rows)
