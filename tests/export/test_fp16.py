@@ -42,10 +42,10 @@ def shipped(request):
 
 def test_logits_stay_within_the_tolerance_of_golden_vectors_and_do_not_depend_on_the_batch(shipped):
     bundle, model = shipped
-    together, largest = run(model, bundle.golden.inputs), np.abs(bundle.golden.logits).max()
-    assert np.abs(together - bundle.golden.logits).max() < 5e-4 * largest
-    alone = run(model, bundle.golden.inputs[1:2])
-    assert np.abs(alone - together[1:2]).max() < 1e-5 * largest  # float32 sums in another order; fp16 rounds at 5e-4
+    together = run(model, bundle.golden.inputs)
+    assert np.abs(together - bundle.golden.logits).max() < 3e-3
+    rounding = 1e-5 if bundle.golden.inputs.ndim == 5 else 0  # a clip alone is summed in another order, in float32
+    np.testing.assert_allclose(run(model, bundle.golden.inputs[1:2]), together[1:2], rtol=0, atol=rounding)
 
 
 def test_each_tap_is_read_by_one_kernel_and_the_maps_are_half(shipped):
