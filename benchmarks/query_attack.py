@@ -18,6 +18,7 @@ import http.client
 import json
 import re
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -92,16 +93,27 @@ class _Service:
         self._server, self._keys, self._own_key, self._model = server, keys, own_key, model
 
     def client(self, name: str) -> _Client:
-        """A client with a new key."""
-        return _Client(self._server, self._model, append_key(self._keys, name))
+        """A client with a new key that the server has read: it looks at the file ten times a second."""
+        key = append_key(self._keys, name)
+        for _ in range(100):
+            if self._metrics(key)[0] == http.client.OK:
+                return _Client(self._server, self._model, key)
+            time.sleep(0.1)
+        raise SystemExit("the server did not read a new API key within 10 s")
 
     def counts(self, metric: str) -> dict[str, int]:
         """A counter by the name of the key."""
-        connection = http.client.HTTPConnection(self._server.url.removeprefix("http://"), timeout=60)
-        connection.request("GET", "/metrics", headers={"X-API-Key": self._own_key})
-        text = connection.getresponse().read().decode()
-        rows = re.findall(rf'^abnn_{metric}_total\{{key="(.*?)"\}} (\S+)', text, re.MULTILINE)
+        rows = re.findall(
+            rf'^abnn_{metric}_total\{{key="(.*?)"\}} (\S+)', self._metrics(self._own_key)[1], re.MULTILINE
+        )
         return {key: int(float(value)) for key, value in rows}
+
+    def _metrics(self, key: str) -> tuple[int, str]:
+        """Status and text of /metrics."""
+        connection = http.client.HTTPConnection(self._server.url.removeprefix("http://"), timeout=60)
+        connection.request("GET", "/metrics", headers={"X-API-Key": key})
+        response = connection.getresponse()
+        return response.status, response.read().decode()
 
 
 def main() -> list[Bar]:

@@ -16,7 +16,7 @@ from abnn_serve.evaluation.detached import detached, has_substitute
 from abnn_serve.evaluation.gradient_check import TOLERANCE, gradient_error
 from abnn_serve.evaluation.served import ServedLogits, ServedModel
 from abnn_serve.evaluation.through_rule import AnsweringNetwork, attacked_through
-from abnn_serve.lab.abnn.network import Network, PixelNetwork, ServedNetwork
+from abnn_serve.lab.abnn.network import Network, PixelNetwork, ServedNetwork, in_fast_layout
 from abnn_serve.lab.attacks.adaptive import ExpectedNetwork, StraightThroughNetwork
 from abnn_serve.lab.attacks.base import Model
 from abnn_serve.runtime.rules.base import Rule
@@ -78,10 +78,10 @@ class Subject:
         return tuple(threat for threat, is_available in available.items() if is_available)
 
     def move(self, device: str) -> None:
-        """Put the networks on a torch device, in eval mode."""
+        """Put the networks on a torch device, in eval mode and their fastest layout."""
         for network in (self.network, self.twin, self.probe):
             if network is not None:
-                network.to(device).eval()
+                in_fast_layout(network).to(device).eval()
 
     def attacked(self, threat: ThreatModel) -> Model:
         """The model that the attack differentiates or queries; ConfigError if the threat model is unavailable."""

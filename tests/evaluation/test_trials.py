@@ -220,6 +220,13 @@ def test_autoattack_takes_few_classes_and_any_layout():
     assert 0 < (x_adv - x).abs().max() <= 0.02 + 1e-6
 
 
+def test_networks_are_attacked_in_the_fastest_layout_of_their_convolutions(subject):
+    subject.move("cpu")
+    weights = [weight for weight in subject.network.parameters() if weight.dim() == 4]
+    assert weights
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+
+
 def test_autoattack_runs_and_keeps_to_its_budget(subject, val_data):
     pytest.importorskip("pyautoattack", reason="needs the extra attacks")
     data = val_data.part(slice(4))
