@@ -18,7 +18,6 @@ import http.client
 import json
 import re
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -43,7 +42,7 @@ from abnn_serve.service.near_duplicates import NearDuplicates
 from abnn_serve.spec import InputSpec
 from benchmarks.common.command import add_out_option, new_parser, run
 from benchmarks.common.report import Bar, write_record
-from benchmarks.common.servers import ABNN, Server, running
+from benchmarks.common.servers import ABNN, Server, running, wait_until_ready
 
 _SIZE, _CLASSES, _BATCH = 32, 10, 64
 _ALARMS = (32, 64, 96, 128, 256)
@@ -93,27 +92,18 @@ class _Service:
         self._server, self._keys, self._own_key, self._model = server, keys, own_key, model
 
     def client(self, name: str) -> _Client:
-        """A client with a new key that the server has read: it looks at the file ten times a second."""
+        """A client with a new key, which the server has read."""
         key = append_key(self._keys, name)
-        for _ in range(100):
-            if self._metrics(key)[0] == http.client.OK:
-                return _Client(self._server, self._model, key)
-            time.sleep(0.1)
-        raise SystemExit("the server did not read a new API key within 10 s")
+        wait_until_ready(self._server, "/metrics", headers={"X-API-Key": key})
+        return _Client(self._server, self._model, key)
 
     def counts(self, metric: str) -> dict[str, int]:
         """A counter by the name of the key."""
-        rows = re.findall(
-            rf'^abnn_{metric}_total\{{key="(.*?)"\}} (\S+)', self._metrics(self._own_key)[1], re.MULTILINE
-        )
-        return {key: int(float(value)) for key, value in rows}
-
-    def _metrics(self, key: str) -> tuple[int, str]:
-        """Status and text of /metrics."""
         connection = http.client.HTTPConnection(self._server.url.removeprefix("http://"), timeout=60)
-        connection.request("GET", "/metrics", headers={"X-API-Key": key})
-        response = connection.getresponse()
-        return response.status, response.read().decode()
+        connection.request("GET", "/metrics", headers={"X-API-Key": self._own_key})
+        text = connection.getresponse().read().decode()
+        rows = re.findall(rf'^abnn_{metric}_total\{{key="(.*?)"\}} (\S+)', text, re.MULTILINE)
+        return {key: int(float(value)) for key, value in rows}
 
 
 def main() -> list[Bar]:

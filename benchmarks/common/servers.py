@@ -82,13 +82,16 @@ def running(
             os.killpg(process.pid, signal.SIGKILL)  # the baselines do not stop all their processes
 
 
-def wait_until_ready(server: Server, path: str = "/readyz", seconds: float = 180) -> float:
+def wait_until_ready(
+    server: Server, path: str = "/readyz", seconds: float = 180, *, headers: Mapping[str, str] | None = None
+) -> float:
     """Wait until `path` answers 200; return the seconds that this took."""
+    request = urllib.request.Request(server.url + path, headers=dict(headers or {}))  # noqa: S310
     started = time.monotonic()
     while time.monotonic() - started < seconds:
         if server.process.poll() is not None:
             raise SystemExit(f"the server exited with {server.process.returncode}: {server.log.read_text()[-2000:]}")
-        with contextlib.suppress(OSError), urllib.request.urlopen(server.url + path, timeout=5) as response:  # noqa: S310
+        with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=5) as response:  # noqa: S310
             if response.status == 200:
                 return time.monotonic() - started
         time.sleep(0.1)
