@@ -57,7 +57,7 @@ def export_bundle(
     on_stage: Callable[[str], None] = lambda _: None,
     on_passes: Callable[[list[Gain]], None] | None = None,
 ) -> Bundle:
-    """Export a finished run as a bundle, with its fp32 weights if they take at most 25 MB.
+    """Export a finished run as a bundle, with the fp32 weights that its graph does not hold if they take at most 25 MB.
 
     Args:
         run: a finished run of `abnn train`.
@@ -127,7 +127,7 @@ def export_bundle(
     if pixel_type == "uint8" and (drift := record_drift(kept[-1].model, data.images)):
         models[DRIFT_FILE] = drift[0]
         card = replace(card, drift=drift[1])
-    if (weights := pack_weights(run)) is not None:
+    if (weights := pack_weights(run, kept[-1].model)) is not None:
         models[WEIGHTS_FILE] = weights
     on_stage("writing the bundle")
     return write_bundle(

@@ -1,4 +1,4 @@
-"""`weights.safetensors` of a bundle: the weights and configuration of its run, for training further from the bundle."""
+"""`weights.safetensors` of a bundle: its run's configuration and the weights that its graph lacks, to train further."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from abnn_serve.codec import canonical, from_json, to_json
 from abnn_serve.errors import BundleIntegrityError, TrainingError, one_line
 from abnn_serve.lab.abnn.network import Network
 from abnn_serve.lab.training.run import MixtureConfig, NetworkConfig, Run, RunConfig
+from abnn_serve.lab.training.weights_in_graph import leave_to_graph, take_from_graph
 
 WEIGHTS_FILE = "weights.safetensors"
 MAX_BYTES = 25_000_000
@@ -23,15 +24,21 @@ MAX_BYTES = 25_000_000
 Config = TypeVar("Config", RunConfig, MixtureConfig)
 
 
-def pack_weights(run: Run) -> bytes | None:
-    """The content of `weights.safetensors`: fp32 weights and the run's configuration; None over `MAX_BYTES`."""
-    state = {name: value.contiguous() for name, value in run.network().state_dict().items()}
+def pack_weights(run: Run, model: bytes) -> bytes | None:
+    """The content of `weights.safetensors`: the configuration, and the fp32 weights that the graph `model` lacks.
+
+    Returns:
+        None if these weights take more than `MAX_BYTES`.
+    """
+    state, in_graph = leave_to_graph(run.network().state_dict(), model)
+    state = {name: value.contiguous() for name, value in state.items()}
     if sum(value.nbytes for value in state.values()) > MAX_BYTES:
         return None
     config = _without_folders(run.config)
     if config.mixture is not None:
         config = replace(config, mixture=_without_folders(config.mixture))
-    return save(state, {"run": canonical(to_json(config)).decode(), "seconds": repr(run.total_seconds)})
+    described = {"run": canonical(to_json(config)).decode(), "seconds": repr(run.total_seconds)}
+    return save(state, described | {"in_graph": json.dumps(in_graph)})
 
 
 def _without_folders(config: Config) -> Config:
@@ -65,6 +72,7 @@ class BundledRun(Run):
                 f"{MAX_BYTES // 1_000_000} MB), or give the run instead"
             )
         self._bytes = bundle.read(WEIGHTS_FILE)
+        self._model = bundle.read("model.onnx")
         self._where = str(bundle.path / WEIGHTS_FILE)
 
     @property
@@ -81,7 +89,8 @@ class BundledRun(Run):
         """The trained network, on the CPU and in eval mode."""
         network = self.config.build()
         try:
-            network.load_state_dict(load(self._bytes))
+            in_graph = json.loads(self._header.get("in_graph", "[]"))
+            network.load_state_dict(take_from_graph(load(self._bytes), in_graph, self._model))
         except (SafetensorError, RuntimeError) as error:
             raise BundleIntegrityError(f"{self._where} cannot be loaded ({one_line(error)})") from error
         return network.eval()
