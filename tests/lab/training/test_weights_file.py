@@ -10,10 +10,12 @@ from safetensors.torch import save
 
 from abnn_serve.bundle.store import load_bundle, write_bundle
 from abnn_serve.errors import BundleIntegrityError, TrainingError
+from abnn_serve.lab.abnn.network import ServedNetwork, torch_logits
 from abnn_serve.lab.training.pretrained import load_substitute
 from abnn_serve.lab.training.train import train
 from abnn_serve.lab.training.weights_file import MAX_BYTES, WEIGHTS_FILE, open_run, pack_weights
 from abnn_serve.runtime.predictor import Predictor
+from abnn_serve.runtime.settings import default_bundle
 from tests.conftest import SPEC, request_for
 
 
@@ -49,6 +51,12 @@ def test_the_substitute_in_a_bundle_drives_another_target(bundle, standard_run, 
     run = train(request_for(shapes, "abnn", substitute=str(bundle.path), epochs=1), tmp_path / "run")
     assert run.config.substitute_source == bundle.path.name
     assert run.config.substitute_seconds == standard_run.seconds
+
+
+def test_the_default_bundle_trains_on_from_the_network_that_it_serves():
+    default = load_bundle(default_bundle())
+    logits = torch_logits(ServedNetwork(open_run(default.path).network()).eval(), default.golden.inputs)
+    assert abs(logits - default.golden.logits).max() < 1e-4
 
 
 def test_large_weights_are_left_out(abnn_run, bundle, monkeypatch):
