@@ -148,7 +148,7 @@ def test_abnn_may_start_from_a_trained_target(shapes, standard_run, tmp_path):
     started, ended = _state(standard_run), _state(run)
     kernels = [name for name in started if started[name].dim() == 4]
     assert all((ended[f"target.{name}"] - started[name]).abs().max() < 1e-2 for name in kernels)
-    assert run.total_seconds > standard_run.seconds
+    assert run.total_seconds == pytest.approx(run.seconds + standard_run.seconds)
 
 
 @pytest.mark.parametrize(
