@@ -71,8 +71,8 @@ class BundledRun(Run):
                 f"{bundle.path} has no {WEIGHTS_FILE} to start from; export its run again (exports omit weights over "
                 f"{MAX_BYTES // 1_000_000} MB), or give the run instead"
             )
+        self._bundle = bundle
         self._bytes = bundle.read(WEIGHTS_FILE)
-        self._model = bundle.read("model.onnx")
         self._where = str(bundle.path / WEIGHTS_FILE)
 
     @property
@@ -90,7 +90,7 @@ class BundledRun(Run):
         network = self.config.build()
         try:
             in_graph = json.loads(self._header.get("in_graph", "[]"))
-            network.load_state_dict(take_from_graph(load(self._bytes), in_graph, self._model))
+            network.load_state_dict(take_from_graph(load(self._bytes), in_graph, self._bundle.read("model.onnx")))
         except (SafetensorError, RuntimeError) as error:
             raise BundleIntegrityError(f"{self._where} cannot be loaded ({one_line(error)})") from error
         return network.eval()
