@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from dataclasses import replace
 from pathlib import Path
 
 if (_worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
@@ -15,7 +16,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from abnn_serve.bundle.store import Bundle
+from abnn_serve.bundle.store import Bundle, write_bundle
 from abnn_serve.export.bundle import export_bundle
 from abnn_serve.lab.data.dataset import ImageData
 from abnn_serve.lab.data.load import load_data
@@ -23,6 +24,7 @@ from abnn_serve.lab.training.recipes import RECIPES
 from abnn_serve.lab.training.request import TrainRequest
 from abnn_serve.lab.training.run import Run
 from abnn_serve.lab.training.train import train
+from abnn_serve.lab.training.weights_file import WEIGHTS_FILE
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.spec import InputSpec, Sampling
 from tests.drawing import SHAPES, draw_shape, encode_video, passing_square, png, write_parquet
@@ -133,6 +135,14 @@ def abnn_run(shapes: dict[str, str], standard_run: Run, tmp_path_factory: pytest
 @pytest.fixture(scope="session")
 def bundle(abnn_run: Run, val_data: ImageData, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return export_bundle(abnn_run, tmp_path_factory.mktemp("bundles") / "shapes", val_data)
+
+
+@pytest.fixture(scope="session")
+def older_bundle(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The bundle without its weights."""
+    files = {name: bundle.read(name) for name in bundle.manifest.files if name != WEIGHTS_FILE}
+    folder = tmp_path_factory.mktemp("bundles") / "older"
+    return write_bundle(folder, files, lambda entries: replace(bundle.manifest, files=entries))
 
 
 @pytest.fixture(scope="session")

@@ -32,8 +32,8 @@ def evaluate(
         str, typer.Argument(help="a run, a bundle, an ONNX file, http://HOST/v2/models/NAME or module:function")
     ],
     data: Annotated[str, typer.Option(help="held-out images or videos; for a bundle, the data its card names")],
-    run: Annotated[Path | None, typer.Option(help="for a bundle: the run it was exported from, for gradients")] = None,
-    twin: Annotated[Path | None, typer.Option(help="undefended run, for the threat model transfer")] = None,
+    run: Annotated[Path | None, typer.Option(help="for a bundle without weights: its run, for gradients")] = None,
+    twin: Annotated[Path | None, typer.Option(help="undefended run or bundle, for the threat model transfer")] = None,
     probe: Annotated[Path | None, typer.Option(help="probe of the substitute, for substitute-transfer")] = None,
     attack: Annotated[list[str] | None, typer.Option(help=f"attack: {ATTACKS}, or none; repeatable")] = None,
     threat: Annotated[list[str] | None, typer.Option(help=f"threat model: {_THREATS}; repeatable")] = None,
@@ -94,7 +94,7 @@ def evaluate(
     """Attack a classifier and write its robustness card.
 
     Tries every available threat model by default. A run gets RUN/evaluation/card.json and plots. A bundle also gets
-    the card inside, which changes its identity; with --run it is also attacked through its gradients. If an
+    the card inside, which changes its identity; if it has no weights, attacks on its gradients need --run. If an
     evaluation is killed, run the same command again: it resumes.
 
     Example: abnn evaluate models/mine --run runs/abnn --twin runs/standard --data data/test.parquet

@@ -72,10 +72,9 @@ def evaluate(
         path: a finished run, a bundle, an ONNX file, an endpoint's address such as http://host/v2/models/NAME, or
             `module:function`, which takes uint8 (n, H, W, 3) and returns scores (n, classes) or labels (n,).
         data: held-out data in any form that `load_data` reads; for a bundle, the data its card was measured on.
-        run: for a bundle, the run it was exported from. Attackers then have gradients; without it, only `blackbox` is
-            available.
-        twin: the undefended run of the same architecture, for `transfer`.
-        probe: the run of a classifier made from the substitute alone, for `substitute-transfer`.
+        run: for a bundle without weights, the run it was exported from: without either only `blackbox` is available.
+        twin: the undefended run, or bundle, of the same architecture, for `transfer`.
+        probe: the run, or bundle, of a classifier made from the substitute alone, for `substitute-transfer`.
         attacks: names from `suites.ATTACKS`; by default each threat model's usual ones. `none` alone runs no attack,
             and leaves those of a bundle's card.
         threats: names of threat models; by default every available one.

@@ -114,9 +114,8 @@ def output_folder(path: str | Path, run: str | Path | None = None) -> Path:
         return Path(f"{Path(path).stem}-evaluation")
     if _names_callable(path):
         return Path(f"{str(path).replace(':', '-')}-evaluation")
-    if run or not (Path(path) / MANIFEST).is_file():
-        return Path(run or path) / "evaluation"
-    return Path(f"{Path(path).name}-evaluation")
+    own = Path(run or path)
+    return Path(f"{own.name}-evaluation") if (own / MANIFEST).is_file() else own / "evaluation"
 
 
 def _names_callable(path: str | Path) -> bool:

@@ -23,6 +23,7 @@ from abnn_serve.evaluation.threats import Subject
 from abnn_serve.lab.abnn.network import AdaptiveNetwork, Network, PixelNetwork, ServedNetwork, torch_logits
 from abnn_serve.lab.data.dataset import ImageData
 from abnn_serve.lab.training.run import Run, new_card
+from abnn_serve.lab.training.weights_file import WEIGHTS_FILE, open_run
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.runtime.session import Session
 from abnn_serve.runtime.settings import Device
@@ -102,9 +103,9 @@ def open_subject(
 
     Args:
         path: a finished run, or a bundle.
-        run: for a bundle, the run it was exported from; without it no gradients, and only `blackbox`, are available.
-        twin: the undefended run of the same architecture.
-        probe: the run of a classifier made from the substitute alone.
+        run: for a bundle without weights, the run it was exported from; otherwise only `blackbox` is available.
+        twin: the undefended run, or bundle, of the same architecture.
+        probe: the run, or bundle, of a classifier made from the substitute alone.
         device: device of a bundle's session, which answers black-box queries.
         threads: of that session; None takes all cores.
         straight_through: see `Subject`, as for `draws`.
@@ -128,9 +129,11 @@ def open_subject(
         )
     bundle = load_bundle(path)
     session = Session(bundle, device, threads)
-    network = Run(run).network() if run else None
+    has_weights = WEIGHTS_FILE in bundle.manifest.files
+    exported = open_run(run or path) if run or has_weights else None
+    network = exported.network() if exported else None
     if network is not None:
-        _check_same(network, bundle, Path(str(run)))
+        _check_same(network, bundle, Path(run or path))
     subject = Subject(
         network=network,
         twin=plain.get("twin"),
@@ -143,7 +146,7 @@ def open_subject(
     )
     return OpenedSubject(
         subject=subject,
-        run=Run(run) if run else None,
+        run=exported,
         bundle=bundle,
         input=bundle.manifest.input,
         labels=bundle.labels,
@@ -165,7 +168,7 @@ def _served(session: Session) -> ServedLogits:
 
 def plain_network(name: str, source: str | Path) -> PixelNetwork:
     """The network of a run; ConfigError, which names the option `name`, if it is an ABNN or a mixture."""
-    network = Run(source).network()
+    network = open_run(source).network()
     if not isinstance(network, PixelNetwork):
         kind = "an ABNN" if isinstance(network, AdaptiveNetwork) else "a mixture"
         raise ConfigError(f"--{name} is {source}, {kind} run; expected the run of a plain network")

@@ -48,14 +48,12 @@ def test_a_run_gets_the_card_of_the_public_function_and_a_table(abnn_run, standa
     assert again.stderr.splitlines()[-1].startswith("abnn: whitebox accuracy is ")
 
 
-def test_a_bundle_gets_the_card_inside_and_another_identity(bundle, abnn_run, shapes, tmp_path):
+def test_a_bundle_gets_the_card_inside_and_another_identity(bundle, shapes, tmp_path):
     copy = tmp_path / "shapes"
     shutil.copytree(bundle.path, copy)
     done = _abnn(
         "evaluate",
         copy,
-        "--run",
-        abnn_run.path,
         "--data",
         shapes["val"],
         "--quick",
@@ -75,9 +73,9 @@ def test_a_bundle_gets_the_card_inside_and_another_identity(bundle, abnn_run, sh
     assert "worst case without patches" in printed.stdout
 
 
-def test_a_card_is_only_filled_on_its_own_held_out_data(bundle, abnn_run, shapes):
+def test_a_card_is_only_filled_on_its_own_held_out_data(older_bundle, abnn_run, shapes):
     _fails(
-        _abnn("evaluate", bundle.path, "--data", shapes["train"]),
+        _abnn("evaluate", older_bundle.path, "--data", shapes["train"]),
         r"the card of .* was measured on val.parquet, and .* is other data",
     )
     _fails(

@@ -62,13 +62,13 @@ def test_a_bundle_gets_its_card_inside_too(bundle, abnn_run, shapes, tmp_path):
     assert not card.curves
 
 
-def test_training_data_and_other_data_are_refused(bundle, abnn_run, shapes, tmp_path):
+def test_training_data_and_other_data_are_refused(bundle, older_bundle, abnn_run, shapes, tmp_path):
     with pytest.raises(ConfigError, match="is the network's training data; give held-out data"):
         evaluate(abnn_run.path, shapes["train"], quick=True, out=tmp_path / "out")
     with pytest.raises(ConfigError, match="is the network's training data; give held-out data"):
-        evaluate(bundle.path, shapes["train"], run=abnn_run.path, quick=True, out=tmp_path / "out")
-    with pytest.raises(ConfigError, match=r"the card of .* was measured on val.parquet, and .* is other data"):
         evaluate(bundle.path, shapes["train"], quick=True, out=tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"the card of .* was measured on val.parquet, and .* is other data"):
+        evaluate(older_bundle.path, shapes["train"], quick=True, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -87,4 +87,4 @@ def test_one_image_is_too_few(abnn_run, shapes):
 def test_results_go_beside_the_run_or_into_the_working_directory(bundle, abnn_run):
     assert output_folder(abnn_run.path) == abnn_run.path / "evaluation"
     assert output_folder(bundle.path, abnn_run.path) == abnn_run.path / "evaluation"
-    assert str(output_folder(bundle.path)) == "shapes-evaluation"
+    assert str(output_folder(bundle.path)) == str(output_folder(bundle.path, bundle.path)) == "shapes-evaluation"

@@ -132,11 +132,23 @@ def test_what_is_served_answers_where_the_attack_runs(bundle, abnn_run, val_data
     np.testing.assert_array_equal(on_cpu.clean, on_gpu.clean)
 
 
-def test_an_attack_without_gradients_to_follow_is_left_out_or_refused(bundle, abnn_run):
+def test_a_bundles_own_weights_give_the_gradients_of_its_run(bundle, older_bundle, abnn_run, val_data):
+    own, given, without = (
+        open_subject(path, run=run).subject
+        for path, run in ((bundle.path, None), (bundle.path, abnn_run.path), (older_bundle.path, None))
+    )
+    assert without.threat_models == ("blackbox",)
+    assert own.threat_models == given.threat_models == ("whitebox", "graybox", "blackbox", "artifact")
+    trials = [Trial(threat_model="whitebox", attack=PGD(steps=3))]
+    images = [run_trials(subject, val_data.part(slice(8)), trials).outcomes[0].images for subject in (own, given)]
+    assert np.abs(images[0] - images[1]).mean() < 1e-3  # rounding turns the sign of a few gradients
+
+
+def test_an_attack_without_gradients_to_follow_is_left_out_or_refused(bundle, older_bundle, abnn_run):
     subject = open_subject(bundle.path, run=abnn_run.path).subject
     assert "blackbox" not in {trial.threat_model for trial in choose_trials(subject, attacks=["pgd"])}
     assert "blackbox" in {trial.threat_model for trial in choose_trials(subject, attacks=["square"])}
-    for held, threats in ((subject, ["blackbox"]), (open_subject(bundle.path).subject, [])):
+    for held, threats in ((subject, ["blackbox"]), (open_subject(older_bundle.path).subject, [])):
         with pytest.raises(
             ConfigError, match="attack 'pgd' needs gradients, which blackbox does not give; choose square"
         ):

@@ -1,8 +1,8 @@
 """Average the weights of finished runs of one network (Wortsman et al. 2022, "Model soups").
 
 The average is often better than each run if the runs share a loss basin, for example because one started from another.
-BatchNorm statistics are recomputed: averaging them does not give the statistics of the averaged weights (Izmailov et
-al. 2018).
+BatchNorm statistics are recomputed, because averaged ones are not those of the averaged weights (Izmailov et al. 2018).
+They can be averaged instead: recomputed ones lack the adversarial examples that adversarial training saw.
 """
 
 from __future__ import annotations
@@ -25,28 +25,31 @@ from abnn_serve.lab.device import describe_device
 from abnn_serve.lab.training.batches import to_input
 from abnn_serve.lab.training.run import Run
 from abnn_serve.lab.training.validation import evaluate_clean
+from abnn_serve.lab.training.weights_file import open_run, without_folders
 
 _IMAGES = 8192  # for recomputing BatchNorm statistics
 _BATCH = 512
 
 
-def average_runs(sources: Sequence[Path], out: Path, data: ImageData, val: ImageData) -> Run:
+def average_runs(sources: Sequence[Path], out: Path, data: ImageData, val: ImageData, *, recompute: bool = True) -> Run:
     """Write a run whose weights are the mean of those of `sources`.
 
     Args:
-        sources: at least 2 finished runs of the same network; a run listed twice counts twice. The new run records the
-            last one's recipe, and as its cost that of the most expensive one, which includes the runs before it.
+        sources: at least 2 finished runs, or bundles with weights, of the same network; one listed twice counts twice.
+            The new run records the last one's recipe, and as its cost that of the most expensive one, which includes
+            the runs before it.
         out: directory of the new run.
         data: training data, for BatchNorm statistics.
         val: validation data.
+        recompute: recompute BatchNorm statistics on clean images; otherwise they are averaged, too.
 
     Raises:
         TrainingError: fewer than two runs, runs of different networks, or `out` already holds a run.
     """
-    runs = [Run(source) for source in sources]
+    runs = [open_run(source) for source in sources]
     if len(runs) < 2:
         raise TrainingError(f"{len(runs)} run given, expected at least 2")
-    configs = [run.config for run in runs]
+    configs = [without_folders(run.config) for run in runs]
     for run, config in zip(runs, configs, strict=True):
         if config.mixture is not None:
             raise TrainingError(f"{run.path} is a mixture; average the runs that it was made of")
@@ -59,7 +62,9 @@ def average_runs(sources: Sequence[Path], out: Path, data: ImageData, val: Image
     started, network = time.perf_counter(), configs[-1].build()
     states = [run.network().state_dict() for run in runs]
     network.load_state_dict({name: _mean([state[name] for state in states]) for name in states[0]})
-    _recompute_statistics(network, agree(configs[-1].labels, data).spread(_IMAGES))
+    if recompute:
+        _recompute_statistics(network, agree(configs[-1].labels, data).spread(_IMAGES))
+    network.eval()
     seconds = time.perf_counter() - started
     accuracy, loss = evaluate_clean(network, agree(configs[-1].labels, val))
     out.mkdir(parents=True, exist_ok=True)
@@ -98,4 +103,3 @@ def _recompute_statistics(network: Network, data: ImageData) -> None:
     size = data.chunk(_BATCH)
     for batch in batch_slices(len(data) if norms else 0, size):
         network(to_input(data.images[batch]))
-    network.eval()

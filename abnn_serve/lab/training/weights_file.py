@@ -34,14 +34,14 @@ def pack_weights(run: Run, model: bytes) -> bytes | None:
     state = {name: value.contiguous() for name, value in state.items()}
     if sum(value.nbytes for value in state.values()) > MAX_BYTES:
         return None
-    config = _without_folders(run.config)
+    config = without_folders(run.config)
     if config.mixture is not None:
-        config = replace(config, mixture=_without_folders(config.mixture))
+        config = replace(config, mixture=without_folders(config.mixture))
     described = {"run": canonical(to_json(config)).decode(), "seconds": repr(run.total_seconds)}
     return save(state, described | {"in_graph": json.dumps(in_graph)})
 
 
-def _without_folders(config: Config) -> Config:
+def without_folders(config: Config) -> Config:
     """Config whose weights files are named without their folders."""
     substitute = None if config.substitute is None else _file_name_only(config.substitute)
     return replace(config, target=_file_name_only(config.target), substitute=substitute)

@@ -36,6 +36,21 @@ def test_weights_are_the_mean_and_statistics_are_taken_anew(averaged, standard_r
         assert torch.allclose(value, expected) != fresh, name
 
 
+def test_statistics_are_averaged_on_request(shapes, val_data, standard_run, later_run, tmp_path):
+    sources, data = [standard_run.path, later_run.path], load_data(shapes["train"], SPEC)
+    kept = average_runs(sources, tmp_path / "kept", data, val_data, recompute=False)
+    first, second, mean = (run.network().state_dict() for run in (standard_run, later_run, kept))
+    assert all(torch.allclose(mean[name], (first[name] + second[name]) / 2) for name in mean if "running_" in name)
+
+
+def test_a_bundle_counts_as_the_run_that_it_was_exported_from(bundle, abnn_run, shapes, val_data, tmp_path):
+    data = load_data(shapes["train"], SPEC)
+    run = average_runs([abnn_run.path, bundle.path], tmp_path / "run", data, val_data)
+    assert run.config.init_source == f"{abnn_run.path.name} + {bundle.path.name}"
+    expected = abnn_run.network().state_dict()
+    assert all(torch.allclose(value, expected[name]) for name, value in run.network().state_dict().items())
+
+
 def test_an_averaged_run_says_where_it_is_from_and_what_it_is_worth(averaged, val_data, standard_run, later_run):
     assert averaged.metrics[-1]["val_accuracy"] == evaluate_clean(averaged.network(), val_data)[0] > 0.5
     assert averaged.config.init_source == f"{standard_run.path.name} + {later_run.path.name}"
