@@ -64,7 +64,12 @@ def test_every_option_named_is_one_of_the_command():
     from abnn_serve.cli.main import app
 
     commands = get_command(app).commands
-    known = {flag for command in commands.values() for option in command.params for flag in option.opts}
+    known = {
+        flag
+        for command in commands.values()
+        for option in command.params
+        for flag in (*option.opts, *option.secondary_opts)
+    }
     own = set(re.findall(r"--[a-z]+(?:-[a-z]+)*", PAGE.partition("## The papers' tables")[0]))
     assert own <= known | {"--nproc-per-node"}  # of torchrun
     for flag in re.findall(r"^\| `(--[a-z-]+)", PAGE, re.MULTILINE):
