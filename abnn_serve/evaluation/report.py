@@ -33,6 +33,7 @@ _MASKED = (
     "Graybox and transfer figures assume an attacker without the substitute's gradient or without the weights. "
     "Substitutes are public and weights leak: rely on the white-box figure."
 )
+_NO_GRADIENTS = "No attack had the gradients of this network: an attacker with its weights does more harm."
 _SANITY_IMAGES = 64
 
 
@@ -105,6 +106,7 @@ def fill_card(card: RobustnessCard, report: Report, data: ImageData) -> Robustne
         return replace(card, limits=limits) if card.corruptions else card
     n = len(evaluation.data)
     masked = not evaluation.worst.keys().isdisjoint(("graybox", "transfer", "substitute-transfer"))
+    has_gradients = not evaluation.worst.keys().isdisjoint(("whitebox", "artifact"))
     return replace(
         card,
         attacks=tuple(outcome.row for outcome in evaluation.outcomes),
@@ -117,6 +119,7 @@ def fill_card(card: RobustnessCard, report: Report, data: ImageData) -> Robustne
             else f"Attacks were run on {n:,} of {len(data):,} clips: at most one per video, its middle clip.",
             _ONLY_THESE.format("R" if card.corruptions else "Corruptions, r"),
             *((_MASKED,) if masked else ()),
+            *(() if has_gradients else (_NO_GRADIENTS,)),
         ),
     )
 

@@ -62,6 +62,16 @@ def test_a_bundle_gets_its_card_inside_too(bundle, abnn_run, shapes, tmp_path):
     assert not card.curves
 
 
+def test_a_card_says_whether_an_attack_had_the_gradients(older_bundle, abnn_run, shapes, tmp_path):
+    options = {"attacks": ["square"], "queries": 5, "quick": True, "images": 4, "out": tmp_path / "out"}
+    said = []
+    for run in (None, abnn_run.path):
+        copy = shutil.copytree(older_bundle.path, tmp_path / f"copy-{len(said)}")
+        card = evaluate(copy, shapes["val"], run=run, **options)
+        said.append(any("had the gradients" in limit for limit in card.limits))
+    assert said == [True, False]
+
+
 def test_training_data_and_other_data_are_refused(bundle, older_bundle, abnn_run, shapes, tmp_path):
     with pytest.raises(ConfigError, match="is the network's training data; give held-out data"):
         evaluate(abnn_run.path, shapes["train"], quick=True, out=tmp_path / "out")
