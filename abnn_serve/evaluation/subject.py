@@ -23,7 +23,7 @@ from abnn_serve.evaluation.threats import Subject
 from abnn_serve.lab.abnn.network import AdaptiveNetwork, Network, PixelNetwork, ServedNetwork, torch_logits
 from abnn_serve.lab.data.dataset import ImageData
 from abnn_serve.lab.training.run import Run, new_card
-from abnn_serve.lab.training.weights_file import WEIGHTS_FILE, open_run
+from abnn_serve.lab.training.weights_file import kept_run, open_run
 from abnn_serve.runtime.predictor import Predictor
 from abnn_serve.runtime.session import Session
 from abnn_serve.runtime.settings import Device
@@ -129,8 +129,7 @@ def open_subject(
         )
     bundle = load_bundle(path)
     session = Session(bundle, device, threads)
-    has_weights = WEIGHTS_FILE in bundle.manifest.files
-    exported = open_run(run or path) if run or has_weights else None
+    exported = open_run(run) if run else kept_run(bundle)
     network = exported.network() if exported else None
     if network is not None:
         _check_same(network, bundle, Path(run or path))

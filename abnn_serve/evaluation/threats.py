@@ -170,7 +170,7 @@ _REMEDIES: dict[ThreatModel, str] = {
     "transfer": "give the undefended twin with --twin RUN",
     "substitute-transfer": "give a probe of the substitute with --probe RUN",
     "graybox": "it needs a network with a substitute; for a bundle without weights, give its run with --run RUN",
-    "whitebox": "the bundle has no weights; give the run it was exported from with --run RUN",
+    "whitebox": "give a bundle with weights, or the run that it was exported from with --run RUN",
     "blackbox": "give an exported bundle",
     "artifact": "give an exported bundle and, if it has no weights, its run with --run RUN",
 }

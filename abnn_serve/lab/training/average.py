@@ -49,12 +49,13 @@ def average_runs(sources: Sequence[Path], out: Path, data: ImageData, val: Image
     runs = [open_run(source) for source in sources]
     if len(runs) < 2:
         raise TrainingError(f"{len(runs)} run given, expected at least 2")
-    configs = [without_folders(run.config) for run in runs]
-    for run, config in zip(runs, configs, strict=True):
+    configs = [run.config for run in runs]
+    named = [without_folders(config) for config in configs]  # a bundle keeps no folders
+    for run, config in zip(runs, named, strict=True):
         if config.mixture is not None:
             raise TrainingError(f"{run.path} is a mixture; average the runs that it was made of")
         for part in ("target", "substitute", "plan", "input", "labels"):
-            if getattr(config, part) != getattr(configs[0], part):
+            if getattr(config, part) != getattr(named[0], part):
                 raise TrainingError(f"{run.path} and {runs[0].path} hold different networks ({part} differs)")
     result = Run(out)
     if result.exists:

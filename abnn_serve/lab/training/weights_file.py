@@ -57,6 +57,11 @@ def open_run(path: str | Path) -> Run:
     return BundledRun(load_bundle(path)) if (Path(path) / MANIFEST).is_file() else Run(path)
 
 
+def kept_run(bundle: Bundle) -> BundledRun | None:
+    """The run whose weights a bundle holds; None if it has none."""
+    return BundledRun(bundle) if WEIGHTS_FILE in bundle.manifest.files else None
+
+
 class BundledRun(Run):
     """The run that a bundle was exported from: configuration, weights and seconds, without checkpoints or metrics.
 
