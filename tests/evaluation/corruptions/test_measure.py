@@ -48,6 +48,7 @@ def test_a_bundle_s_card_gets_its_corruptions_and_keeps_its_attacks(bundle, shap
     assert any("Rotations, larger budgets" in limit for limit in card.limits)
     assert not any("Corruptions, rotations" in limit for limit in card.limits)
     assert card.attacks == attacked.attacks
+    assert {row.attack for row in card.attacks} == {"Square-100"}
     assert (out / "corruptions.png").read_bytes().startswith(b"\x89PNG")
     value = json.loads((out / "card.json").read_text())
     assert from_json(RobustnessCard, value, "card", ConfigError) == card
